@@ -1,0 +1,10 @@
+"Everything public, for notebooks: `from psm_fastai.all import *`"
+from psm_fastai.data import *
+from psm_fastai.bank import *
+from psm_fastai.mining import *
+from psm_fastai.loss import *
+from psm_fastai.views import *
+from psm_fastai.model import *
+from psm_fastai.callback import *
+from psm_fastai.evaluate import *
+from psm_fastai.explore import *

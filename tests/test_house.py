@@ -1,0 +1,34 @@
+"The repository itself: generated files are up to date, and what is not published stays out"
+import os, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parent.parent
+
+def run(*args, cwd=root): return subprocess.run([str(a) for a in args], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+def test_pyproject_comes_from_settings(tmp_path):
+    shutil.copy(root/'settings.ini', tmp_path)
+    shutil.copytree(root/'.github', tmp_path/'.github')
+    run(Path(sys.executable).parent/'nbdev-migrate-config', cwd=tmp_path)
+    for f in ('pyproject.toml', '.github/workflows/test.yaml'): assert (tmp_path/f).read_text()==(root/f).read_text(), f"{f} is stale: run nbdev-migrate-config"
+    version = (tmp_path/'psm_fastai/__init__.py').read_text().strip()
+    assert version in (root/'psm_fastai/__init__.py').read_text(), "the version in __init__.py differs from settings.ini: run nbdev-migrate-config"
+
+def test_readme_comes_from_index(tmp_path):
+    run(sys.executable, root/'tools/readme.py', tmp_path/'README.md')
+    assert (tmp_path/'README.md').read_text()==(root/'README.md').read_text(), "README.md is stale: run python tools/readme.py"
+
+def test_quarto_config_is_linked():
+    assert (root/'nbs/_quarto.yml').resolve()==root/'_quarto.yml'
+
+@pytest.mark.parametrize('nb', sorted(root.glob('nbs/**/*.ipynb')), ids=lambda p: p.name)
+def test_notebook_outputs_are_clean(nb):
+    "No traceback, no warning and no path of a machine in what is published"
+    import json
+    for c in json.loads(nb.read_text())['cells']:
+        for o in c.get('outputs', []):
+            assert o['output_type']!='error', f"{nb.name}: {o.get('ename')}"
+            text = ''.join(o.get('text', [])) + ''.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
+            for bad in ('Traceback', 'Warning:', '/home/', '/root/', '/work/', '/tmp/'): assert bad not in text, f"{nb.name} prints {bad!r}:\n{text[:300]}"
+    assert nb.stat().st_size < 1_000_000

@@ -1,0 +1,65 @@
+"Mining and drawing against loops over every row"
+import math
+import pytest, torch, torch.nn.functional as F
+from psm_fastai.bank import MemoryBank
+from psm_fastai.loss import PSMLoss
+from psm_fastai.mining import admissible, draw_probs, mine_positives, sample_negatives
+
+def case(seed):
+    g = torch.Generator().manual_seed(seed)
+    def rnd(lo, hi): return int(torch.randint(lo, hi, (), generator=g))
+    B,K,D = rnd(1,7),rnd(1,25),rnd(2,5)
+    bank = MemoryBank(K, D)
+    n = rnd(0, K+1)
+    if n: bank.enqueue(F.normalize(torch.randint(-2, 3, (n,D), generator=g)+.01, dim=1), torch.randint(-1, 6, (n,), generator=g))   # few directions: ties
+    q = F.normalize(torch.randn(2*B, D, generator=g), dim=1)
+    return bank,q[:B],q[B:],torch.randint(-1, 6, (B,), generator=g),rnd(0,8),rnd(1,30)
+
+@pytest.mark.parametrize('seed', range(60))
+def test_mined_and_drawn(seed):
+    bank,q,k,ids,n_pos,n_neg = case(seed)
+    mined = PSMLoss(k=n_pos, n_neg=n_neg, hard_weight=.5 if n_pos else 1.).mine(q, k, ids, bank)
+    for i in range(len(q)):
+        rows = [j for j in range(len(bank)) if ids[i]<0 or bank.ids[j]!=ids[i]]
+        pos = mined.pos_idx[i][mined.pos_found[i]].tolist()
+        assert len(pos)==min(n_pos, len(rows)) and len(set(pos))==len(pos) and set(pos)<=set(rows)
+        sims = {j: float(k[i] @ bank.feats[j]) for j in rows}
+        best = sorted(sims.values(), reverse=True)[:len(pos)]
+        assert all(math.isclose(sims[j], s, abs_tol=1e-6) for j,s in zip(pos,best))      # ties may be resolved either way
+        w = [math.exp((sims[j]-1)/.1) for j in pos]
+        assert torch.allclose(mined.weights[i][mined.pos_found[i]], torch.tensor(w)/(sum(w) or 1), atol=1e-4)
+        left = set(rows)-set(pos)
+        neg = mined.neg_idx[i][mined.neg_mask[i]].tolist()
+        assert len(neg)==min(n_neg, len(left)) and len(set(neg))==len(neg) and set(neg)<=left
+
+def test_draw_without_replacement_follows_the_probabilities():
+    "Chance that a row is among two draws, by enumeration of all ordered pairs"
+    torch.manual_seed(0)
+    n,a,b = 40_000,6.,-.3
+    sims,pos,ok = torch.tensor([[-.1,.3,.5,.8]]),torch.tensor([.9]),torch.ones(1,4).bool()
+    p = draw_probs(sims, pos, ok, a, b)[0]
+    want = p + torch.stack([sum(p[j]*p[i]/(1-p[j]) for j in range(4) if j!=i) for i in range(4)])
+    idx,_ = sample_negatives(sims.expand(n,4), pos.expand(n), ok.expand(n,4), 2, a, b)
+    got = idx.flatten().bincount(minlength=4)/n
+    assert torch.allclose(got, want, atol=.012)
+
+@pytest.mark.parametrize('settings', [dict(k=0, hard_weight=1.), dict(k=4, hard_weight=.3), dict(k=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(k=2, n_neg=0, hard_weight=.4)])
+def test_float32_loss_is_the_float64_formula(settings):
+    g = torch.Generator().manual_seed(1)
+    bank = MemoryBank(32, 16)
+    bank.enqueue(F.normalize(torch.randn(32, 16, generator=g), dim=1), torch.arange(32))
+    q,k = F.normalize(torch.randn(2, 8, 16, generator=g), dim=2)
+    psm = PSMLoss(temp=.07, soft_temp=.1, **settings)
+    mined = psm.mine(q, k, torch.arange(8), bank)
+    loss = psm(q, k, torch.arange(8), bank, mined)
+    Q,Kk,M = q.double(),k.double(),bank.feats.double()
+    for i in range(8):
+        rows = [j for j in range(32) if j!=i]
+        pos = sorted(rows, key=lambda j: -float(Kk[i] @ M[j]))[:psm.k]
+        neg = [j for j in rows if j not in pos] if psm.n_neg is None else mined.neg_idx[i].tolist()
+        def l(p):
+            s = float(Q[i] @ p)
+            return 2-2*s if psm.n_neg==0 else -math.log(math.exp(s/.07)/(math.exp(s/.07)+sum(math.exp(float(Q[i] @ M[j])/.07) for j in neg)))
+        w = [math.exp(float(Kk[i] @ M[j])/.1) for j in pos]
+        want = psm.hard_weight*l(Kk[i]) + (1-psm.hard_weight)*sum(wj/sum(w)*l(M[j]) for wj,j in zip(w,pos))
+        assert abs(float(loss[i])-want) < 1e-5*max(1, abs(want))
