@@ -7,9 +7,9 @@ Docs: https://psm-fastai.github.io/psm_fastai/data.html.md"""
 # %% auto #0
 __all__ = ['MemoryDL', 'move_digits', 'digits_dls', 'no_loss', 'image_dls', 'cifar10_dls']
 
-# %% ../nbs/00_data.ipynb #0d47d908
+# %% ../nbs/00_data.ipynb #b966d660
 import numpy as np, torch, torch.nn.functional as F
-from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, IndexSplitter, L, Normalize, Path, PILImage, PILImageBW,
+from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, IndexSplitter, L, Normalize, Path, PILImageBW,
     RandomSplitter, Resize, TfmdDL, URLs, Tensor, chunked, cifar_stats, defaults, get_image_files, parent_label, progress_bar, untar_data, verify_images, partial)
 from sklearn.datasets import load_digits
 

@@ -89,7 +89,7 @@ def show_neighbours(self:Learner,
             show(ax, r.id, f'{mark} {r.similarity:.2f}', color=color)
     return fig
 
-# %% ../nbs/09_explore.ipynb #b1ad5ba8
+# %% ../nbs/09_explore.ipynb #1609b1e9
 def _img(im, alt, px=56):
     im = im.convert('RGB' if im.mode not in ('L','RGBA') else im.mode)
     im.thumbnail((96,96))
@@ -127,7 +127,7 @@ def neighbour_page(
     k = min(12, m.loss.k or 5) if k is None else k
     df = mined_neighbours(learn, ids, n, k)
     share,chance = bank_purity(m.bank, k)
-    facts = f"Each row: an image, and the {k} rows of the memory bank ({len(m.bank):,} keys) that it would mine as positives, most similar first, with cosine similarities."
+    facts = f"Each row: an image, and those of the {len(m.bank):,} keys in the memory bank that are most similar to its own, with cosine similarities. Mining takes such keys as further positives."
     if not math.isnan(share): facts += f" ✓ same label, ✗ another one. Purity over the whole bank: {share:.1%}; chance: {chance:.1%}."
     def row(q, rows):
         label = rows.query_label.iloc[0]

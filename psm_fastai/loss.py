@@ -28,13 +28,13 @@ def nce_term(
     lse = (neg/temp).masked_fill(~mask, _no_logit).logsumexp(1, keepdim=True)
     return F.softplus(lse - pos/temp)
 
-# %% ../nbs/03_loss.ipynb #a2366d03
+# %% ../nbs/03_loss.ipynb #209f9199
 def check_number(name, v, lo, hi=math.inf, *, whole=False, none=False, lo_open=False):
     "Raise a `TypeError` or a `ValueError` that names parameter `name`, the value given and the range accepted"
     if none and v is None: return
-    kind = 'a whole number' if whole else 'a number'
+    kind = f"a{' whole' if whole else ''} number{' or None' if none else ''}"
     if isinstance(v, bool) or not isinstance(v, int if whole else (int,float)):
-        raise TypeError(f"{name} must be {kind}{' or None' if none else ''}, got {v!r} ({type(v).__name__})")
+        raise TypeError(f"{name} must be {kind}, got {v!r} ({type(v).__name__})")
     if not (v>lo if lo_open else v>=lo) or not v<=hi:
         lower = f"{'above' if lo_open else 'at least'} {lo}"
         raise ValueError(f"{name} must be {kind}, {lower}{'' if hi==math.inf else f' and at most {hi}'}, got {v!r}")

@@ -7,7 +7,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 # %% auto #0
 __all__ = ['whole', 'RunLog', 'save_encoder', 'plot_curves', 'psm_pretrain', 'summary']
 
-# %% ../nbs/10_pretrain.ipynb #e6ccad5f
+# %% ../nbs/10_pretrain.ipynb #5f18fd17
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
 import os, sys, time
@@ -17,11 +17,11 @@ from fastai.vision.all import Callback, L, Normalize, Path, nn, set_seed
 from fastcore.script import call_parse, is_cli
 from safetensors.torch import save_file
 from . import __version__
-from .callback import PSMCallback, batch_labels, peek, psm_learner
+from .callback import PSMCallback, peek_batch, psm_learner
 from .data import cifar10_dls, digits_dls, image_dls
-from .evaluate import Accuracy, KNNCallback
+from .evaluate import KNNCallback
 from .explore import neighbour_page
-from .loss import PSMLoss, check_number
+from .loss import check_number
 from .mining import bank_purity
 
 # %% ../nbs/10_pretrain.ipynb #cecd2cbd
@@ -57,14 +57,14 @@ class RunLog(Callback):
     @property
     def frame(self): return pd.DataFrame(self.rows)
 
-# %% ../nbs/10_pretrain.ipynb #62e05c25
+# %% ../nbs/10_pretrain.ipynb #ca6ced49
 def save_encoder(
     learn, # A learner with `PSMCallback`
     path, # File to write
     arch:str, # Name of the architecture
 ):
     "Write the encoder's weights, with architecture, channels, image size and normalisation as metadata"
-    x = peek(learn.dls)[0]
+    x = peek_batch(learn.dls)[0]
     meta = dict(arch=arch, n_in=x.shape[1], size=f'{x.shape[2]}x{x.shape[3]}', psm_fastai=__version__)
     for norm in L(learn.dls.train.after_batch.fs).filter(lambda t: isinstance(t, Normalize)): meta.update({n: getattr(norm,n).flatten().tolist() for n in ('mean','std')})
     with whole(path) as tmp: save_file({k:v.detach().cpu().contiguous() for k,v in learn.model.encoder.state_dict().items()}, tmp, {k:str(v) for k,v in meta.items()})
@@ -90,8 +90,8 @@ def plot_curves(
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
-# %% ../nbs/10_pretrain.ipynb #3381d754
-_recipes = {'digits': dict(epochs=55, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=256, lr=3e-3, momentum=.99, wd=.01)}
+# %% ../nbs/10_pretrain.ipynb #a0a3aafe
+_recipes = {'digits': dict(epochs=55, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 
 def _load(data, bs, size, limit, seed):
     if data in ('digits','cifar10') and size is not None: raise ValueError(f"--size is for folders of images; {data} has a size of its own")
@@ -114,7 +114,7 @@ def psm_pretrain(
     data:str, # digits (needs no download), cifar10, or a folder of images, with or without a folder for each class
     arch:str='small_resnet', # Encoder: small_resnet, cifar_resnet18, or a torchvision model such as resnet18
     epochs:int=None, # Epochs (default: 55 for digits, else 20)
-    bs:int=None, # Batch size (default: 64 for digits, else 256, or fewer where there are fewer images)
+    bs:int=None, # Batch size (default: 64 for digits, else 128, or fewer where there are fewer images)
     lr:float=None, # Highest learning rate (default: 0.008 for digits, else 0.003)
     size:int=None, # Height and width of the images of a folder (default: 64)
     limit:int=None, # At most so many training images, and a fifth as many validation images

@@ -1,5 +1,5 @@
 "The repository itself: generated files are up to date, and what is not published stays out"
-import os, shutil, subprocess, sys
+import json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -19,13 +19,17 @@ def test_readme_comes_from_index(tmp_path):
     run(sys.executable, root/'tools/readme.py', tmp_path/'README.md')
     assert (tmp_path/'README.md').read_text()==(root/'README.md').read_text(), "README.md is stale: run python tools/readme.py"
 
+def test_readme_links_to_what_exists():
+    links = re.findall(r'\]\(([^)#]+)', (root/'README.md').read_text())
+    assert len(links)>8
+    for link in links: assert link.startswith('https://') or (root/link).exists(), link
+
 def test_quarto_config_is_linked():
     assert (root/'nbs/_quarto.yml').resolve()==root/'_quarto.yml'
 
 @pytest.mark.parametrize('nb', sorted(root.glob('nbs/**/*.ipynb')), ids=lambda p: p.name)
 def test_notebook_outputs_are_clean(nb):
     "No traceback, no warning and no path of a machine in what is published"
-    import json
     for c in json.loads(nb.read_text())['cells']:
         for o in c.get('outputs', []):
             assert o['output_type']!='error', f"{nb.name}: {o.get('ename')}"

@@ -1,9 +1,9 @@
 "A Learner's life with PSMCallback, and the traps that others fell into"
 import copy, math
-import pytest, torch, torch.nn.functional as F
-from fastai.vision.all import *
+import numpy as np, pytest, torch
+from fastai.vision.all import (Callback, CancelBatchException, CancelStepException, CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, ProgressCallback,
+    Resize, accuracy, create_body, imagenet_stats, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
-from psm_fastai.mining import mine_positives
 
 def tiny(): return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
 def state(learn): return {n: t.clone() for n,t in learn.model.state_dict().items()}
@@ -40,7 +40,7 @@ def test_every_way_in_trains_the_same(way):
 
 def test_looking_changes_nothing(learn):
     "self_supervised #56, fastai #2892: `summary` or `lr_find` fills the queue"
-    before,rng = state(learn),torch.get_rng_state()
+    before = state(learn)
     learn.summary()
     learn.validate()
     learn.get_preds()
@@ -197,7 +197,7 @@ def test_three_lines_with_plain_fastai(tmp_path):
 def test_bad_input_is_refused_with_a_reason():
     with pytest.raises(ValueError, match='accuracy'): quiet(cbs=[PSMCallback()], metrics=accuracy)
     with pytest.raises(ValueError, match='gives no batch: 20 images, batch size 32'): quiet(digits_dls(bs=32, limit=20), cbs=[PSMCallback()]).fit(1)
-    with pytest.raises(TypeError, match=r'\[2, 16\] \* 0|returned'): quiet(model=nn.Sequential(nn.Flatten(2)), cbs=[PSMCallback()])
+    with pytest.raises(TypeError, match=r'returned a tensor of shape \[2, 1, 576\]'): quiet(model=nn.Sequential(nn.Flatten(2)), cbs=[PSMCallback()])
     with pytest.raises(TypeError, match='Use PSMCallback'): quiet(cbs=[MomentumCallback()]).fit(1)
     with pytest.raises(ValueError, match='need 3 channels'): quiet(cbs=[PSMCallback(views=photo_views())]).fit(1)
     with pytest.raises(ValueError, match='n_neg must be a whole number or None'): PSMCallback(n_neg=-1)
@@ -207,8 +207,6 @@ def test_images_that_break_are_named():
         order = 9
         def before_batch(self):
             if self.training and self.iter==2: self.xb[1][3] = torch.nan
-    no_bn = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Flatten())
-    learn = quiet(model=no_bn, cbs=[PSMCallback(bank_size=128), Poison()])
-    learn.model.momentum_projector[1] = nn.Identity()
-    with pytest.raises(ValueError, match=r'first from the images with ids \[\d+\]'): learn.fit(1)
+    learn = quiet(cbs=[PSMCallback(bank_size=128), Poison()])
+    with pytest.raises(ValueError, match=r'32 keys .* the first from the images with ids \[\d+, '): learn.fit(1)   # batch-norm spreads the nan over the batch
     assert learn.model.bank.feats.isfinite().all()

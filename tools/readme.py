@@ -10,7 +10,7 @@ nb.cells = [c for c in nb.cells if not re.search(r'^#\s*\|\s*hide\b', c.source, 
 for c in nb.cells: c.source = re.sub(r'^#\s*\|.*\n?', '', c.source, flags=re.M)
 body,resources = MarkdownExporter().from_notebook_node(nb)
 if resources['outputs']: sys.exit(f"index.ipynb holds pictures as outputs, {list(resources['outputs'])}; save them under nbs/images and show them by a markdown link")
-body = re.sub(r'\]\(images/', '](nbs/images/', body)
+body = re.sub(r'\]\((?=images/|[\w/]+\.ipynb)', '](nbs/', body)   # links that are relative to the notebook
 body = re.sub(r'<style.*?</style>\n?', '', body, flags=re.S)
 body = re.sub(r'\n{3,}', '\n\n', body).strip()
 (Path(sys.argv[1]) if len(sys.argv)>1 else root/'README.md').write_text(f"{body}\n\n<!-- built from nbs/index.ipynb by tools/readme.py -->\n", encoding='utf-8')
