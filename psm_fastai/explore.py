@@ -17,7 +17,7 @@ from .callback import psm_model
 from .loss import check_number
 from .mining import admissible, bank_purity, mine_positives, soft_weights
 
-# %% ../nbs/09_explore.ipynb #aed8210b
+# %% ../nbs/09_explore.ipynb #521d06bb
 def _name(learn, label):
     vocab = getattr(learn.dls, 'vocab', None)
     return None if label<0 else str(vocab[label] if vocab is not None and label<len(vocab) else label)
@@ -35,11 +35,11 @@ def mined_neighbours(
     bank,k = m.bank,m.loss.k or 5 if k is None else k
     check_number('k', k, 1, whole=True)
     if not len(bank): raise ValueError("The bank is empty: train first, if only for one epoch")
-    row = {int(bank.ids[r]): r for r in bank.steps.argsort().tolist() if bank.steps[r]>=0}
-    row.pop(-1, None)
+    bank_ids,labels = bank.ids.tolist(),bank.labels.tolist()
+    row = {bank_ids[r]: r for r in bank.steps.argsort(stable=True).tolist() if bank_ids[r]>=0}   # an image's latest row
     if ids is None:
         order = torch.tensor(sorted(row))[torch.randperm(len(row), generator=torch.Generator().manual_seed(seed))].tolist()
-        by_class = pd.Series([int(bank.labels[row[i]]) for i in order], index=order)
+        by_class = pd.Series([labels[row[i]] for i in order], index=order)
         ids = by_class.groupby(by_class).cumcount().sort_values(kind='stable').index[:n].tolist()   # one of each class, then a second, ...
     missing = [i for i in ids if i not in row]
     if missing: raise ValueError(f"Images {missing[:5]} are not in the bank, which holds {len(row)} of {len(learn.dls.train_ds)} images. Choose among learn.model.bank.ids, or use a larger bank_size")
@@ -48,13 +48,10 @@ def mined_neighbours(
     idx,found = mine_positives(sims, admissible(bank.ids[q], bank.ids, bank.ready), k)
     top = sims.gather(1, idx)
     weights,rows = soft_weights(top, found, m.loss.soft_temp),[]
-    for i,query in enumerate(ids):
-        l = int(bank.labels[q[i]])
-        for r in range(idx.shape[1]):
-            if not found[i,r]: continue
-            j = int(idx[i,r])
-            lj = int(bank.labels[j])
-            rows.append((query, r+1, int(bank.ids[j]), top[i,r].item(), weights[i,r].item(), _name(learn, l), _name(learn, lj), l==lj if min(l,lj)>=0 else None))
+    for query,*mined in zip(ids, idx.tolist(), found.tolist(), top.tolist(), weights.tolist()):
+        l = labels[row[query]]
+        for rank,(j,ok,s,w) in enumerate(zip(*mined), 1):
+            if ok: rows.append((query, rank, bank_ids[j], s, w, _name(learn, l), _name(learn, labels[j]), l==labels[j] if min(l,labels[j])>=0 else None))
     return pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
 
 # %% ../nbs/09_explore.ipynb #7d33aa9c
