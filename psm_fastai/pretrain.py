@@ -90,7 +90,7 @@ def plot_curves(
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
-# %% ../nbs/10_pretrain.ipynb #a0a3aafe
+# %% ../nbs/10_pretrain.ipynb #da5abfc3
 _recipes = {'digits': dict(epochs=55, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 
 def _load(data, bs, size, limit, seed):
@@ -104,8 +104,9 @@ def _load(data, bs, size, limit, seed):
 
 def _check(**opts):
     "Options that can't work, by their names on the command line"
-    for n,lo in dict(epochs=1, bs=2, size=8, limit=4, seed=0).items(): check_number('--'+n, opts[n], lo, whole=True, none=True)
-    check_number('--lr', opts['lr'], 0, none=True, lo_open=True)
+    for n,lo in dict(epochs=1, bs=2, size=8, limit=4, seed=0).items():
+        if opts[n] is not None: check_number('--'+n, opts[n], lo, whole=True)
+    check_number('--lr', opts['lr'], 0, lo_open=True)
     if opts['compare'] not in (None,'moco'): raise ValueError(f"--compare takes moco, got {opts['compare']!r}")
     if opts['out'].exists() and not opts['out'].is_dir(): raise ValueError(f"--out {opts['out']} is a file; give a folder")
 

@@ -125,7 +125,7 @@ class TwoViews:
 
     def __repr__(self): return f"TwoViews({', '.join(type(t).__name__ for t in self.tfms)})"
 
-# %% ../nbs/04_views.ipynb #2751977c
+# %% ../nbs/04_views.ipynb #d7230969
 def photo_views(
     min_scale:float=.2, # Smallest crop, as a share of the area
     jitter:float=.4, # Strength of brightness, contrast and saturation changes, 0 to 1
@@ -133,7 +133,7 @@ def photo_views(
     gray:float=.2, # Share of gray views
 )->TwoViews:
     "Views for colour photographs: crop, mirror, brightness, contrast, saturation, hue, gray. Needs three channels"
-    return TwoViews([AffineCoordTfm([crop_mat(min_scale), flip_mat], pad_mode=PadMode.Reflection),
+    return TwoViews([AffineCoordTfm([crop_mat(min_scale), flip_mat], pad_mode=PadMode.Reflection, align_corners=False),
         _compose([Brightness(jitter, p=.8), Contrast(jitter, p=.8), Saturation(jitter, p=.8)]), Hue(hue, p=.8), RandomGray(gray)], channels=3)
 
 def _compose(tfms):
@@ -141,7 +141,7 @@ def _compose(tfms):
     for t in tfms[1:]: tfms[0].compose(t)
     return tfms[0]
 
-# %% ../nbs/04_views.ipynb #1d64557b
+# %% ../nbs/04_views.ipynb #9c4d959a
 def digit_views(
     zoom:tuple=(.85,1.2), # Range of the size of what is seen
     aspect:float=.1, # Largest change of width over height, as a logarithm
@@ -152,4 +152,4 @@ def digit_views(
     noise:float=.05, # Largest standard deviation of the noise added
 )->TwoViews:
     "Views for digits, drawings and the like, of any number of channels: zoom, move, turn, brightness, contrast, noise; no mirroring"
-    return TwoViews([AffineCoordTfm([move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)], pad_mode=PadMode.Border), RandomTone(brightness, contrast), RandomNoise(noise)])
+    return TwoViews([AffineCoordTfm([move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)], pad_mode=PadMode.Border, align_corners=False), RandomTone(brightness, contrast), RandomNoise(noise)])

@@ -13,7 +13,7 @@ def test_digits_and_moco(tmp_path):
     names = {f.name for f in (tmp_path/'run').iterdir()}
     assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html'}
     h = pd.read_csv(tmp_path/'run/history.csv')
-    assert {'epoch','train_loss','valid_loss','purity','false_neg','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2 and h.notna().all(None)
+    assert {'epoch','train_loss','valid_loss','purity','false_neg','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2 and h.notna().all(axis=None)
 
 def test_the_same_seed_gives_the_same_history(tmp_path):
     for i in '12': assert psm_pretrain('digits', '--epochs', 1, '--limit', 200, '--seed', 3, '--out', tmp_path/i).returncode==0
