@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-# %% ../nbs/01_bank.ipynb #b621334d
+# %% ../nbs/01_bank.ipynb #2c65b0d0
 class MemoryBank(nn.Module):
     "The last `size` keys, first in, first out, each with its image's id, its label and the step it came in"
     def __init__(self,
@@ -36,6 +36,11 @@ class MemoryBank(nn.Module):
     def age(self)->Tensor:
         "`[K]`, how many `enqueue` calls ago each row came in (0 = by the last one); means nothing where a row is not `ready`"
         return self.step-1-self.steps
+
+    def clear(self):
+        "Forget all rows"
+        for b in (self.ids,self.labels,self.steps): b.fill_(-1)
+        for b in (self.feats,self.ptr,self.filled): b.zero_()
 
     def __len__(self): return int(self.filled)
     def extra_repr(self): return 'size={}, dim={}'.format(*self.feats.shape)

@@ -8,10 +8,10 @@ Docs: https://psm-fastai.github.io/psm_fastai/callback.html.md"""
 __all__ = ['GuestCallback', 'peek_batch', 'batch_ids', 'batch_labels', 'PSMLossCallback', 'psm_model', 'MomentumCallback',
            'MemoryBankCallback', 'PSMCallback', 'psm_learner']
 
-# %% ../nbs/06_callback.ipynb #5f937d48
+# %% ../nbs/06_callback.ipynb #ba7acc78
 import torch
-from fastai.vision.all import (Callback, DataLoader, L, Learner, Tensor, ValueMetric, delegates, get_model, is_listy, no_random, partial,
-    trainable_params)
+from fastai.vision.all import (Callback, DataLoader, L, Learner, SkipItemException, Tensor, ValueMetric, apply, delegates, get_model, is_listy, no_random,
+    partial, trainable_params)
 from fastcore.basics import patch
 from .data import no_loss
 from .loss import PSMLoss, check_number
@@ -19,7 +19,7 @@ from .mining import purity
 from .model import PSMModel, create_encoder
 from .views import digit_views, photo_views
 
-# %% ../nbs/06_callback.ipynb #05c120b7
+# %% ../nbs/06_callback.ipynb #7783d907
 class GuestCallback(Callback):
     "Calls `arrive` when given to a learner and `leave` when removed from it; `columns` are values for fastai's table while it stays"
     _learn,columns = None,()
@@ -33,16 +33,19 @@ class GuestCallback(Callback):
             self.leave()
         self.__dict__['_learn'] = learn
         if learn is None: return
-        self.arrive()
+        try: self.arrive()
+        except Exception:
+            self.__dict__['_learn'] = None   # a guest that was turned away is not there
+            raise
         for name,f in dict(self.columns).items():
             m = ValueMetric(f, name)
             m.guest = self
             learn.metrics = learn.metrics + L(m)
 
-    def arrive(self): pass
-    def leave(self): pass
+    def arrive(self): "Change the learner, or raise and leave it as it is"
+    def leave(self): "Undo what `arrive` did"
 
-# %% ../nbs/06_callback.ipynb #02be7c0e
+# %% ../nbs/06_callback.ipynb #b65e49b1
 def peek_batch(
     dls, # `DataLoaders`
 ):
@@ -62,6 +65,11 @@ def batch_ids(
     if len(ids)!=len(x): raise RuntimeError(f"Batch {i} holds {len(x)} images where {len(ids)} were asked for, so their ids are not known. Don't skip items in the loader: leave them out of the data set")
     return torch.tensor(ids, device=x.device)
 
+def _no_skip(dl, s):
+    "In place of `dl.do_item`: what it does, but a skipped item is an error"
+    try: return dl.after_item(dl.create_item(s))
+    except SkipItemException as e: raise RuntimeError("The loader skips an item, and the ids of all later images of the epoch would be wrong. Leave the item out of the data set") from e
+
 def batch_labels(
     yb:tuple, # Targets of a batch, possibly none
     n:int, # Size of the batch
@@ -72,43 +80,61 @@ def batch_labels(
     if isinstance(y, Tensor) and y.shape==(n,) and not y.is_floating_point(): return y.to(device, torch.long).as_subclass(Tensor)
     return torch.full((n,), -1, device=device)
 
-# %% ../nbs/06_callback.ipynb #ab937f2d
+# %% ../nbs/06_callback.ipynb #5a25978e
 class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"
     order = 8   # before CastToTensor (9) and MixedPrecision (10)
     def __init__(self,
         views=None, # Function from a batch `[B, C, H, W]` to two views; None: `photo_views()` for three channels, else `digit_views()`
-        mine_after:float=0.3, # Share of training, 0 to 1, before which the loss is MoCo's
+        mine_after:float=0.3, # Share of each `fit`, 0 to 1, before which the loss is MoCo's; 0 to go on with a trained model
     ):
         check_number('mine_after', mine_after, 0, 1)
         if views is not None and not callable(views): raise TypeError(f"views must be a function from a batch to two views, got {views!r}")
         self.views,self.mine_after = views,mine_after
 
     def arrive(self):
-        x,*yb = peek_batch(self.learn.dls)
-        if self.views is None: self.views = (photo_views if x.shape[1]==3 else digit_views)()
-        if hasattr(self.views, 'setup'): self.views.setup(self.learn.dls)
-        self.plain_loss,self.learn.loss_func = self.learn.loss_func,self.loss
+        m,(x,*yb) = psm_model(self.learn),peek_batch(self.learn.dls)
+        self.set_views()
+        self.plain_loss,self.learn.loss_func = self.learn.loss_func,self.compute_loss
         self.columns = {}
         if (batch_labels(yb, len(x), x.device)>=0).any():
-            if psm_model(self.learn).loss.k: self.columns['purity'] = partial(self.share, 'purity')
+            if m.loss.k: self.columns['purity'] = partial(self.share, 'purity')
             self.columns['false_neg'] = partial(self.share, 'false_neg')
 
-    def leave(self): self.learn.loss_func = self.plain_loss
+    def leave(self):
+        self.learn.loss_func = self.plain_loss
+        self.after_train()
+
+    def set_views(self):
+        dls = self.learn.dls
+        v = self.views or (photo_views if peek_batch(dls)[0].shape[1]==3 else digit_views)()
+        self.ready_views = v.setup(dls) if hasattr(v, 'setup') else v
+
+    def two_views(self,
+        x:Tensor, # `[B, C, H, W]`, a batch of the learner's
+    )->tuple[Tensor,Tensor]:
+        "The two views of a batch. Raises `ValueError` where `views` doesn't return two"
+        res = self.ready_views(x)
+        if not is_listy(res) or len(res)!=2 or any(not isinstance(v, Tensor) or len(v)!=len(x) for v in res):
+            raise ValueError(f"views must return two views of the {len(x)} images of a batch, a tuple of two tensors [{len(x)}, C, H, W]; got {apply(lambda t: list(t.shape), res)}")
+        return tuple(res)
 
     def before_train(self):
         if not len(self.dls.train): raise ValueError(f"The training loader gives no batch: {len(self.dls.train_ds)} images, batch size {self.dls.train.bs}, drop_last={self.dls.train.drop_last}. Use a smaller batch size")
-        self.sums = {}
+        self.sums,self.dls.train.do_item = {},partial(_no_skip, self.dls.train)
+        self.set_views()   # the learner may have got other data since the last fit
+
+    def after_train(self): self.dls.train.__dict__.pop('do_item', None)
 
     def before_batch(self):
         if hasattr(self.learn, 'gather_preds'): return
         x = self.xb[0]
         labels = batch_labels(self.yb, len(x), x.device)
         ids = batch_ids(self.dl, self.iter, x) if self.training else torch.full_like(labels, -1)
-        self.learn.xb,self.learn.yb = tuple(self.views(x)),(ids,labels)
+        self.learn.xb,self.learn.yb = self.two_views(x),(ids,labels)
         if self.training: psm_model(self.learn).loss.mining = self.pct_train>=self.mine_after
 
-    def loss(self, pred, *yb, reduction='mean'):
+    def compute_loss(self, pred, *yb, reduction='mean'):
         "The PSM loss of queries and keys; 0 for plain features"
         if not is_listy(pred): loss = pred.new_zeros(len(pred))
         else:
@@ -152,18 +178,27 @@ class MomentumCallback(Callback):
     def after_step(self):
         if not self.cancelled: psm_model(self.learn).update_momentum(self.momentum)
 
-# %% ../nbs/06_callback.ipynb #20d859a9
+# %% ../nbs/06_callback.ipynb #65bb5eca
 class MemoryBankCallback(Callback):
     "Prime the bank before the first step, and let each training batch's keys enter it"
-    run_valid = False
+    order,run_valid = 9,False   # after PSMLossCallback (8)
+    data,_stateattrs = None,('data',)   # not exported
     def __init__(self,
         views=None, # Function from a batch to two views, the second of which primes the bank; None: the images as they come
     ): self.views,self.pending = views,None
 
     def before_train(self):
-        if not len(psm_model(self.learn).bank): self.prime()
+        bank = psm_model(self.learn).bank
+        if self.data is not None and self.data is not self.dls.train_ds: bank.clear()   # its ids are of other images
+        self.data = self.dls.train_ds
+        if not len(bank): self.prime()
+
     def before_batch(self): self.pending = None
-    def after_pred(self): self.pending = (self.pred[1].detach(), *self.yb)
+    def after_pred(self):
+        if not is_listy(self.pred) or len(self.pred)!=2: raise TypeError("MemoryBankCallback takes queries and keys from the model, which gives them when it gets two views; PSMLossCallback makes these")
+        k = self.pred[1].detach()
+        labels = self.yb[1] if len(self.yb)==2 else batch_labels(self.yb, len(k), k.device)
+        self.pending = k,batch_ids(self.dl, self.iter, k),labels
     def after_batch(self):
         if self.pending is None: return
         bank = psm_model(self.learn).bank
@@ -172,7 +207,7 @@ class MemoryBankCallback(Callback):
         if bank.feats.device.type=='cpu': bank.check()
     def after_train(self): psm_model(self.learn).bank.check()
 
-# %% ../nbs/06_callback.ipynb #495520b0
+# %% ../nbs/06_callback.ipynb #25056d2d
 @patch
 @torch.no_grad()
 def prime(self:MemoryBankCallback):
@@ -181,8 +216,9 @@ def prime(self:MemoryBankCallback):
     stats = [*m.momentum_encoder.buffers(), *m.momentum_projector.buffers()]
     saved = [b.clone() for b in stats]
     wanted = min(len(m.bank.ids), len(self.dls.train_ds))
-    with no_random():
+    with no_random(torch.initial_seed() % 2**32):   # other images for another seed
         dl = self.dls.train.new(shuffle=True, drop_last=False)
+        dl.do_item = partial(_no_skip, dl)
         for i,(x,*yb) in enumerate(dl):
             n = min(len(x), wanted)
             ids,labels = batch_ids(dl, i, x),batch_labels(yb, len(x), x.device)
@@ -191,7 +227,7 @@ def prime(self:MemoryBankCallback):
             if not wanted: break
     for b,s in zip(stats,saved): b.copy_(s)
 
-# %% ../nbs/06_callback.ipynb #14c44cb2
+# %% ../nbs/06_callback.ipynb #32ace647
 def _split(splitter, m):
     "Parameter groups: those that `splitter` makes of the encoder, and the projector's"
     return trainable_params(m) if splitter is trainable_params else L(splitter(m.encoder)) + L([trainable_params(m.projector)])
@@ -202,7 +238,7 @@ class PSMCallback(GuestCallback):
     @delegates(PSMLoss)
     def __init__(self,
         bank_size:int|None=None, # Rows of the memory bank; None: 4096, or as many as there are images if these are fewer
-        mine_after:float=0.3, # Share of training, 0 to 1, before which the loss is MoCo's
+        mine_after:float=0.3, # Share of each `fit`, 0 to 1, before which the loss is MoCo's; 0 to go on with a trained model
         momentum:float=.99, # Share of its own weights that the momentum network keeps at each step, 0 to 1
         proj_dim:int=128, # Length of queries and keys
         hidden_dim:int=256, # Width of the projector's hidden layer
@@ -214,11 +250,12 @@ class PSMCallback(GuestCallback):
         check_number('hidden_dim', hidden_dim, 1, whole=True)
         self.bank_size,self.proj_dim,self.hidden_dim,self.loss_args = bank_size,proj_dim,hidden_dim,kwargs
         PSMLoss(**kwargs)   # wrong settings are refused here, not when training starts
-        self.parts = [PSMLossCallback(views, mine_after), MomentumCallback(momentum), MemoryBankCallback()]
-        self.net = None
+        loss = PSMLossCallback(views, mine_after)
+        self.parts,self.net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views)],None
 
     def arrive(self):
         learn = self.learn
+        if isinstance(get_model(learn.model), PSMModel): raise ValueError("This learner has a PSMModel already. Remove its PSMCallback first: learn.remove_cb(PSMCallback)")
         metrics = [m.name for m in learn.metrics if not isinstance(m, ValueMetric)]
         if metrics: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")
         if self.net is None or self.net.encoder is not learn.model:
@@ -226,15 +263,18 @@ class PSMCallback(GuestCallback):
             self.net = PSMModel(learn.model, x, self.bank_size or min(4096, len(learn.dls.train_ds)), self.proj_dim, self.hidden_dim, PSMLoss(**self.loss_args))
         self.plain_splitter = learn.splitter
         learn.model,learn.splitter,learn.opt = self.net,partial(_split, learn.splitter),None
-        for p in self.parts: p.learn = learn
-        loss,_,bank = self.parts
-        bank.views = loss.views
+        try:
+            for p in self.parts: p.learn = learn
+        except Exception:
+            self.leave()
+            raise
 
     def leave(self):
         for p in self.parts: p.learn = None
         self._learn.model,self._learn.splitter,self._learn.opt = self.net.encoder,self.plain_splitter,None
 
     def __call__(self, event_name):
+        if not self.run: return super().__call__(event_name)
         super().__call__(event_name)
         for p in self.parts: p(event_name)
 
@@ -245,7 +285,7 @@ def moco(cls:PSMCallback, **kwargs)->PSMCallback:
     "MoCo v2 (arXiv 2003.04297): no mined positives, the whole bank as negatives"
     return cls(k=0, n_neg=None, hard_weight=1., **kwargs)
 
-# %% ../nbs/06_callback.ipynb #640ed1bd
+# %% ../nbs/06_callback.ipynb #a16b6aad
 @delegates(PSMCallback)
 def psm_learner(
     dls, # `DataLoaders` of images, with or without labels
@@ -254,5 +294,8 @@ def psm_learner(
     **kwargs,
 )->Learner:
     "A learner that pretrains `arch` by potential sample mining; further arguments go to `PSMCallback`"
+    cbs = L(cbs)
+    if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
+    elif kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1])
-    return Learner(dls, encoder, loss_func=getattr(dls.train_ds, 'loss_func', None) or no_loss, cbs=L(cbs) if any(isinstance(cb, PSMCallback) for cb in L(cbs)) else L(PSMCallback(**kwargs))+L(cbs))
+    return Learner(dls, encoder, loss_func=getattr(dls.train_ds, 'loss_func', None) or no_loss, cbs=cbs)

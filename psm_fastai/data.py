@@ -13,15 +13,16 @@ from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, IndexSplitt
     RandomSplitter, Resize, TfmdDL, URLs, Tensor, chunked, cifar_stats, defaults, get_image_files, parent_label, progress_bar, untar_data, verify_images, partial)
 from sklearn.datasets import load_digits
 
-# %% ../nbs/00_data.ipynb #f2e053fb
+# %% ../nbs/00_data.ipynb #b4233c6f
 class MemoryDL(TfmdDL):
     "A `TfmdDL` that decodes its data set once and serves batches from memory; item transforms must not be random"
-    _cache = None
-    def __init__(self, dataset, bs=64, num_workers=0, **kwargs): super().__init__(dataset, bs=bs, num_workers=0, **kwargs)   # workers would each decode everything
+    def __init__(self, dataset, bs=64, num_workers=0, **kwargs):
+        self._cache = {}                                                # shared by all loaders of the data set that `new` makes
+        super().__init__(dataset, bs=bs, num_workers=0, **kwargs)       # workers would each decode everything
 
     def create_batches(self, samps):
-        if self._cache is None: self._cache = self._decode_all()
-        for b in chunked(samps, self.bs, self.drop_last): yield tuple(t[b] for t in self._cache)
+        if not self._cache: self._cache['items'] = self._decode_all()
+        for b in chunked(samps, self.bs, self.drop_last): yield tuple(t[b] for t in self._cache['items'])
 
     def _decode_all(self):
         n = len(self.dataset)
@@ -34,7 +35,7 @@ class MemoryDL(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
-        if res.dataset is self.dataset: res._cache = self._cache
+        if res.dataset is self.dataset and 'after_item' not in kwargs: res._cache = self._cache
         return res
 
 # %% ../nbs/00_data.ipynb #9c731e93

@@ -7,16 +7,17 @@ Docs: https://psm-fastai.github.io/psm_fastai/evaluate.html.md"""
 # %% auto #0
 __all__ = ['encoder_features', 'knn_predict', 'Accuracy', 'KNNCallback']
 
-# %% ../nbs/07_evaluate.ipynb #28f6c525
+# %% ../nbs/07_evaluate.ipynb #97e053e4
 import torch, torch.nn.functional as F
-from fastai.vision.all import Learner, Tensor, nn, no_random, partial
+from contextlib import nullcontext
+from fastai.vision.all import Learner, Tensor, get_model, nn, no_random, partial
 from fastcore.basics import patch
 from scipy.stats import binomtest
-from .callback import GuestCallback, batch_labels
+from .callback import GuestCallback, batch_labels, peek_batch
 from .loss import check_number
-from .model import pool_features
+from .model import PSMModel, pool_features
 
-# %% ../nbs/07_evaluate.ipynb #b383af8a
+# %% ../nbs/07_evaluate.ipynb #b9c73d4e
 @torch.no_grad()
 def encoder_features(
     learn:Learner,
@@ -24,7 +25,8 @@ def encoder_features(
     encoder:nn.Module|None=None, # None: the learner's encoder
 )->tuple[Tensor,Tensor]: # `[N, F]` features and `[N]` labels (-1 = unknown), on the CPU
     "Features of all images of a data set, in its order"
-    m = encoder or getattr(learn.model, 'encoder', learn.model)
+    m = get_model(learn.model) if encoder is None else encoder
+    if isinstance(m, PSMModel): m = m.encoder
     modes = [(o,o.training) for o in m.modules()]
     m.eval()
     feats,labels = [],[]
@@ -32,7 +34,7 @@ def encoder_features(
         with no_random():
             dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False, bs=learn.dls[1].bs)   # the batch size meant for evaluation
             m.to(dl.device)
-            with dl.dataset.set_split_idx(1):
+            with dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
                 for x,*yb in dl:
                     feats.append(pool_features(m(x.as_subclass(Tensor))).float().cpu())
                     labels.append(batch_labels(yb, len(x), 'cpu'))
@@ -78,7 +80,7 @@ class Accuracy(float):
     def __repr__(self): return f"{float(self):.3f} (95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f}; {', '.join(f'{k}={v}' for k,v in dict(n=self.n, **self.settings).items())})"
     def __reduce__(self): return partial(Accuracy, **self.settings),(self.right,self.n)
 
-# %% ../nbs/07_evaluate.ipynb #ac9d9ff5
+# %% ../nbs/07_evaluate.ipynb #3fc4884c
 @patch
 def knn_accuracy(self:Learner,
     k:int=20, # Number of neighbours that vote
@@ -86,13 +88,14 @@ def knn_accuracy(self:Learner,
     encoder:nn.Module|None=None, # Another module in place of the learner's encoder: `nn.Flatten()` gives the accuracy of raw pixels
 )->Accuracy:
     "Accuracy on the validation set of weighted nearest neighbours in the training set, by encoder features. Raises `ValueError` without labels"
+    if len(self.dls.loaders)<2 or not len(self.dls.valid): raise ValueError("kNN accuracy compares a validation set with the training set; this learner's dls have no validation set")
     (x,y),(xv,yv) = (encoder_features(self, i, encoder) for i in (0,1))
     known,known_v = y>=0,yv>=0
     if not known.any() or not known_v.any(): raise ValueError("kNN accuracy needs a label for each image, in the training and in the validation set; these have none")
     pred = knn_predict(x[known], y[known], xv[known_v], k, temp)
     return Accuracy(int((pred==yv[known_v]).sum()), int(known_v.sum()), k=k, temp=temp)
 
-# %% ../nbs/07_evaluate.ipynb #9d46edb6
+# %% ../nbs/07_evaluate.ipynb #ff1ba1ee
 class KNNCallback(GuestCallback):
     "Measure kNN accuracy at the end of an epoch, in column `knn_acc`"
     order = 45   # before the Recorder (50) reads the columns
@@ -106,6 +109,10 @@ class KNNCallback(GuestCallback):
         check_number('temp', temp, 0, lo_open=True)
         self.every,self.k,self.temp,self.acc,self.training_epoch = every,k,temp,float('nan'),False
         self.columns = {'knn_acc': self.value}
+
+    def arrive(self):
+        x,*yb = peek_batch(self.learn.dls)
+        if (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("KNNCallback needs a label for each image; these have none. Leave it out, and look at `learn.show_neighbours()`")
 
     def value(self): return float(self.acc)
     def before_train(self): self.training_epoch,self.acc = not hasattr(self.learn, 'lr_finder'),float('nan')

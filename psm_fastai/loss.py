@@ -7,10 +7,11 @@ Docs: https://psm-fastai.github.io/psm_fastai/loss.html.md"""
 # %% auto #0
 __all__ = ['Mined', 'nce_term', 'check_number', 'PSMLoss']
 
-# %% ../nbs/03_loss.ipynb #1494a85e
+# %% ../nbs/03_loss.ipynb #d661ba2e
 import math, torch, torch.nn.functional as F
 from collections import namedtuple
 from fastcore.basics import patch
+from numbers import Integral, Real
 from torch import nn, Tensor
 from .bank import MemoryBank
 from .mining import *
@@ -28,18 +29,18 @@ def nce_term(
     lse = (neg/temp).masked_fill(~mask, _no_logit).logsumexp(1, keepdim=True)
     return F.softplus(lse - pos/temp)
 
-# %% ../nbs/03_loss.ipynb #209f9199
-def check_number(name, v, lo, hi=math.inf, *, whole=False, none=False, lo_open=False):
+# %% ../nbs/03_loss.ipynb #bce99ce5
+def check_number(name, v, lo, hi=math.inf, *, whole=False, none=False, lo_open=False, inf=False):
     "Raise a `TypeError` or a `ValueError` that names parameter `name`, the value given and the range accepted"
     if none and v is None: return
     kind = f"a{' whole' if whole else ''} number{' or None' if none else ''}"
-    if isinstance(v, bool) or not isinstance(v, int if whole else (int,float)):
+    if isinstance(v, bool) or not isinstance(v, Integral if whole else Real):
         raise TypeError(f"{name} must be {kind}, got {v!r} ({type(v).__name__})")
-    if not (v>lo if lo_open else v>=lo) or not v<=hi:
+    if not (v>lo if lo_open else v>=lo) or not v<=hi or (v==math.inf and not inf):
         lower = f"{'above' if lo_open else 'at least'} {lo}"
-        raise ValueError(f"{name} must be {kind}, {lower}{'' if hi==math.inf else f' and at most {hi}'}, got {v!r}")
+        raise ValueError(f"{name} must be {kind}, {lower}{f' and at most {hi}' if hi<math.inf else '' if inf else ' and finite' if not whole else ''}, got {v!r}")
 
-# %% ../nbs/03_loss.ipynb #1ab556f0
+# %% ../nbs/03_loss.ipynb #04eeaf2e
 Mined = namedtuple('Mined', 'pos_idx pos_found weights neg_idx neg_mask')
 Mined.__doc__ = """What was mined for a batch, as columns of the bank: `pos_idx`, `pos_found`, `weights` all `[B, k]`; `neg_idx` `[B, n]`,
 or None where all rows are negatives, and `neg_mask` `[B, n]` or `[B, K]`, true where a negative counts"""
@@ -61,7 +62,7 @@ class PSMLoss(nn.Module):
         check_number('a', a, 0)
         check_number('b', b, -2, 2)
         check_number('temp', temp, 0, lo_open=True)
-        check_number('soft_temp', soft_temp, 0, lo_open=True)
+        check_number('soft_temp', soft_temp, 0, lo_open=True, inf=True)
         check_number('hard_weight', hard_weight, 0, 1)
         if k==0 and hard_weight<1:
             raise ValueError(f"hard_weight={hard_weight} leaves {1-hard_weight:g} of the loss to mined positives, but k=0 mines none. Use hard_weight=1, or k of at least 1")

@@ -42,7 +42,7 @@ def soft_weights(
     w = (sims/soft_temp).masked_fill(~found, -torch.inf).softmax(1)
     return w.masked_fill(~found, 0)
 
-# %% ../nbs/02_mining.ipynb #af1a6f23
+# %% ../nbs/02_mining.ipynb #8e349689
 def draw_logits(
     sims:Tensor, # `[B, K]` similarity of each query to each row
     pos:Tensor, # `[B]` similarity of each query to its own key, s⁺
@@ -65,9 +65,9 @@ def draw_probs(
 
 def effective_number(
     p:Tensor, # `[B, K]` probabilities
-)->Tensor: # `[B]`
+)->Tensor: # `[B]`, 0 where no row is allowed
     "Over how many rows `p` spreads: `1 / Σ p²` (Kish's effective sample size)"
-    return 1/(p**2).sum(1)
+    return (p**2).sum(1).reciprocal().nan_to_num(posinf=0.)
 
 # %% ../nbs/02_mining.ipynb #e177d2ee
 def sample_negatives(

@@ -7,7 +7,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 # %% auto #0
 __all__ = ['whole', 'RunLog', 'save_encoder', 'plot_curves', 'psm_pretrain', 'summary']
 
-# %% ../nbs/10_pretrain.ipynb #5f18fd17
+# %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
 import os, sys, time
@@ -17,7 +17,7 @@ from fastai.vision.all import Callback, L, Normalize, Path, nn, set_seed
 from fastcore.script import call_parse, is_cli
 from safetensors.torch import save_file
 from . import __version__
-from .callback import PSMCallback, peek_batch, psm_learner
+from .callback import PSMCallback, peek_batch, psm_learner, psm_model
 from .data import cifar10_dls, digits_dls, image_dls
 from .evaluate import KNNCallback
 from .explore import neighbour_page
@@ -36,7 +36,7 @@ def whole(
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/10_pretrain.ipynb #4402bb71
+# %% ../nbs/10_pretrain.ipynb #3afb33f2
 class RunLog(Callback):
     "Write a row an epoch to a CSV file"
     order,_only_train_loop = 55,True   # after the Recorder (50)
@@ -47,12 +47,12 @@ class RunLog(Callback):
 
     def before_train(self):
         self.start,self.trained = time.time(),True
-        if self.untrained is None: self.untrained,self.chance = bank_purity(self.model.bank, self.k)   # the bank was primed just now
+        if self.untrained is None: self.untrained,self.chance = bank_purity(psm_model(self.learn).bank, self.k)   # the bank was primed just now
     def after_epoch(self):
         if not self.trained: return
         self.trained = False
         values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1]))
-        self.rows.append(dict(epoch=self.epoch, **values, bank_purity=bank_purity(self.model.bank, self.k)[0], lr=self.opt.hypers[-1]['lr'], seconds=round(time.time()-self.start, 2)))
+        self.rows.append(dict(epoch=self.epoch, **values, bank_purity=bank_purity(psm_model(self.learn).bank, self.k)[0], lr=self.opt.hypers[-1]['lr'], seconds=round(time.time()-self.start, 2)))
         with whole(self.path) as tmp: self.frame.to_csv(tmp, index=False)
     @property
     def frame(self): return pd.DataFrame(self.rows)
@@ -90,7 +90,7 @@ def plot_curves(
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
-# %% ../nbs/10_pretrain.ipynb #da5abfc3
+# %% ../nbs/10_pretrain.ipynb #9c181f24
 _recipes = {'digits': dict(epochs=55, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 
 def _load(data, bs, size, limit, seed):
@@ -130,6 +130,7 @@ def psm_pretrain(
     epochs,bs,lr = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr).items())
     try:
         _check(epochs=epochs, bs=bs, lr=lr, size=size, limit=limit, seed=seed, compare=compare, out=out)
+        if Path(data).is_dir() and Path(data).resolve() in [*out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         set_seed(seed)
         dls = _load(data, bs, size, limit, seed)
         n = len(dls.train_ds)
@@ -146,7 +147,7 @@ def psm_pretrain(
 
     labelled,k = hasattr(dls, 'vocab'),learn.model.loss.k
     scores = {'raw pixels': learn.knn_accuracy(encoder=nn.Flatten()), 'untrained': learn.knn_accuracy()} if labelled else {}
-    levels,logs = dict(scores),{}
+    levels,logs,order = dict(scores),{},dls.train.rng.getstate()
     for name in ['PSM'] + (['MoCo'] if compare else []):
         if name=='MoCo':
             set_seed(seed)
@@ -155,6 +156,7 @@ def psm_pretrain(
         print(f'{name}: {epochs} epochs on {n:,} images')
         logs[name] = RunLog(out/log, k)
         set_seed(seed)
+        dls.train.rng.setstate(order)   # every run sees the same batches
         l.fit_one_cycle(epochs, lr, wd=recipe['wd'], cbs=[logs[name]] + ([KNNCallback()] if labelled else []))
         if labelled: scores[name] = l.knn_accuracy()
 

@@ -7,8 +7,9 @@ Docs: https://psm-fastai.github.io/psm_fastai/views.html.md"""
 # %% auto #0
 __all__ = ['crop_mat', 'move_mat', 'RandomTone', 'RandomGray', 'RandomNoise', 'TwoViews', 'photo_views', 'digit_views']
 
-# %% ../nbs/04_views.ipynb #259c145a
+# %% ../nbs/04_views.ipynb #0602f71c
 import math, torch
+from copy import copy
 from functools import partial
 from torch import Tensor
 from fastai.vision.all import (AffineCoordTfm, Brightness, Contrast, DisplayedTransform, Hue, Normalize, PadMode, Saturation,
@@ -82,7 +83,7 @@ class RandomNoise(DisplayedTransform):
         std = torch.rand(len(x),1,1,1, device=x.device)*self.max_std
         return (x + std*torch.randn_like(x)).clamp(0,1)
 
-# %% ../nbs/04_views.ipynb #05a20e76
+# %% ../nbs/04_views.ipynb #0b1433d1
 class TwoViews:
     "Two views of each image: `tfms`, which draw their parameters per image, applied to the batch twice"
     def __init__(self,
@@ -93,11 +94,11 @@ class TwoViews:
 
     def setup(self,
         dls, # The `DataLoaders` whose batches will come in
-    ):
+    )->'TwoViews': # A copy for these batches; the same views may serve other `dls` too
         "Look up the `Normalize` that the batches have been through"
-        self.norm = L(getattr(dls.train.after_batch, 'fs', [])).filter(lambda t: isinstance(t, Normalize))
-        self.norm = self.norm[0] if self.norm else None
-        return self
+        res = copy(self)
+        res.norm = next((t for t in getattr(dls.train.after_batch, 'fs', []) if isinstance(t, Normalize)), None)
+        return res
 
     def __call__(self,
         x:Tensor, # `[B, C, H, W]`, in [0, 1], or normalised by the `dls` given to `setup`

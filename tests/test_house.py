@@ -36,3 +36,8 @@ def test_notebook_outputs_are_clean(nb):
             text = ''.join(o.get('text', [])) + ''.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
             for bad in ('Traceback', 'Warning:', '/home/', '/root/', '/work/', '/tmp/'): assert bad not in text, f"{nb.name} prints {bad!r}:\n{text[:300]}"
     assert nb.stat().st_size < 1_000_000
+
+def test_public_names_do_not_hide_fastais():
+    import fastai.vision.all, psm_fastai.all as ours
+    own = {n for n,o in vars(ours).items() if getattr(o, '__module__', '').startswith('psm_fastai')}
+    assert len(own)>30 and not own & set(vars(fastai.vision.all))

@@ -1,8 +1,8 @@
 "A Learner's life with PSMCallback, and the traps that others fell into"
 import copy, math
 import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CancelBatchException, CancelStepException, CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, ProgressCallback,
-    Resize, accuracy, create_body, imagenet_stats, nn, noop, params, resnet18, set_seed, tensor)
+from fastai.vision.all import (Callback, CancelBatchException, CancelStepException, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize, ProgressCallback,
+    Resize, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 
 def tiny(): return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
@@ -45,8 +45,11 @@ def test_looking_changes_nothing(learn):
     learn.validate()
     learn.get_preds()
     learn.predict(learn.dls.valid_ds[0][0])
-    learn.knn_accuracy()
     assert same(before, state(learn))
+    torch_rng = torch.get_rng_state()
+    learn.knn_accuracy()
+    mined_neighbours(learn)
+    assert same(before, state(learn)) and torch.equal(torch_rng, torch.get_rng_state())
 
 def test_predictions_are_features(learn):
     x = learn.dls.valid.one_batch()[0]
@@ -64,18 +67,86 @@ def test_lr_find_suggests_and_restores():
 
 def test_own_keys_are_never_negatives(monkeypatch):
     "lightly #564: a batch's own keys become its negatives; moco #146: so do older keys of the same image, where the bank is larger than the data"
-    seen = []
-    class Spy(Callback):
+    seen,mine = [],PSMLoss.mine
+    def spy(self, q, k, ids, bank):
+        mined = mine(self, q, k, ids, bank)
+        for idx,ok in ((mined.pos_idx,mined.pos_found),(mined.neg_idx,mined.neg_mask)): seen.append((ids, bank.ids[idx], ok, bank.ids.clone()))
+        return mined
+    monkeypatch.setattr(PSMLoss, 'mine', spy)
+    class Batch(Callback):
+        order = 9
+        def before_batch(self): self.n = len(seen)
         def after_loss(self):
-            if not self.training: return
-            m,(ids,_) = self.model,self.yb
-            mined = m.loss.mine(*[t.detach() for t in self.pred], ids, m.bank)
-            for own,idx,ok in ((ids,mined.pos_idx,mined.pos_found),(ids,mined.neg_idx,mined.neg_mask)):
-                idx = torch.arange(len(m.bank.ids)).expand(len(ids),-1) if idx is None else idx
-                assert not ((m.bank.ids[idx]==own[:,None]) & ok).any()
-            seen.append(int((m.bank.ids[None]==ids[:,None]).sum()))
-    quiet(cbs=[PSMCallback(bank_size=500, k=5, n_neg=50, mine_after=0), Spy()]).fit(3)
-    assert max(seen) > 32     # the bank did hold several keys of these images
+            for ids,rows,ok,bank in seen[self.n:]:
+                if not self.training: continue
+                assert torch.equal(ids, self.yb[0]) and ok.any()
+                assert not ((rows==ids[:,None]) & ok).any()
+    quiet(cbs=[PSMCallback(bank_size=500, k=5, n_neg=50, mine_after=0), Batch()]).fit(3)
+    assert max(int((bank==ids[:,None]).sum()) for ids,_,_,bank in seen) > 32     # the bank did hold several keys of these images
+
+class Marked:
+    "Images whose pixels tell their ids; one may be skipped"
+    def __init__(self, n, skip=None): self.n,self.skip = n,skip
+    def __len__(self): return self.n
+    def __getitem__(self, i):
+        if i==self.skip: raise SkipItemException
+        return TensorImage(torch.full((1,16,16), i/self.n) + .01*torch.rand(1,16,16)),tensor(i%3)
+
+@pytest.mark.parametrize('workers', [0,2])
+def test_ids_are_those_of_the_pixels(workers):
+    class Spy(Callback):
+        order = 7
+        def before_batch(self): self.truth = ((self.x.amin((1,2,3)))*70).round().long().as_subclass(torch.Tensor)
+        def after_pred(self):
+            if self.training: assert torch.equal(self.yb[0], self.truth)
+    dls = DataLoaders(TfmdDL(Marked(70), bs=16, shuffle=True, num_workers=workers), TfmdDL(Marked(20), bs=16, num_workers=0))
+    learn = quiet(dls, model=tiny(), loss_func=noop, cbs=[PSMCallback(bank_size=32, views=lambda x: (x,x)), Spy()])
+    learn.fit(2)
+    with pytest.raises(RuntimeError, match='The loader skips an item'):
+        quiet(DataLoaders(TfmdDL(Marked(70, skip=5), bs=16, shuffle=True, drop_last=True, num_workers=workers), TfmdDL(Marked(20), bs=16)),
+              loss_func=noop, cbs=[PSMCallback(bank_size=70, views=lambda x: (x,x))]).fit(1)
+
+def test_a_guest_that_is_turned_away_changes_nothing():
+    learn = quiet(metrics=accuracy)
+    model,loss,cb = learn.model,learn.loss_func,PSMCallback(bank_size=64)
+    for bad in (cb, PSMLossCallback()):
+        with pytest.raises((ValueError,TypeError)): learn.add_cb(bad)
+        assert learn.model is model and learn.loss_func is loss and bad not in learn.cbs and bad.learn is None
+    learn.metrics = None
+    learn.add_cb(cb)
+    assert isinstance(learn.model, PSMModel)
+    with pytest.raises(ValueError, match='has a PSMModel already'): learn.add_cb(PSMCallback())
+    with pytest.raises(ValueError, match='bank_size would be lost'): psm_learner(learn.dls, bank_size=7, cbs=PSMCallback())
+
+def test_other_data_empties_the_bank_and_has_its_own_normalisation():
+    views = digit_views()
+    learn = quiet(cbs=[PSMCallback(bank_size=100, views=views)])
+    learn.fit(1)
+    assert int(learn.model.bank.ids.max()) > 40
+    learn.dls = digits_dls(moved=False, bs=8, limit=40)
+    learn.fit(1)
+    bank = learn.model.bank
+    assert int(bank.ids.max()) < 40 and views.norm is None
+    assert all(int(bank.labels[r])==learn.dls.train_ds[int(bank.ids[r])][1] for r in range(len(bank)))
+
+def test_export_and_copy(learn, tmp_path):
+    learn.path = tmp_path
+    im = learn.dls.valid_ds[0][0]
+    learn.export('e.pkl')
+    assert (tmp_path/'e.pkl').stat().st_size < 2_000_000      # no images in it
+    assert torch.allclose(load_learner(tmp_path/'e.pkl').predict(im)[2], learn.predict(im)[2], atol=1e-5)
+    copied = copy.deepcopy(learn)
+    copied.fit(1)
+    assert not same(state(learn), state(copied))
+
+def test_an_encoder_of_the_users_may_have_an_encoder():
+    class Auto(nn.Module):
+        def __init__(self): super().__init__(); self.encoder,self.rest = nn.Conv2d(1, 4, 3),nn.Conv2d(4, 8, 3)
+        def forward(self, x): return self.rest(self.encoder(x))
+    learn = quiet(model=Auto(), cbs=[PSMCallback(bank_size=64)])
+    assert encoder_features(learn, 1)[0].shape==(450,8)
+    learn.remove_cb(PSMCallback)
+    assert encoder_features(learn, 1)[0].shape==(450,8)
 
 def test_a_batch_enters_once_and_in_order():
     class Spy(Callback):
