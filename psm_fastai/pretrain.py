@@ -90,8 +90,8 @@ def plot_curves(
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
-# %% ../nbs/10_pretrain.ipynb #9c181f24
-_recipes = {'digits': dict(epochs=55, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
+# %% ../nbs/10_pretrain.ipynb #d2662e02
+_recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 
 def _load(data, bs, size, limit, seed):
     if data in ('digits','cifar10') and size is not None: raise ValueError(f"--size is for folders of images; {data} has a size of its own")
@@ -114,7 +114,7 @@ def _check(**opts):
 def psm_pretrain(
     data:str, # digits (needs no download), cifar10, or a folder of images, with or without a folder for each class
     arch:str='small_resnet', # Encoder: small_resnet, cifar_resnet18, or a torchvision model such as resnet18
-    epochs:int=None, # Epochs (default: 55 for digits, else 20)
+    epochs:int=None, # Epochs (default: 65 for digits, else 20)
     bs:int=None, # Batch size (default: 64 for digits, else 128, or fewer where there are fewer images)
     lr:float=None, # Highest learning rate (default: 0.008 for digits, else 0.003)
     size:int=None, # Height and width of the images of a folder (default: 64)
