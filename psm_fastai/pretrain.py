@@ -90,7 +90,7 @@ def plot_curves(
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
-# %% ../nbs/10_pretrain.ipynb #d2662e02
+# %% ../nbs/10_pretrain.ipynb #251f0d5c
 _recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 
 def _load(data, bs, size, limit, seed):
@@ -115,7 +115,7 @@ def psm_pretrain(
     data:str, # digits (needs no download), cifar10, or a folder of images, with or without a folder for each class
     arch:str='small_resnet', # Encoder: small_resnet, cifar_resnet18, or a torchvision model such as resnet18
     epochs:int=None, # Epochs (default: 65 for digits, else 20)
-    bs:int=None, # Batch size (default: 64 for digits, else 128, or fewer where there are fewer images)
+    bs:int=None, # Batch size (default: 64 for digits, else 128, or fewer, so that an epoch has at least 16 steps)
     lr:float=None, # Highest learning rate (default: 0.008 for digits, else 0.003)
     size:int=None, # Height and width of the images of a folder (default: 64)
     limit:int=None, # At most so many training images, and a fifth as many validation images
@@ -135,9 +135,9 @@ def psm_pretrain(
         dls = _load(data, bs, size, limit, seed)
         n = len(dls.train_ds)
         if n<4: raise ValueError(f"{data} gives {n} training images; at least 4 are needed")
-        if bs>n:
-            if given_bs: raise ValueError(f"--bs {bs} is more than the {n} training images")
-            dls = _load(data, n, size, limit, seed)
+        if given_bs and bs>n: raise ValueError(f"--bs {bs} is more than the {n} training images")
+        few = min(bs, max(4, n//16))   # at least 16 steps an epoch
+        if not given_bs and few<bs: dls = _load(data, few, size, limit, seed)
         learn = psm_learner(dls, arch, momentum=recipe['momentum'])
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError) as e:
