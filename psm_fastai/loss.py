@@ -68,6 +68,7 @@ class PSMLoss(nn.Module):
             raise ValueError(f"hard_weight={hard_weight} leaves {1-hard_weight:g} of the loss to mined positives, but k=0 mines none. Use hard_weight=1, or k of at least 1")
         self.k,self.n_neg,self.a,self.b,self.temp,self.soft_temp,self.hard_weight = k,n_neg,a,b,temp,soft_temp,hard_weight
         self.mining = True
+        self.register_buffer('started', torch.tensor(False))   # what `mine_after='agreement'` has decided, kept with the model
 
     def extra_repr(self): return ', '.join(f'{n}={getattr(self,n)}' for n in 'k n_neg a b temp soft_temp hard_weight'.split())
 
@@ -86,7 +87,7 @@ def mine(self:PSMLoss,
     pos_idx,found = mine_positives(ks, allowed, self.k)
     weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
     if self.mining: allowed = allowed.scatter(1, pos_idx, False)
-    if not self.mining or self.n_neg is None: return Mined(pos_idx, found, weights, None, allowed)
+    if self.n_neg is None or (self.n_neg and not self.mining): return Mined(pos_idx, found, weights, None, allowed)
     return Mined(pos_idx, found, weights, *sample_negatives(q @ bank.feats.T, (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
 
 # %% ../nbs/03_loss.ipynb #c50cd301
@@ -102,12 +103,12 @@ def forward(self:PSMLoss,
     if mined is None: mined = self.mine(q, k, ids, bank)
     hard = self.hard_weight if self.mining else 1.
     pos = (q*k).sum(1, keepdim=True)
-    if hard<1 or self.n_neg!=0 or not self.mining: sims = q @ bank.feats.T
+    if hard<1 or self.n_neg!=0: sims = q @ bank.feats.T
     if hard<1:
         pos = torch.cat([pos, sims.gather(1, mined.pos_idx)], 1)
         h = 1-(1-hard)*mined.pos_found.any(1, keepdim=True).to(pos.dtype)
         weights = torch.cat([h, (1-hard)*mined.weights], 1)
     else: weights = 1.
-    if self.n_neg==0 and self.mining: return (weights*(2-2*pos)).sum(1)
+    if self.n_neg==0: return (weights*(2-2*pos)).sum(1)
     neg = sims if mined.neg_idx is None else sims.gather(1, mined.neg_idx)
     return (weights*nce_term(pos, neg, mined.neg_mask, self.temp)).sum(1)

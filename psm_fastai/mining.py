@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/mining.html.md"""
 
 # %% auto #0
 __all__ = ['admissible', 'mine_positives', 'soft_weights', 'draw_logits', 'draw_probs', 'effective_number', 'sample_negatives',
-           'purity', 'chance_purity', 'bank_purity']
+           'purity', 'chance_purity', 'bank_purity', 'overlap']
 
 # %% ../nbs/02_mining.ipynb #40175033
 import torch
@@ -120,3 +120,15 @@ def bank_purity(
     idx,found = mine_positives(sims, allowed, k)
     total,n = purity(bank.labels[q], bank.labels[idx], found)
     return (total/n).item() if n else float('nan'), chance_purity(bank.labels[q], bank.labels[bank.ready])
+
+# %% ../nbs/02_mining.ipynb #d8b43f67
+def overlap(
+    a:Tensor, # `[B, k]` columns or ids of neighbours
+    a_found:Tensor, # `[B, k]` bool
+    b:Tensor, # `[B, k2]` columns or ids of other neighbours of the same queries
+    b_found:Tensor, # `[B, k2]` bool
+)->tuple[Tensor,Tensor]: # Sum over queries of the share of `a` that is in `b`, and the number of queries for which `a` has found any
+    "How far two neighbourhoods agree; add up over batches and divide"
+    both = ((a[:,:,None]==b[:,None]) & b_found[:,None]).any(2) & a_found
+    n = a_found.sum(1)
+    return (both.sum(1)/n.clamp(min=1)).sum(),(n>0).sum()
