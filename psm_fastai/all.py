@@ -4,6 +4,7 @@ from psm_fastai.bank import *
 from psm_fastai.mining import *
 from psm_fastai.loss import *
 from psm_fastai.views import *
+from psm_fastai.encoder import *
 from psm_fastai.model import *
 from psm_fastai.learner import *
 from psm_fastai.callback import *

@@ -16,7 +16,8 @@ from .data import no_loss
 from .learner import *
 from .loss import PSMLoss, check_number
 from .mining import admissible, mine_positives, overlap, purity
-from .model import PSMModel, check_network, create_encoder
+from .encoder import create_encoder
+from .model import PSMModel, check_network, undisturbed
 from .views import digit_views, photo_views
 
 # %% ../nbs/06_callback.ipynb #5a25978e
