@@ -7,6 +7,8 @@ from psm_fastai.views import *
 from psm_fastai.encoder import *
 from psm_fastai.model import *
 from psm_fastai.learner import *
+from psm_fastai.preflight import *
+from psm_fastai.health import *
 from psm_fastai.callback import *
 from psm_fastai.evaluate import *
 from psm_fastai.explore import *

@@ -17,7 +17,9 @@ from .learner import *
 from .loss import PSMLoss, check_number
 from .mining import admissible, mine_positives, overlap, purity
 from .encoder import create_encoder
+from .health import HealthCallback
 from .model import PSMModel, check_network, undisturbed
+from .preflight import PreflightCallback
 from .views import digit_views, photo_views
 
 # %% ../nbs/06_callback.ipynb #5a25978e
@@ -68,6 +70,8 @@ class PSMLossCallback(GuestCallback):
         if not len(self.dls.train): raise ValueError(f"The training loader gives no batch: {len(self.dls.train_ds)} images, batch size {self.dls.train.bs}, drop_last={self.dls.train.drop_last}. Use a smaller batch size")
         self.sums,self.dls.train.do_item = {},partial(no_skip, self.dls.train)
         self.set_views()   # the learner may have got other data since the last fit
+        split = psm_model(self.learn).split_bn
+        if self.dls.train.bs<2*split: raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {self.dls.train.bs}. Use larger batches, or a smaller split_bn")
         self.waiting = self.mine_after=='agreement' and not psm_model(self.learn).loss.started
 
     def after_train(self):
@@ -201,7 +205,8 @@ class PSMCallback(GuestCallback):
         loss = PSMLoss(**kwargs)
         if mine_after=='agreement' and not loss.k: raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but k=0 mines none. Use k of at least 1, or a share of training")
         loss = PSMLossCallback(views, mine_after)
-        self.parts,self.net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views)],None
+        self.parts,self.net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views), HealthCallback()],None
+        self.parts.insert(3, PreflightCallback(self.parts))
 
     def arrive(self):
         learn = self.learn

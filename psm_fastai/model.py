@@ -69,10 +69,9 @@ class PSMModel(nn.Module):
         return F.normalize(self.in_parts(lambda x: self.predictor(self.projector(pool_features(self.encoder(x)))), x).float(), dim=1)
 
     def in_parts(self, net, x):
-        "`net` of a batch; while training of each of its `split_bn` parts for itself"
+        "`net` of a batch; while training of each of its `split_bn` parts, of at least two images, for itself"
         if self.split_bn==1 or not self.training: return net(x)
-        if len(x)<2*self.split_bn: raise ValueError(f"split_bn={self.split_bn} needs batches of at least {2*self.split_bn} images, got {len(x)}. Use larger batches, or a smaller split_bn")
-        return torch.cat([net(o) for o in x.tensor_split(self.split_bn)])
+        return torch.cat([net(o) for o in x.tensor_split(max(1, min(self.split_bn, len(x)//2)))])
 
     def forward(self,
         x:Tensor, # `[B, C, H, W]`, images, or views for the query

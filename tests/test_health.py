@@ -1,0 +1,55 @@
+"Each sign of failure is provoked once, and healthy runs show none"
+import warnings
+import pytest, torch
+from fastai.vision.all import Callback, ProgressCallback, noop, set_seed
+from psm_fastai.all import *
+
+def train(epochs=8, lr=8e-3, cb=None, cbs=None, before=None, limit=None):
+    set_seed(0)
+    learn = psm_learner(digits_dls(bs=64, limit=limit), cbs=[cb or PSMCallback(momentum=.98)])
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    learn.psm.parts[-1].every = 3          # there are 21 batches an epoch
+    if before: before(learn)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        learn.fit_one_cycle(epochs, lr, wd=.05, cbs=cbs)
+    told = [str(w.message) for w in seen if issubclass(w.category, PSMWarning)]
+    return learn,told
+
+def noise(x): return torch.randn_like(x),torch.randn_like(x)
+
+@pytest.mark.parametrize('method', [m for m in psm_methods if m!='msf'])   # after 8 epochs MSF does mine at chance
+def test_healthy_runs_show_no_sign(method, capsys):
+    learn,told = train(cb=psm_methods[method](**({} if method in ('byol','nnclr') else dict(momentum=.98))))
+    assert told==[] and learn.diagnose()=={}
+    assert 'No sign of failure in 8 epochs' in capsys.readouterr().out
+    frame = learn.psm_health.frame
+    assert len(frame)==8 and frame.loss.notna().all() and frame.spread.between(0, 1.1).all()
+
+def only(sign, says, learn, told):
+    assert list(learn.diagnose())==[sign]
+    assert len(told)==1 and says in told[0]      # once, however many epochs show it
+
+def test_purity_that_stays_at_chance(): only('purity', 'mine_after', *train(cb=PSMCallback(momentum=.98, mine_after=0., views=lambda x: (x, x[torch.randperm(len(x))]))))
+
+def test_variance_that_jumps():
+    class Harder(Callback):
+        order = 1
+        def before_epoch(self):
+            if self.epoch==9: self.learn.model.loss.a,self.learn.model.loss.b,self.learn.model.loss.n_neg = 300.,0.,8
+    learn,told = train(10, cbs=Harder())
+    only('variance', 'smaller b', learn, told)
+
+def test_loss_that_sits_at_its_ceiling(): only('ceiling', 'gentler views', *train(4, lr=1e-7, cb=PSMCallback.moco(views=noise, momentum=1., temp=.2)))
+
+def test_plateau(): only('plateau', 'bank_size', *train(10, lr=1e-7, before=lambda l: l.fit_one_cycle(3, 5e-3), cb=PSMCallback.moco(momentum=.5)))
+
+def test_collapse_without_negatives():
+    def no_predictor(learn): learn.model.predictor = torch.nn.Identity()
+    torch.set_flush_denormal(True)       # a collapsed network computes with numbers so small that they take a CPU a hundred times as long
+    try: only('collapse', 'predictor=True', *train(4, cb=PSMCallback.byol(momentum=.5), before=no_predictor))
+    finally: torch.set_flush_denormal(False)
+
+def test_nothing_to_diagnose_before_training():
+    with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()
