@@ -11,4 +11,5 @@ from psm_fastai.preflight import *
 from psm_fastai.health import *
 from psm_fastai.callback import *
 from psm_fastai.evaluate import *
+from psm_fastai.transfer import *
 from psm_fastai.explore import *

@@ -55,7 +55,7 @@ class HealthCallback(Callback):
     @property
     def frame(self)->pd.DataFrame: return pd.DataFrame(self.rows)
 
-# %% ../nbs/05c_health.ipynb #97c558b9
+# %% ../nbs/05c_health.ipynb #70b1af63
 def signs(
     frame:pd.DataFrame, # `HealthCallback.frame`
 )->dict: # Name of each sign to what was seen and what to try
@@ -69,7 +69,7 @@ def signs(
         res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: false negatives are drawn. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
     if 'ceiling' in fit and last.epoch>=2 and (fit.ceiling-fit.loss).tail(2).abs().max() < .03*last.ceiling:
         res['ceiling'] = f"the loss sits at {last.loss:.2f}, and ln(number of negatives + 1) is {last.ceiling:.2f}: the network can't tell its own key from any other row. Try gentler views, such as photo_views(jitter=.2, hue=0), a smaller temp, or a smaller learning rate"
-    elif 'ceiling' in fit and len(late := fit[(fit.mining==last.mining) & (fit.pct>last.pct/2)].loss)>=5 and late.max()-late.min() < .03*late.mean():
+    elif 'ceiling' in fit and len(late := fit[(fit.mining==last.mining) & (fit.pct>last.pct/2)].loss)>=8 and late.max()-late.min() < .03*late.mean():
         res['plateau'] = f"the loss has stopped at {last.loss:.2f} after {last.pct:.0%} of the training. If the bank is not diverse enough, try a larger bank_size; if the choice is too strict, a smaller k and hard_weight nearer to 1, or a smaller a; or else a larger learning rate"
     if last.epoch>=2 and last.spread<.1:
         res['collapse'] = f"all queries point the same way (their spread is {last.spread:.2f}; 1 is even): collapse. Try gentler views, a smaller learning rate, a larger momentum, and, without negatives, predictor=True"

@@ -43,7 +43,7 @@ def test_variance_that_jumps():
 
 def test_loss_that_sits_at_its_ceiling(): only('ceiling', 'gentler views', *train(4, lr=1e-7, cb=PSMCallback.moco(views=noise, momentum=1., temp=.2)))
 
-def test_plateau(): only('plateau', 'bank_size', *train(10, lr=1e-7, before=lambda l: l.fit_one_cycle(3, 5e-3), cb=PSMCallback.moco(momentum=.5)))
+def test_plateau(): only('plateau', 'bank_size', *train(16, lr=1e-7, limit=700, before=lambda l: l.fit_one_cycle(3, 5e-3), cb=PSMCallback.moco(momentum=.5)))
 
 def test_collapse_without_negatives():
     def no_predictor(learn): learn.model.predictor = torch.nn.Identity()
