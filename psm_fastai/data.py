@@ -31,7 +31,7 @@ def _threads(f, n):
     ex = ThreadPoolExecutor(defaults.cpus)
     try:
         done = ex.map(some, range(0, n, size))
-        for _ in progress_bar(done, total=math.ceil(n/size), leave=False) if n>1000 else done: pass
+        for _ in progress_bar(done, total=math.ceil(n/size), leave=False) if n>2000 else done: pass
     finally: ex.shutdown(cancel_futures=True)     # an interrupt need not wait for all the rest
     return sorted(failed, key=itemgetter(0))
 
@@ -134,7 +134,7 @@ def digits_dls(
         splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=Normalize.from_stats([images.mean()/255], [images.std()/255], cuda=False), dl_type=MemoryDL)
     return block.dataloaders([(images[i],int(d.target[i])) for i in [*train,*valid]], bs=bs)
 
-# %% ../nbs/00_data.ipynb #93215347
+# %% ../nbs/00_data.ipynb #6e670890
 class PILImageRGBA(PILImage):
     "An RGB image with alpha"
     _open_args = {'mode':'RGBA'}
@@ -188,6 +188,7 @@ class ReadImage(Transform):
         self.size,self.channels,self.max_value = (size,size) if isinstance(size, int) else tuple(size),channels,max_value
         if len(self.size)!=2 or not all(isinstance(o, int) and o>0 for o in self.size): raise ValueError(f"size must be a whole number above 0 or a pair of them, (height, width), got {size!r}")
         if not isinstance(channels, int) or channels<1: raise ValueError(f"channels must be a whole number above 0, got {channels!r}")
+        if max_value is not None and not max_value>0: raise ValueError(f"max_value must be above 0, got {max_value!r}")
 
     def encodes(self, o:Path|str|np.ndarray|Tensor|Image.Image)->None: return self.read(o)     # None: the result keeps its own type
 
@@ -229,7 +230,7 @@ class ReadImage(Transform):
         a = np.asarray(self.read(o))
         return a if self.channels not in _modes else a.transpose(2,0,1) if a.ndim==3 else a[None]
 
-# %% ../nbs/00_data.ipynb #81684c71
+# %% ../nbs/00_data.ipynb #eea554ec
 def _peek(fn, values=True):
     "Channels that a file has by default, and the white of its values where they are of more than 8 bits"
     im,alpha = _open(fn)
@@ -322,9 +323,9 @@ def image_dls(
 
     n = len(files)
     channels,max_value = _look(files, channels, max_value)
+    read = ReadImage(size, channels, max_value)
     stats = stats or ([.5]*channels,)*2
     if not len(stats[0])==len(stats[1])==channels: raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
-    read = ReadImage(size, channels, max_value)
     pixels = _room(n, (channels,*read.size), torch.uint8) if in_memory else None
     def put(i):
         x = read.pixels(files[i])
@@ -353,7 +354,7 @@ def train_image(
     im = dls.train_ds[int(i)][0]
     return im if isinstance(im, Image.Image) else to_pil_image((im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor))
 
-# %% ../nbs/00_data.ipynb #72a9dd43
+# %% ../nbs/00_data.ipynb #2bda3da9
 def cifar10_dls(
     bs:int=256, # Batch size
     limit:int|None=None, # At most so many training images, and a fifth as many test images
