@@ -56,7 +56,7 @@ class MemoryDL(TfmdDL):
         super().__init__(dataset, bs=bs, num_workers=0, **kwargs)       # workers would each decode everything
 
     def create_batches(self, samps):
-        if not self._cache: self.fill(*self._decode_all())
+        if not self._cache and len(self.dataset): self.fill(*self._decode_all())
         for b in chunked(samps, self.bs, self.drop_last):
             yield tuple(torch.from_numpy(t.take(b, 0)).as_subclass(c) for t,c in self._cache)
 

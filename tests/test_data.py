@@ -1,7 +1,7 @@
 "Images of every kind reach the network as what they are, in memory or not, and what can't be used is named"
 import struct, zlib
 import numpy as np, pandas as pd, psutil, pytest, tifffile, torch
-from fastai.vision.all import (CategoryBlock, DataBlock, Image, ImageBlock, L, Learner, Path, PILImage, PILImageBW, Resize, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
+from fastai.vision.all import (CategoryBlock, DataBlock, Image, ImageBlock, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
     load_learner, nn, noop, parent_label)
 from sklearn.datasets import load_digits
 from psm_fastai import data
@@ -288,6 +288,14 @@ def test_any_data_set_of_fastai(classes):
     with pytest.raises(ValueError, match=rf"2 of 20 images can't be read: {dls.train_ds.items[3]}, {dls.train_ds.items[5]}\."): dls.train.one_batch()
     dls = DataBlock(ImageBlock, dl_type=MemoryDL).dataloaders(files[[1,2,4,6,8]], bs=2, device='cpu')
     with pytest.raises(ValueError, match=r"it gives torch.uint8 of shape \[3, \d+, 12\], others torch.uint8 of"): list(dls.train)
+
+def test_skipped_items_are_named_and_no_items_give_no_batch():
+    class Skips(list):
+        def __getitem__(self, i):
+            if i in (0,4): raise SkipItemException
+            return torch.full((1,2,2), i)
+    with pytest.raises(ValueError, match="2 of 6 images can't be read: item 0, item 4.* it was skipped"): MemoryDL(Skips(range(6)), bs=2).one_batch()
+    assert list(MemoryDL([], bs=2, do_setup=False))==[]
 
 def test_digits_are_what_they_were():
     d,order = load_digits(),np.random.default_rng(0).permutation(1797)
