@@ -12,4 +12,5 @@ from psm_fastai.health import *
 from psm_fastai.callback import *
 from psm_fastai.evaluate import *
 from psm_fastai.transfer import *
+from psm_fastai.checkpoint import *
 from psm_fastai.explore import *

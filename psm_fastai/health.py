@@ -15,7 +15,7 @@ from .learner import *
 from .loss import similarity_gradients
 from .mining import chance_purity, purity
 
-# %% ../nbs/05c_health.ipynb #7d234053
+# %% ../nbs/05c_health.ipynb #741ff345
 class PSMWarning(UserWarning): "A pretraining shows a sign that it goes wrong"
 
 class HealthCallback(Callback):
@@ -51,6 +51,9 @@ class HealthCallback(Callback):
         for sign,text in signs(self.frame).items():
             if sign not in self.told: warnings.warn(f"epoch {self.epoch}: {text}", PSMWarning, stacklevel=2)
             self.told.add(sign)
+
+    def state_dict(self): return dict(rows=self.rows, told=list(self.told))
+    def load_state_dict(self, state): self.rows,self.told,self.learn.psm_health = list(state['rows']),set(state['told']),self
 
     @property
     def frame(self)->pd.DataFrame: return pd.DataFrame(self.rows)
