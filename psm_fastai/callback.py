@@ -9,7 +9,7 @@ __all__ = ['enough_agreement', 'psm_methods', 'PSMLossCallback', 'MomentumCallba
            'psm_learner']
 
 # %% ../nbs/06_callback.ipynb #ba7acc78
-import math, torch
+import inspect, math, torch
 from fastai.vision.all import Callback, L, Learner, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, partial, trainable_params
 from fastcore.basics import patch
 from .data import no_loss
@@ -207,6 +207,8 @@ class PSMCallback(GuestCallback):
         loss = PSMLossCallback(views, mine_after)
         self.parts,self.net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views), HealthCallback()],None
         self.parts.insert(3, PreflightCallback(self.parts))
+        given = {n: getattr(PSMLoss(**kwargs), n) for n in inspect.signature(PSMLoss).parameters}
+        self.settings = dict(bank_size=bank_size, mine_after=mine_after, momentum=momentum, **self.net_args, **given)
 
     def arrive(self):
         learn = self.learn

@@ -11,7 +11,7 @@ def test_digits_and_moco(tmp_path):
     assert res.returncode==0, res.stderr
     for line in ('raw pixels', 'untrained', 'PSM', 'MoCo', 'chance'): assert line in res.stdout
     names = {f.name for f in (tmp_path/'run').iterdir()}
-    assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html'}
+    assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html','run.json'}
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2 and h.notna().all(axis=None)
 
@@ -27,13 +27,13 @@ def folder(tmp_path):
     return tmp_path/'images'
 
 @pytest.mark.parametrize('args,says', [
-    (['nowhere'], "'nowhere' is neither digits nor cifar10 nor a folder"),
+    (['nowhere'], "'nowhere' is neither digits, cifar10 nor cifar100"),
     (['digits','--epochs','0'], '--epochs must be a whole number, at least 1, got 0'),
     (['digits','--lr','-1'], '--lr must be a number, above 0'),
     (['digits','--size','32'], '--size is for folders'),
     (['digits','--bs','9999'], '--bs 9999 is more than the 1347'),
     (['digits','--arch','resnet19'], "Unknown architecture 'resnet19'"),
-    (['digits','--compare','simclr'], "--compare takes moco, got 'simclr'"),
+    (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, moco, nnclr, msf, byol, got 'simclr'"),
     (['EMPTY'], 'No images in'),
     (['BROKEN'], "1 of 13 images can't be read: broken.png"),
 ])

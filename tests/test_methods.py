@@ -1,0 +1,169 @@
+"Each method setting against its own formula in plain float64 loops, and what the settings do to a training"
+import math
+import pytest, torch, torch.nn.functional as F
+from fastai.vision.all import Callback, Learner, ProgressCallback, nn, noop, set_seed
+from psm_fastai.all import *
+import psm_fastai.callback as callback
+
+def unit(*shape, seed): return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double), dim=-1)
+def dot(a, b): return sum(x*y for x,y in zip(a.tolist(), b.tolist()))
+
+class Case:
+    "8 queries and a bank of 40 rows, 30 of them filled, some with the ids of the queries"
+    def __init__(self, seed, dtype=torch.double):
+        self.bank = MemoryBank(40, 16).to(dtype)
+        self.q,self.k = unit(8, 16, seed=seed).to(dtype),unit(8, 16, seed=seed+1).to(dtype)
+        self.ids = torch.tensor([0,1,2,3,4,5,-1,7])
+        self.bank.enqueue(unit(30, 16, seed=seed+2).to(dtype), torch.arange(30)%12)
+    def rows(self, i): return [j for j in range(30) if self.ids[i]<0 or self.bank.ids[j]!=self.ids[i]]
+    def nearest(self, i, k): return sorted(self.rows(i), key=lambda j: -dot(self.k[i], self.bank.feats[j]))[:k]
+
+def info_nce(pos, negs, t): return -math.log(math.exp(pos/t)/(math.exp(pos/t)+sum(math.exp(n/t) for n in negs)))
+
+def formula(c, i, name, drawn):
+    "Loss of query i by the method's own definition"
+    q,k,m = c.q[i],c.k[i],c.bank.feats
+    s = lambda v: dot(q, v)
+    if name=='moco':  return info_nce(s(k), [s(m[j]) for j in c.rows(i)], .07)
+    if name=='byol':  return sum((a-b)**2 for a,b in zip(q.tolist(), k.tolist()))
+    if name=='msf':   return sum(sum((a-b)**2 for a,b in zip(q.tolist(), v.tolist())) for v in [k]+[m[j] for j in c.nearest(i, 4)])/5
+    if name=='nnclr':
+        nn_ = c.nearest(i, 1)[0]
+        return info_nce(s(m[nn_]), [s(m[j]) for j in c.rows(i) if j!=nn_], .1)
+    near = c.nearest(i, 20) if name in ('psm','ppsm') else []
+    negs = [s(m[j]) for j in (drawn[i] if name in ('psm','pnsm') else [j for j in c.rows(i) if j not in near])]
+    if name=='pnsm': return info_nce(s(k), negs, .07)
+    w = [math.exp(dot(k, m[j])/.1) for j in near]
+    return .5*info_nce(s(k), negs, .07) + .5*sum(wj/sum(w)*info_nce(s(m[j]), negs, .07) for wj,j in zip(w, near))
+
+def loss_of(name, **kwargs): return PSMLoss(**{**psm_methods[name]().loss_args, **kwargs})
+
+@pytest.mark.parametrize('dtype,eps', [(torch.double,1e-9), (torch.float,1e-5)])
+@pytest.mark.parametrize('name', psm_methods)
+def test_each_method_is_its_formula(name, dtype, eps):
+    for seed in (0, 10, 20):
+        c = Case(seed, dtype)
+        psm = loss_of(name, **(dict(n_neg=6) if name in ('psm','pnsm') else {}))
+        mined = psm.mine(c.q, c.k, c.ids, c.bank)
+        drawn = None if mined.neg_idx is None else [idx[ok].tolist() for idx,ok in zip(mined.neg_idx, mined.neg_mask)]
+        loss = psm(c.q, c.k, c.ids, c.bank, mined)
+        want = torch.tensor([formula(c, i, name, drawn) for i in range(8)], dtype=torch.double)
+        assert torch.allclose(loss.double(), want, atol=eps, rtol=eps)
+
+@pytest.mark.parametrize('name', psm_methods)
+def test_gradients(name):
+    c = Case(5)
+    psm = loss_of(name)
+    mined = psm.mine(c.q, c.k, c.ids, c.bank)
+    assert torch.autograd.gradcheck(lambda q: psm(q, c.k, c.ids, c.bank, mined), c.q.clone().requires_grad_())
+
+@pytest.mark.parametrize('name', psm_methods)
+def test_warm_up_uses_nothing_mined(name):
+    c,psm = Case(7),loss_of(name)
+    psm.mining = False
+    assert torch.allclose(psm(c.q, c.k, c.ids, c.bank), loss_of('byol' if psm.n_neg==0 else 'moco', temp=psm.temp)(c.q, c.k, c.ids, c.bank))
+
+def quiet(**kwargs):
+    set_seed(0)
+    learn = psm_learner(digits_dls(bs=50, limit=300), **kwargs)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+@pytest.mark.parametrize('name', psm_methods)
+def test_each_method_trains(name):
+    learn = quiet(cbs=psm_methods[name](bank_size=100))
+    start = [p.clone() for p in learn.model.encoder.parameters()]
+    learn.fit_one_cycle(1, 1e-3)
+    assert all(not torch.equal(a, b) for a,b in zip(start, learn.model.encoder.parameters()))
+    assert learn.psm.method==name and all(math.isfinite(float(l)) for l in learn.recorder.losses)
+
+def test_both_halves_see_one_bank_and_its_keys_enter_once():
+    "lightly #564: the symmetric loss enqueues between its halves"
+    class Spy(Callback):
+        order = 40
+        def before_batch(self): self.rows,self.step = self.model.bank.feats.clone(),int(self.model.bank.step)
+        def after_loss(self):
+            s = self.psm_step
+            if not self.training: return
+            b,m = len(self.xb[0]),self.model
+            assert len(s.q)==len(s.k)==len(s.loss)==2*b and torch.equal(s.ids[:b], s.ids[b:]) and torch.equal(m.bank.feats, self.rows)
+            with torch.no_grad():
+                halves = [m.loss(s.q[h], s.k[h], s.ids[h], m.bank) for h in (slice(0,b), slice(b,2*b))]
+            assert torch.allclose(self.loss.detach(), (halves[0].mean()+halves[1].mean())/2, atol=1e-6)
+            self.seen = s
+        def after_batch(self):
+            bank = self.model.bank
+            if not self.training: return
+            b = len(self.xb[0])
+            rows = (int(bank.ptr)-b+torch.arange(b)) % len(bank.ids)
+            assert int(bank.step)==self.step+1 and torch.equal(bank.feats[rows], self.seen.k[:b])
+    quiet(cbs=[PSMCallback.nnclr(bank_size=120), Spy()]).fit(2)
+
+def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():
+    seen = []
+    class Spy(Callback):
+        order = 5
+        def after_step(self): seen.append((self.pct_train, self.psm.parts[1].schedule(self.pct_train)))
+    learn = quiet(cbs=[PSMCallback(bank_size=64, momentum=(.9,1.)), Spy()])
+    learn.fit_one_cycle(2, 1e-3)
+    assert len(seen)==12 and all(math.isclose(m, 1-.1*(math.cos(math.pi*p)+1)/2) for p,m in seen) and seen[0][1]==.9 and seen[-1][1]>.99
+    learn.fit_one_cycle(1, 1e-3)
+    assert seen[12]==seen[0]
+    with pytest.raises(ValueError, match='at most 1, got 2'): PSMCallback(momentum=(.9,2))
+    with pytest.raises(ValueError, match=r'\(start, end\)'): PSMCallback(momentum=(.9,.95,1.))
+
+def test_split_batch_norm():
+    m = PSMModel(small_resnet(1), torch.randn(2,1,24,24), split_bn=3)
+    x = torch.randn(9, 1, 24, 24)
+    one = lambda x: F.normalize(m.projector(m.encoder(x)), dim=1)
+    m.train()
+    assert torch.allclose(m.query(x), torch.cat([one(o) for o in x.split(3)]), atol=1e-6)
+    torch.manual_seed(3)
+    k = m.key(x)
+    torch.manual_seed(3)
+    order = torch.randperm(9)
+    m.split_bn = 1
+    want = torch.cat([m.key(x[part]) for part in order.split(3)])
+    assert torch.allclose(k[order], want, atol=1e-6) and not torch.allclose(k, m.key(x), atol=1e-3)
+    m.split_bn = 3
+    assert torch.allclose(m.eval().query(x), one(x), atol=1e-6)
+    with pytest.raises(ValueError, match='split_bn=30 needs batches of at least 60'): quiet(split_bn=30).fit(1)
+
+@pytest.mark.parametrize('enough,starts', [(0.,True), (1.1,False)])
+def test_agreement_decides_when_to_mine(enough, starts, monkeypatch):
+    monkeypatch.setattr(callback, 'enough_agreement', enough)
+    mining = []
+    class Spy(Callback):
+        def after_loss(self):
+            if self.training: mining.append((self.epoch, self.model.loss.mining))
+    learn = quiet(mine_after='agreement', bank_size=100, cbs=Spy())
+    learn.fit(2)
+    assert set(mining)=={(0,False),(1,starts)} and bool(learn.model.loss.started)==starts
+    assert 0<learn.recorder.values[-1][learn.recorder.metric_names[1:].index('agreement')]<=1
+    learn.fit(1)
+    assert mining[-1]==(0,starts)       # a later fit goes on as it was, and so does a loaded model
+    with pytest.raises(ValueError, match='k=0 mines none'): PSMCallback(k=0, hard_weight=1., mine_after='agreement')
+    with pytest.raises(ValueError, match="or 'agreement', got 'soon'"): PSMCallback(mine_after='soon')
+
+def test_agreement_is_the_share_of_neighbours_that_both_views_mine():
+    shares = []
+    class Spy(Callback):
+        def after_loss(self):
+            if not self.training: return
+            s,bank = self.psm_step,self.model.bank
+            for i in range(len(s.q)):
+                near = [set((bank.feats @ v[i]).masked_fill((bank.ids==s.ids[i]) | ~bank.ready, -9).topk(5).indices.tolist()) for v in (s.k, s.q)]
+                shares.append(len(near[0] & near[1])/5)
+    learn = quiet(mine_after='agreement', k=5, bank_size=100, cbs=Spy())
+    learn.fit(1)
+    assert abs(learn.recorder.values[-1][learn.recorder.metric_names[1:].index('agreement')] - sum(shares)/len(shares)) < 1e-5
+
+def test_momentum_encoder_has_right_statistics():
+    "moco #70: the momentum encoder's batch-norm statistics are wrong when it is evaluated"
+    set_seed(0)
+    learn = psm_learner(digits_dls(), momentum=.98)
+    learn.remove_cb(ProgressCallback); learn.logger = noop
+    learn.fit_one_cycle(10, 8e-3, wd=.05)
+    online,slow = learn.knn_accuracy(),learn.knn_accuracy(encoder=learn.model.momentum_encoder)
+    assert online>.5 and abs(online-slow)<.03
