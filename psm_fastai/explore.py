@@ -13,7 +13,8 @@ import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, Path
 from fastcore.basics import patch
 from fastcore.xml import *
-from .callback import psm_model
+from .data import train_image
+from .learner import psm_model
 from .loss import check_number
 from .mining import admissible, bank_purity, mine_positives, soft_weights
 
@@ -55,10 +56,6 @@ def mined_neighbours(
     return pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
 
 # %% ../nbs/09_explore.ipynb #7d33aa9c
-def _image(learn, i):
-    "Training image `i`, before any transform, as a PIL image"
-    return learn.dls.train_ds[int(i)][0]
-
 _right,_wrong = ('✓','#1a7f37'),('✗','#c4320a')
 
 @patch
@@ -74,7 +71,7 @@ def show_neighbours(self:Learner,
     queries = df['query'].unique()
     fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.25), squeeze=False, layout='constrained')
     def show(ax, i, title, **kwargs):
-        im = _image(self, i)
+        im = train_image(self.dls, i)
         ax.imshow(im, cmap='gray' if im.mode=='L' else None)
         ax.set_title(title, fontsize=8, pad=2, **kwargs)
     for ax in axs.flat: ax.set_axis_off()
@@ -109,7 +106,7 @@ def _neighbour(learn, r):
     mark = {'right':'✓ ','wrong':'✗ '}.get(what, '')
     label = r.label or f'image {r.id}'
     alt = f"Neighbour {r.rank}: image {r.id}{f', label {r.label}' if r.label else ''}, similarity {r.similarity:.2f}{f', {what}' if what else ''}"
-    return Figure(_img(_image(learn, r.id), alt), Figcaption(f"{mark}{label}", Br(), f"{r.similarity:.2f}"), cls=what, title=f"image {r.id}, soft weight {r.weight:.2f}")
+    return Figure(_img(train_image(learn.dls, r.id), alt), Figcaption(f"{mark}{label}", Br(), f"{r.similarity:.2f}"), cls=what, title=f"image {r.id}, soft weight {r.weight:.2f}")
 
 def neighbour_page(
     learn:Learner, # A learner with `PSMCallback`
@@ -128,7 +125,7 @@ def neighbour_page(
     if not math.isnan(share): facts += f" ✓ same label, ✗ another one. Purity over the whole bank: {share:.1%}; chance: {chance:.1%}."
     def row(q, rows):
         label = rows.query_label.iloc[0]
-        return Section(Figure(_img(_image(learn, q), f"Image {q}{f', label {label}' if label else ''}"), Figcaption(label or f'image {q}'), cls='query'),
+        return Section(Figure(_img(train_image(learn.dls, q), f"Image {q}{f', label {label}' if label else ''}"), Figcaption(label or f'image {q}'), cls='query'),
                        *(_neighbour(learn, r) for r in rows.itertuples()), aria_label=f"Image {q} and its neighbours")
     page = Html(Head(Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Title(title), Style(_css)),
                 Body(H1(title), P(facts), *(row(q, rows) for q,rows in df.groupby('query', sort=False))), lang='en')
