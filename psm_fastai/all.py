@@ -8,4 +8,5 @@ from psm_fastai.model import *
 from psm_fastai.learner import *
 from psm_fastai.callback import *
 from psm_fastai.evaluate import *
+from psm_fastai.monitor import *
 from psm_fastai.explore import *
