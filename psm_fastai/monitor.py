@@ -15,10 +15,10 @@ from .learner import *
 from .loss import check_number
 from .mining import admissible, mine_positives, overlap
 
-# %% ../nbs/08_monitor.ipynb #d356329e
+# %% ../nbs/08_monitor.ipynb #50cf3a02
 class MonitorCallback(GuestCallback):
     "Looks at one training batch in `every`, and adds a row an epoch to the DataFrame `frame`; a subclass says what to look for"
-    order,names = 40,()   # PSMCallback (8) has the step ready; the Recorder (50) reads the columns
+    order,names = 40,()   # MixedPrecision (10) has left autocast; the Recorder (50) has yet to read the columns
     seen,_stateattrs = (),('seen',)
     def __init__(self,
         every:int=10, # One batch in so many is looked at, and at least one an epoch
@@ -34,8 +34,7 @@ class MonitorCallback(GuestCallback):
     def before_train(self): self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
     def after_loss(self):
         if not self.active or self.iter%self.every != min(self.every, self.n_iter)//2: return
-        step = self.learn.psm_step
-        with torch.no_grad(), torch.autocast(step.q.device.type, enabled=False): self.seen.append(self.look(step, psm_model(self.learn)))
+        with torch.no_grad(): self.seen.append(self.look(self.learn.psm_step, psm_model(self.learn)))
     def after_train(self):
         if self.seen:
             seen = {n: torch.cat([s[n] for s in self.seen]).cpu() for n in self.seen[0]}
