@@ -13,4 +13,5 @@ from psm_fastai.callback import *
 from psm_fastai.evaluate import *
 from psm_fastai.transfer import *
 from psm_fastai.checkpoint import *
+from psm_fastai.monitor import *
 from psm_fastai.explore import *

@@ -1,0 +1,281 @@
+"The monitors' figures against loops over every query and row, and what they must leave alone"
+import copy, math, random
+from types import SimpleNamespace
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, ProgressCallback, TensorImage, TfmdDL, load_learner, nn, noop, set_seed, tensor
+from psm_fastai.all import *
+
+class Uneven:
+    "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
+    def __init__(self, n):
+        g = torch.Generator().manual_seed(n)
+        self.y = (torch.rand(n, generator=g)[:,None] > tensor([.67,.9])).sum(1)
+        self.x = .3*torch.rand(n, 1, 16, 16, generator=g)
+        for x,y in zip(self.x, self.y): x[0,4*y:4*y+5] += .5
+        self.y[::9] = -1
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return TensorImage(self.x[i]),self.y[i]
+
+def tiny(): return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
+def uneven(): return DataLoaders(TfmdDL(Uneven(200), bs=32, shuffle=True, drop_last=True, num_workers=0), TfmdDL(Uneven(40), bs=32, num_workers=0))
+def monitors(every=10): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)]
+def make(cbs, dls=None, **kwargs):
+    set_seed(0)
+    learn = Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'bank_size': 128, **kwargs}), *cbs])
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+class Spy(Callback):
+    "Keeps what the monitors look at: the step, the bank before the step, and the bank at the end of each epoch"
+    order = 30
+    def __init__(self, every): self.every,self.looks,self.ends = every,[],[]
+    def before_train(self): self.looks.append([])
+    def bank(self): return {n: t.clone() for n,t in self.model.bank.state_dict().items()}
+    def after_loss(self):
+        if self.training and self.iter%self.every==min(self.every, self.n_iter)//2: self.looks[-1].append(SimpleNamespace(**self.learn.psm_step._asdict(), bank=self.bank(), mining=self.model.loss.mining))
+    def after_train(self): self.ends.append(self.bank())
+
+def mean(o): return sum(o)/len(o) if len(o) else math.nan
+def dot(a, b): return float(a.double() @ b.double())
+
+def queries(look, n_neg):
+    "For each query its label, the rows it may use, and what became of them, by plain loops"
+    ids,labels,steps = (look.bank[n].tolist() for n in ('ids','labels','steps'))
+    filled = [j for j in range(len(ids)) if steps[j]>=0]
+    for i in range(len(look.q)):
+        label,own = int(look.labels[i]),int(look.ids[i])
+        rows = [j for j in filled if ids[j]!=own]
+        ranks = [(r,j) for r,(j,ok) in enumerate(zip(look.mined.pos_idx[i].tolist(), look.mined.pos_found[i].tolist()), 1) if ok]
+        pool = [j for j in rows if j not in [j for _,j in ranks]] if look.mining else rows
+        neg = range(len(ids)) if look.mined.neg_idx is None else look.mined.neg_idx[i].tolist()
+        neg = [j for j,ok in zip(neg, look.mined.neg_mask[i].tolist()) if ok]
+        hard = sorted(pool, key=lambda j: -dot(look.q[i], look.bank['feats'][j]))[:n_neg]
+        def rate(js): return mean([labels[j]==label for j in js if labels[j]>=0])
+        yield SimpleNamespace(label=label, ranks=[(r,j,int(look.bank['step'])-1-steps[j],labels[j]) for r,j in ranks], chance=rate(filled), purity=rate([j for _,j in ranks]),
+            false_neg=rate(neg), fn_uniform=rate(pool), fn_hardest=rate(hard), rows=rows, i=i)
+
+def close(a, b): return math.isclose(a, b, abs_tol=2e-5) or (math.isnan(a) and math.isnan(b))
+def known(o): return [v for v in o if not math.isnan(v)]
+
+cases = dict(psm=dict(k=5, n_neg=20), symmetric=dict(k=4, n_neg=10, symmetric=True, predictor=True), warm_up=dict(k=5, n_neg=20, mine_after=.5), ppsm=dict(k=3, n_neg=None),
+    moco=dict(k=0, n_neg=None, hard_weight=1.), pnsm=dict(k=0, n_neg=15, hard_weight=1.), no_negatives=dict(k=3, n_neg=0), large=dict(k=5, n_neg=20, bank_size=700), small=dict(k=3, n_neg=200, bank_size=70))
+@pytest.fixture(params=cases, scope='module')
+def run(request):
+    args = {'mine_after': 0., **cases[request.param]}
+    every = 1 if request.param=='symmetric' else 3
+    spy,cbs = Spy(every),monitors(every)
+    learn = make([*cbs, spy], **args)
+    learn.fit(2, 1e-3)
+    return learn,spy,args
+
+def test_purity_is_that_of_plain_loops(run):
+    learn,spy,args = run
+    cb = learn.purity
+    assert cb.frame.epoch.tolist()==[0,1] and [len(o) for o in spy.looks]==[6 if cb.every==1 else 2]*2
+    for epoch,looks in enumerate(spy.looks):
+        qs = [q for look in looks for q in queries(look, args['n_neg']) if q.label>=0]
+        row = cb.frame.iloc[epoch]
+        assert row.n==len(qs) and row.mining==mean([o.mining for o in looks])
+        names = ['chance'] + ['purity']*(args['k']>0) + ['false_neg']*(args['n_neg']!=0) + ['fn_uniform','fn_hardest']*bool(args['n_neg'])
+        assert set(cb.frame)=={'epoch','mining','n',*names}
+        for n in names:
+            assert close(row[n], mean(known([getattr(q, n) for q in qs]))), n
+            for label in {q.label for q in qs}:
+                part = cb.by_label[(cb.by_label.epoch==epoch) & (cb.by_label.label==label)]
+                mine = [q for q in qs if q.label==label]
+                assert len(part)==1 and part.n.item()==len(mine) and close(part[n].item(), mean(known([getattr(q, n) for q in mine]))), (n,label)
+        if not args['k']:
+            assert not len(cb.by_rank) and not len(cb.by_age)
+            continue
+        pairs = [(r,age,l==q.label,q.chance) for q in qs for r,_,age,l in q.ranks if l>=0]
+        assert {r for r,*_ in pairs}==set(range(1, args['k']+1))
+        for table,member in ((cb.by_rank, lambda p,row: p[0]==row['rank']), (cb.by_age, lambda p,row: row.age<=p[1]<=row.age_to)):
+            table = table[table.epoch==epoch]
+            assert table.n.sum()==len(pairs)
+            for _,row in table.iterrows():
+                mine = [p for p in pairs if member(p, row)]
+                assert row.n==len(mine) and close(row.purity, mean([p[2] for p in mine])) and close(row.chance, mean([p[3] for p in mine]))
+
+def test_chance_is_right_for_uneven_classes(run):
+    learn,spy,_ = run
+    n,chance = zip(*(((o.labels>=0).sum().item(), chance_purity(o.labels, o.bank['labels'])) for o in spy.looks[0]))
+    assert close(learn.purity.frame.chance[0], np.average(chance, weights=n)) and chance[0]>.4
+    by = learn.purity.by_label[learn.purity.by_label.epoch==0].set_index('label').chance
+    assert by[0]>.55 and by[2]<.2 and abs(by.sum()-1)<.05
+
+def test_collapse_is_that_of_plain_loops(run):
+    learn,spy,_ = run
+    for epoch,(looks,end) in enumerate(zip(spy.looks, spy.ends)):
+        row = learn.collapse.frame.iloc[epoch]
+        D,near = looks[0].q.shape[1],[]
+        for o in looks:
+            q = o.q.double()
+            near += [math.exp(-2*float(((q[i]-q[j])**2).sum())) for i in range(len(q)) for j in range(i) if o.ids[i]!=o.ids[j]]
+        assert row.epoch==epoch and row.dim==D
+        assert close(row.uniformity, math.log(mean(near)))
+        assert close(row.alignment, mean([float(((a.double()-b.double())**2).sum()) for o in looks for a,b in zip(o.q, o.k)]))
+        assert close(row['std'], mean([np.std(o.q.numpy()[:,d], ddof=1) for o in looks for d in range(D)])*D**.5)
+        s = np.linalg.svd(end['feats'][end['steps']>=0].double().numpy(), compute_uv=False)
+        p = s[s>1e-9]/s.sum()
+        assert abs(row.eff_rank - math.exp(-(p*np.log(p)).sum())) < 1e-3
+
+def nearest(v, feats, rows, k): return sorted(rows, key=lambda j: -dot(v, feats[j]))[:k]
+
+def test_agreement_is_that_of_plain_loops(run):
+    learn,spy,args = run
+    k,frame = args['k'] or 5,learn.agreement.frame
+    for epoch,looks in enumerate(spy.looks):
+        own,chance,share,share_chance = [],[],[],[]
+        for o in looks:
+            f = o.bank['feats']
+            for q in queries(o, 1):
+                own.append(all(dot(o.q[q.i], o.k[q.i]) > dot(o.q[q.i], f[j]) for j in q.rows))
+                chance.append(1/(len(q.rows)+1))
+                by_key,by_query = nearest(o.k[q.i], f, q.rows, k),nearest(o.q[q.i], f, q.rows, k)
+                share.append(len({*by_key} & {*by_query})/k)
+                share_chance.append(k/len(q.rows))
+        row = frame.iloc[epoch]
+        for n,want in dict(retrieval=own, retrieval_chance=chance, overlap=share, overlap_chance=share_chance).items(): assert close(row[n], mean(want)), n
+    latest = []
+    for end in spy.ends:
+        order = sorted(range(len(end['ids'])), key=lambda j: int(end['steps'][j]))
+        latest.append({int(end['ids'][j]): end['feats'][j] for j in order if end['steps'][j]>=0})
+    both = sorted(latest[0].keys() & latest[1].keys())
+    kept = []
+    for i in both:
+        was,now = ({*nearest(f[i], f, [j for j in both if j!=i], k)} for f in latest)
+        kept.append(len(was & now)/k)
+    assert frame.images.tolist()==[0,len(both)] and math.isnan(frame.stable[0]) and len(both)>2*k
+    assert close(frame.stable[1], mean(kept)) and close(frame.stable_chance[1], k/(len(both)-1))
+
+def test_plots_show_what_the_method_has(run):
+    learn,_,args = run
+    assert len(learn.purity.plot().axes)==(5 if args['k'] else 2) - (args['n_neg']==0)
+    assert len(learn.collapse.plot().axes)==4 and len(learn.agreement.plot().axes)==3
+    plt.close('all')
+
+def test_looking_at_each_batch_gives_the_columns_of_training():
+    learn = make(monitors(1), k=5, n_neg=20, mine_after=.5)
+    learn.fit(2, 1e-3)
+    names = learn.recorder.metric_names
+    assert names==['epoch','train_loss','valid_loss','purity','false_neg','chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','time']
+    for epoch,values in enumerate(learn.recorder.values):
+        table = dict(zip(names[1:-1], values))
+        for cb in (learn.purity, learn.collapse, learn.agreement):
+            for n in set(table) & set(cb.frame): assert close(table[n], cb.frame[n][epoch]), n
+
+class HalfOnCPU(MixedPrecision):
+    def before_fit(self):
+        super().before_fit()
+        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16),torch.amp.GradScaler('cpu', enabled=False)
+    def before_step(self): self.half = self.encoded.dtype
+    def after_step(self): pass
+
+def test_half_precision_does_not_reach_the_figures():
+    spy,half = Spy(3),HalfOnCPU(amp_mode=AMPMode.BF16)
+    learn = make([*monitors(3), spy, half], k=5, n_neg=20, mine_after=0.)
+    learn.model.encoder.register_forward_hook(lambda m,i,o: setattr(half, 'encoded', o))
+    learn.fit(1, 1e-3)
+    assert half.half==torch.bfloat16
+    looks = spy.looks[0]
+    assert close(learn.purity.frame.fn_hardest[0], mean([q.fn_hardest for o in looks for q in queries(o, 20) if q.label>=0]))
+    assert close(learn.collapse.frame.uniformity[0], math.log(mean([math.exp(-2*float(((a-b)**2).sum())) for o in looks for i,a in enumerate(o.q.double()) for b in o.q.double()[:i]])))
+    assert close(learn.agreement.frame.retrieval[0], mean([all(dot(o.q[q.i], o.k[q.i]) > dot(o.q[q.i], o.bank['feats'][j]) for j in q.rows) for o in looks for q in queries(o, 1)]))
+
+@pytest.mark.parametrize('symmetric', [False,True])
+def test_training_is_the_same_bit_for_bit(symmetric):
+    res = []
+    for cbs in ([], monitors(2)):
+        learn = make(cbs, symmetric=symmetric, predictor=symmetric, mine_after=0.)
+        learn.fit_one_cycle(2, 1e-3)
+        res.append((learn.model.state_dict(), torch.get_rng_state(), learn.dls.train.rng.getstate(), random.getstate(), np.random.get_state()[1].tolist()))
+    (a,*states),(b,*others) = res
+    assert a.keys()==b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    assert torch.equal(states[0], others[0]) and states[1:]==others[1:]
+
+def test_only_training_adds_rows():
+    learn = make(monitors())
+    cbs = learn.purity,learn.collapse,learn.agreement
+    learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
+    assert not any(len(cb.frame) for cb in cbs)
+    learn.fit(1, 1e-3)
+    frames = [cb.frame.copy() for cb in cbs]
+    learn.validate(); learn.get_preds(); learn.summary(); learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
+    for cb,f in zip(cbs, frames):
+        assert len(f)==1
+        pd.testing.assert_frame_equal(cb.frame, f)
+
+def test_fits_that_go_on():
+    learn = make(monitors(), mine_after=0.)
+    learn.fit(2, 1e-3)
+    learn.fit(2, 1e-3)
+    for cb in (learn.purity, learn.collapse, learn.agreement): assert cb.frame.epoch.tolist()==[0,1,2,3]
+    assert learn.purity.by_label.epoch.unique().tolist()==[0,1,2,3] and learn.agreement.frame.stable.notna().tolist()==[False,True,True,True]
+    again = make(monitors(), mine_after=0.)
+    again.fit(4, 1e-3, start_epoch=2)
+    for cb in (again.purity, again.collapse, again.agreement): assert cb.frame.epoch.tolist()==[2,3]
+    class Stop(Callback):
+        def after_batch(self):
+            if self.training and self.iter==4: raise CancelFitException
+    again.fit(1, 1e-3, cbs=Stop())
+    assert len(again.purity.frame)==2            # half an epoch is none
+    again.fit(1, 1e-3)
+    assert again.purity.frame.epoch.tolist()==[2,3,4] and again.purity.frame.n.max()<=32
+
+def test_other_images_have_no_old_neighbours():
+    learn = make(monitors())
+    learn.fit(2, 1e-3)
+    learn.dls = uneven()
+    learn.fit(2, 1e-3)
+    assert learn.agreement.frame.stable.notna().tolist()==[False,True,False,True]
+
+def test_columns_leave_with_their_callback():
+    learn = make([])
+    before = [m.name for m in learn.metrics]
+    cbs = monitors()
+    learn.fit(1, 1e-3, cbs=cbs)
+    assert len(learn.recorder.metric_names)==len(before)+4+8 and [m.name for m in learn.metrics]==before
+    assert all(len(cb.frame)==1 for cb in cbs)
+    learn.add_cbs(cbs)
+    learn.remove_cbs(cbs[1:])
+    assert [m.name for m in learn.metrics]==[*before,'chance','fn_uniform','fn_hardest']
+
+def test_export_and_copy(tmp_path):
+    learn = make(monitors(), digits_dls(bs=32, limit=200), mine_after=0.)
+    learn.fit(2, 1e-3)
+    assert set(learn.purity.by_label.label) <= set(range(10)) and len(set(learn.purity.by_label.label))>5
+    learn.path = tmp_path
+    learn.export('e.pkl')
+    assert (tmp_path/'e.pkl').stat().st_size < 2_000_000      # no images in it
+    there = load_learner(tmp_path/'e.pkl')
+    im = learn.dls.valid_ds[0][0]
+    assert torch.allclose(there.predict(im)[2], learn.predict(im)[2], atol=1e-5)
+    for cb,other in zip((there.purity, there.collapse, there.agreement), (learn.purity, learn.collapse, learn.agreement)): pd.testing.assert_frame_equal(cb.frame, other.frame)
+    copied = copy.deepcopy(learn)
+    copied.fit(1, 1e-3)
+    assert copied.purity.frame.epoch.tolist()==[0,1,2] and len(learn.purity.frame)==2
+
+def test_names_of_classes():
+    dls = digits_dls(bs=32, limit=100)
+    dls.vocab = [f'digit {i}' for i in range(10)]
+    learn = make([PurityCallback()], dls)
+    learn.fit(1)
+    assert set(learn.purity.by_label.label) <= set(dls.vocab)
+
+class NoLabels(Uneven):
+    def __getitem__(self, i): return (TensorImage(self.x[i]),)
+
+def test_what_cannot_be_is_refused():
+    bare = DataLoaders(TfmdDL(NoLabels(64), bs=32, num_workers=0), TfmdDL(NoLabels(32), bs=32, num_workers=0))
+    with pytest.raises(ValueError, match='these images have none. AgreementCallback needs none'): make([PurityCallback()], bare)
+    learn = make([CollapseCallback(), AgreementCallback()], bare)
+    learn.fit(1)
+    assert len(learn.agreement.frame)==1
+    with pytest.raises(ValueError, match='with k=0 and n_neg=0 there are neither'): make([PurityCallback()], k=0, n_neg=0, hard_weight=1.)
+    for cb in monitors():
+        with pytest.raises(TypeError, match='Give it a PSMCallback first'): Learner(uneven(), tiny(), loss_func=noop, cbs=[cb, PSMCallback()])
+        with pytest.raises(ValueError, match='has seen no epoch yet'): type(cb)().plot()
+    with pytest.raises(ValueError, match='every must be a whole number, at least 1, got 0'): CollapseCallback(0)
+    with pytest.raises(ValueError, match='k must be a whole number or None, at least 1, got 0'): AgreementCallback(k=0)
