@@ -23,7 +23,7 @@ from .preflight import PreflightCallback
 from .views import digit_views, photo_views
 
 # %% ../nbs/06_callback.ipynb #5a25978e
-enough_agreement = .3   # of `mine_after='agreement'`
+enough_agreement = .2   # of the neighbours, for `mine_after='agreement'`
 
 class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"

@@ -7,10 +7,10 @@ Docs: https://psm-fastai.github.io/psm_fastai/preflight.html.md"""
 # %% auto #0
 __all__ = ['preflight', 'PreflightCallback']
 
-# %% ../nbs/05b_preflight.ipynb #444f754b
+# %% ../nbs/05b_preflight.ipynb #4b7a0dc5
 import psutil, time, torch
 from fastai.vision.all import Callback, default_device, noop
-from fastcore.basics import patch
+from fastprogress.fastprogress import NBMasterBar
 from .learner import *
 from .mining import admissible, draw_probs, effective_number, mine_positives
 from .model import undisturbed
@@ -63,7 +63,7 @@ def preflight(
     if dl.bs<8: wrong.append(f"batches of {dl.bs} give batch-norm poor statistics. Try 32 or more")
     return res,wrong
 
-# %% ../nbs/05b_preflight.ipynb #82bdb876
+# %% ../nbs/05b_preflight.ipynb #d26ee284
 class PreflightCallback(Callback):
     "Print `preflight` before the first epoch on a data set, and then how long it will take; silent under `learn.no_logging()`"
     order,run_valid,data,_stateattrs = 9,False,None,('data',)
@@ -84,4 +84,4 @@ class PreflightCallback(Callback):
         step = (self.started[-1]-self.started[1])/(n-1)        # the first batches pay for what is done once
         text = f"{'time':<10} about {_seconds(step*self.n_iter)} an epoch without validation, {_seconds(step*self.n_iter*(self.n_epoch-self.epoch))} in all"
         self.started,bar = None,getattr(getattr(self.learn, 'progress', None), 'mbar', None)
-        bar.write(text) if bar else print(text)
+        print(text) if bar is None or isinstance(bar, NBMasterBar) else bar.write(text)     # a notebook's bar forgets it at the end, a console's would be torn
