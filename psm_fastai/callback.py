@@ -298,4 +298,5 @@ def psm_learner(
     if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
     elif kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1])
+    if hasattr(encoder, 'images'): check_stats(encoder.images, dls)      # it comes from `load_encoder`
     return Learner(dls, encoder, loss_func=getattr(dls.train_ds, 'loss_func', None) or no_loss, cbs=cbs)

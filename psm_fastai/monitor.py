@@ -46,6 +46,10 @@ class MonitorCallback(GuestCallback):
     def look(self, step, m)->dict: "Tensors `[n, ...]`, on the device, of a `PSMStep` and the `PSMModel`"
     def sum_up(self, seen)->dict: "The epoch's figures, from what `look` saw, put together"
 
+    def frames(self): return {n: f for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
+    def state_dict(self): return {n: f.to_dict('records') for n,f in self.frames().items()}
+    def load_state_dict(self, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
+
     def add(self, name, rows): setattr(self, name, pd.concat([getattr(self, name), rows], ignore_index=True) if len(getattr(self, name)) else rows)
     def plot(self):
         "Draw `frame`; gives the figure. Raises `ValueError` before the first epoch"

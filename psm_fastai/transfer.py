@@ -7,33 +7,30 @@ Docs: https://psm-fastai.github.io/psm_fastai/transfer.html.md"""
 # %% auto #0
 __all__ = ['PoolFeatures']
 
-# %% ../nbs/07a_transfer.ipynb #f6bd5063
+# %% ../nbs/07a_transfer.ipynb #3fa5d172
 import pandas as pd, torch, torch.nn.functional as F
 from copy import deepcopy
-from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Normalize, Tensor, accuracy, get_c, get_model, nn, params
+from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, get_model, nn, params
 from fastcore.basics import patch
 from .encoder import feature_size, pool_features, write_encoder
 from .evaluate import encoder_features, image_table
-from .learner import peek_batch
+from .learner import check_stats, image_stats, peek_batch
 from .model import PSMModel
 
-# %% ../nbs/07a_transfer.ipynb #a39414ae
+# %% ../nbs/07a_transfer.ipynb #07c8a775
 def _encoder(learn):
     m = get_model(learn.model)
     return m.encoder if isinstance(m, PSMModel) else m
-
-def _normalize(dls): return next((t for t in getattr(dls.train.after_batch, 'fs', []) if isinstance(t, Normalize)), None)
 
 @patch
 def save_encoder(self:Learner,
     path, # File to write, usually `*.safetensors`
 ):
     "Write the encoder's weights, its architecture, and the channels, size and normalisation of its images"
-    x,norm = peek_batch(self.dls)[0],_normalize(self.dls)
-    stats = {n: getattr(norm,n).flatten().tolist() for n in ('mean','std')} if norm else {}
-    write_encoder(_encoder(self), path, n_in=x.shape[1], size=list(x.shape[2:]), **stats)
+    x = peek_batch(self.dls)[0]
+    write_encoder(_encoder(self), path, n_in=x.shape[1], size=list(x.shape[2:]), **image_stats(self.dls))
 
-# %% ../nbs/07a_transfer.ipynb #0fd58e44
+# %% ../nbs/07a_transfer.ipynb #f81d6141
 def _split(m): return [params(m[0]),params(m[1:])]
 
 class PoolFeatures(nn.Module):
@@ -48,9 +45,7 @@ def to_classifier(self:Learner,
     "A fastai learner with this encoder and a new linear layer, ready for `fine_tune`. Raises `ValueError` where the data has no classes, or was normalised in another way"
     dls = dls or self.dls
     if not get_c(dls): raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
-    ours,theirs = (_normalize(d) for d in (self.dls,dls))
-    if (ours is None)!=(theirs is None) or ours and not all(torch.allclose(getattr(ours,n).flatten().cpu(), getattr(theirs,n).flatten().cpu(), atol=1e-4) for n in ('mean','std')):
-        raise ValueError("The encoder was trained on images normalised in another way than these. Build them with the same `Normalize`, such as image_dls(stats=...)")
+    check_stats(image_stats(self.dls), dls)
     encoder = deepcopy(_encoder(self)).requires_grad_(True)
     head = nn.Linear(feature_size(encoder, peek_batch(dls)[0]), get_c(dls))
     learn = Learner(dls, nn.Sequential(encoder, PoolFeatures(), head), **{**dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=_split), **kwargs})

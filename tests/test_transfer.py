@@ -1,0 +1,152 @@
+"The way out: files, classifiers, tables, new images; evaluation, loggers and the table before the first epoch"
+import subprocess, sys
+import numpy as np, pandas as pd, pytest, torch
+from fastai.callback.tensorboard import TensorBoardCallback
+from fastai.vision.all import Callback, CancelFitException, CSVLogger, ProgressCallback, create_body, noop, resnet18, set_seed
+from psm_fastai.all import *
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+@pytest.fixture(scope='module')
+def learn():
+    set_seed(0)
+    l = quiet(psm_learner(digits_dls(bs=50, limit=400), bank_size=200, momentum=.9))
+    l.fit_one_cycle(3, 5e-3)
+    return l
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('digits')
+    for i,(im,_) in enumerate(digits_dls(limit=40).train_ds):
+        (path/str(i%4)).mkdir(exist_ok=True)
+        im.save(path/str(i%4)/f'{i}.png')
+    return path
+
+@pytest.mark.parametrize('arch', ['small_resnet', 'cifar_resnet18', 'resnet18', 'timm/resnet10t'])
+def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
+    l = quiet(psm_learner(digits_dls(bs=20, limit=60), arch, bank_size=50))
+    l.fit(1)
+    l.save_encoder(tmp_path/'e.safetensors')
+    again = load_encoder(tmp_path/'e.safetensors')
+    x = l.dls.valid.one_batch()[0]
+    assert torch.equal(again(x), l.model.encoder.eval()(x)) and again.images==dict(n_in=1, size=[24,24], **image_stats(l.dls))
+    quiet(psm_learner(l.dls, again)).fit(1)                 # and may be where another training begins
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    f = tmp_path/'e.safetensors'
+    f.write_text('hello')
+    with pytest.raises(ValueError, match='not an encoder that psm_fastai saved, or it is damaged'): load_encoder(f)
+    from safetensors.torch import save_file
+    save_file({'w': torch.zeros(2)}, f)
+    with pytest.raises(ValueError, match='not an encoder that psm_fastai saved'): load_encoder(f)
+    with pytest.raises(FileNotFoundError): load_encoder(tmp_path/'nowhere.safetensors')
+
+def test_other_normalisation_is_refused(learn, tmp_path, folder):
+    learn.save_encoder(tmp_path/'e.safetensors')
+    other = image_dls(folder, size=24, bs=8)
+    with pytest.raises(ValueError, match='The encoder was trained on images with mean'): psm_learner(other, load_encoder(tmp_path/'e.safetensors'))
+    with pytest.raises(ValueError, match='and these have mean'): learn.to_classifier(other)
+    s = image_stats(learn.dls)
+    assert quiet(learn.to_classifier(image_dls(folder, size=24, bs=8, stats=(s['mean'],s['std'])))).model[2].out_features==4
+
+@pytest.mark.parametrize('encoder', [small_resnet(1), create_body(resnet18(), n_in=1, pretrained=False)], ids=['features','maps'])
+def test_a_classifier_has_the_same_features_and_leaves_the_encoder_alone(encoder):
+    l = quiet(psm_learner(digits_dls(bs=20, limit=100), encoder, bank_size=50))
+    l.fit(1)
+    c,x = quiet(l.to_classifier()),l.dls.valid.one_batch()[0]
+    before = {n: p.clone() for n,p in encoder.state_dict().items()}
+    with torch.no_grad(): assert torch.equal(c.model[:2].eval()(x), pool_features(encoder.eval()(x)))
+    c.fine_tune(1, 1e-3)
+    assert all(torch.equal(before[n], p) for n,p in encoder.state_dict().items())
+    assert not all(torch.equal(before[n], p) for n,p in c.model[0].state_dict().items()) and len(c.opt.param_groups)==2
+
+def test_tables_know_files_and_labels(folder, learn):
+    l = quiet(psm_learner(image_dls(folder, size=24, bs=8)))
+    df = l.features()
+    assert [str(f) for f in l.dls.train_ds.items]==df.file.tolist() and [f.split('/')[-2] for f in df.file]==df.label.tolist()
+    feats = encoder_features(l)[0]
+    assert np.array_equal(df.filter(regex=r'^f\d+$').to_numpy(), feats.numpy())
+    found = l.nearest(df.file[3], n=2)
+    assert found.id[0]==3 and found.file[0]==df.file[3] and abs(found.similarity[0]-1)<1e-4
+    assert learn.features(1).file.isna().all() and len(learn.features(1))==450
+    none = quiet(psm_learner(image_dls(folder/'0', size=24, bs=4)))
+    assert none.features().label.isna().all()
+    with pytest.raises(ValueError, match='no classes'): none.to_classifier()
+    for ask in (none.knn_accuracy, none.linear_probe):
+        with pytest.raises(ValueError, match='needs a label for each image'): ask()
+
+def test_nearest_is_that_of_numpy(learn):
+    known,images = learn.features(),[learn.dls.valid_ds[i][0] for i in range(3)]
+    found = learn.nearest(images, n=5, among=known)
+    a,b = known.filter(regex=r'^f\d+$').to_numpy(),learn.features(1).filter(regex=r'^f\d+$').to_numpy()[:3]
+    sims = (b/np.linalg.norm(b, axis=1, keepdims=True)) @ (a/np.linalg.norm(a, axis=1, keepdims=True)).T
+    assert found.id.tolist()==np.argsort(-sims, axis=1)[:,:5].flatten().tolist() and found['query'].tolist()==sum(([i]*5 for i in range(3)), [])
+    assert np.allclose(found.similarity, np.sort(sims, axis=1)[:,::-1][:,:5].flatten(), atol=1e-5)
+
+def test_linear_probe_is_scikit_learns(learn):
+    from sklearn.linear_model import LogisticRegression
+    (x,y),(xv,yv) = labelled_features(learn)
+    mean,std = x.mean(0),x.std(0, unbiased=False)
+    std[std==0] = 1
+    ref = LogisticRegression(C=.1, max_iter=1000).fit(((x-mean)/std).numpy(), y.numpy())
+    acc = learn.linear_probe(C=.1)
+    assert abs(acc-ref.score(((xv-mean)/std).numpy(), yv.numpy()))<.01 and acc.settings['C']==.1 and acc.interval[0]<acc<acc.interval[1]
+
+def test_knn_of_cifar_size_fits_into_2_gb():
+    code = """import resource, torch
+from psm_fastai.evaluate import knn_predict
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+train,y,x = torch.randn(50_000, 512),torch.randint(10, (50_000,)),torch.randn(10_000, 512)
+assert knn_predict(train, y, x).shape==(10_000,)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-base)"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert int(res.stdout)*1024 < 2e9
+
+def test_fastais_loggers_work(tmp_path):
+    l = quiet(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[KNNCallback(), CollapseCallback()]))
+    l.path = tmp_path
+    l.fit(2, cbs=[CSVLogger('log.csv'), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
+    log = pd.read_csv(tmp_path/'log.csv')
+    assert {'train_loss','purity','knn_acc','std'} <= set(log.columns) and len(log)==2 and log[['train_loss','purity','knn_acc','std']].notna().all(axis=None)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    ev = EventAccumulator(str(tmp_path/'tb')).Reload()
+    assert {'train_loss','purity','knn_acc'} <= set(ev.Tags()['scalars']) and len(ev.Scalars('knn_acc'))==2
+
+def test_the_table_before_the_first_epoch(capsys):
+    l = psm_learner(digits_dls(bs=50, limit=300))
+    with l.no_bar(): l.fit(2)
+    out = capsys.readouterr().out
+    assert 'images     300, batches of 50: 6 steps an epoch, 12 in all' in out and 'bank       300 rows of 128, 1 for each image; 300 filled' in out
+    assert '! 12 steps are few' in out and 'time       about' in out
+    with l.no_bar(): l.fit(1)
+    assert 'images  ' not in capsys.readouterr().out         # told once
+    l = psm_learner(digits_dls(bs=50, limit=300))
+    with l.no_bar(), l.no_logging(): l.fit(1)
+    assert capsys.readouterr().out==''
+
+def test_preflight_knows_the_effective_number():
+    l = quiet(psm_learner(digits_dls(bs=50, limit=300), a=0., n_neg=20, k=10))
+    l.fit(1)
+    table,_ = preflight(l, l.psm.parts[0].two_views)
+    rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
+    assert abs(float(table['negatives'].split('spread over ')[1].split()[0])-rows) < 5
+
+def test_monitors_and_rows_survive_a_resume(tmp_path):
+    def make():
+        set_seed(0)
+        return quiet(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[PurityCallback(), AgreementCallback()]))
+    class AfterTwo(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch==1: raise CancelFitException
+    whole_ = make()
+    whole_.fit(3)
+    make().fit(3, cbs=[CheckpointCallback(tmp_path/'c.pth'), AfterTwo()])
+    again,saved = make(),CheckpointCallback(tmp_path/'c.pth')
+    again.fit(3, cbs=saved, start_epoch=saved.resume(again))
+    assert all(torch.equal(a, b) for a,b in zip(whole_.model.state_dict().values(), again.model.state_dict().values()))
+    for frame in ('frame','by_rank','by_label'): pd.testing.assert_frame_equal(getattr(whole_.purity, frame), getattr(again.purity, frame))
+    assert len(again.psm_health.frame)==3 and again.diagnose()=={}
