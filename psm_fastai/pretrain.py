@@ -181,10 +181,10 @@ def psm_pretrain(
     recipe,given_bs = _recipes.get(data, _recipes[None]),bs
     epochs,bs,lr,wd = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd).items())
     psm['momentum'] = momentum or (recipe['momentum'] if method!='byol' else (.99,1.))
-    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=psm)
+    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=psm)
     record,saved = out/'run.json',out/'checkpoint.pth'
     try:
-        _check(eval, out, **settings, workers=workers)
+        _check(eval, out, **dict(settings, bs=bs), workers=workers)
         device = _device(device, precision)
         if Path(data).is_dir() and Path(data).resolve() in [*out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         check_resume(out, resume, settings)
@@ -216,7 +216,7 @@ def psm_pretrain(
         raise SystemExit(2)
 
     command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
-    if not resume: write_run(record, **settings, finished=False, scores={}, command=command, device=str(device), **environment())
+    if not resume: write_run(record, **dict(settings, bs=dls.train.bs), finished=False, scores={}, command=command, device=str(device), **environment())
     tests = dict(knn=lambda l,**kw: l.knn_accuracy(**kw), linear=lambda l,**kw: l.linear_probe(**kw))
     def score(l, **kw): return {e: tests[e](l, **kw) for e in measured if e in tests}
     scores = {'raw pixels': score(learn, encoder=nn.Flatten()), 'untrained': score(learn)}
@@ -240,7 +240,7 @@ def psm_pretrain(
     plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
     with whole(out/'neighbours.html') as tmp: neighbour_page(learn, tmp, title=f'What the encoder finds similar in {data}')
     write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
-              bank=len(learn.model.bank.ids), settings=learn.psm.settings, seconds=round(time.time()-start, 1))
+              settings=dict(learn.psm.settings, bank_size=len(learn.model.bank.ids)), seconds=round(time.time()-start, 1))
     for f in out.glob('checkpoint*.pth'): f.unlink()
     print(summary(scores, logs, k))
     print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-start:.0f} s)")
@@ -262,6 +262,7 @@ def check_resume(
     run = json.loads((out/'run.json').read_text())
     if run['finished']: raise ValueError(f"the run in {out} is finished; there is nothing to resume")
     now = json.loads(json.dumps(settings))
+    if settings['bs'] is None: run['bs'] = None        # then the data decides, as it did then
     other = [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if run.get(n)!=v]
     if other: raise ValueError(f"--resume goes on with the settings of {out}, but {'; '.join(other)}")
 
