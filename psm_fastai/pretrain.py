@@ -180,7 +180,7 @@ def psm_pretrain(
     out = Path(out or f'runs/{name}')
     recipe,given_bs = _recipes.get(data, _recipes[None]),bs
     epochs,bs,lr,wd = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd).items())
-    psm['momentum'] = momentum or (recipe['momentum'] if method!='byol' else (.99,1.))
+    psm['momentum'] = (.99,1.) if momentum is None and method=='byol' else recipe['momentum'] if momentum is None else momentum
     settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=psm)
     record,saved = out/'run.json',out/'checkpoint.pth'
     try:
@@ -201,7 +201,7 @@ def psm_pretrain(
         measured = (eval or ('knn' if labelled else 'none')).split(',')
         if not labelled and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs labels, and these images have none")
         def learner(m):
-            own = psm if m==method else {n: psm[n] for n in ('momentum','bank_size') if n in psm}     # its own settings, in the same network
+            own = psm if m==method else {n: psm[n] for n in ('momentum','bank_size','proj_dim','hidden_dim','split_bn') if n in psm}     # its own settings, in the same network
             cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own)
             learn = psm_learner(dls, arch, cbs=cb)
             learn.opt_func = _opts[opt]
