@@ -26,6 +26,7 @@ class MemoryBank(nn.Module):
         for n in ('ids','labels','steps'): self.register_buffer(n, torch.full((size,), -1))
         for n in ('ptr','filled','step','rejected'): self.register_buffer(n, torch.tensor(0))
         self.register_buffer('rejected_ids', torch.full((8,), -1))
+        self.register_buffer('source', torch.tensor(-1))                      # a number of the data set that the ids mean; -1 = unknown
 
     @property
     def ready(self)->Tensor:

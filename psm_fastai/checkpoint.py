@@ -7,24 +7,30 @@ Docs: https://psm-fastai.github.io/psm_fastai/checkpoint.html.md"""
 # %% auto #0
 __all__ = ['CheckpointCallback']
 
-# %% ../nbs/07b_checkpoint.ipynb #65197a46
+# %% ../nbs/07b_checkpoint.ipynb #aad4af46
 import numpy as np, pickle, random, torch
-from fastai.vision.all import Callback, Learner, L, get_model
+from fastai.vision.all import Callback, Learner, L, get_model, is_listy
 from pathlib import Path
 from .encoder import whole
 from .loss import check_number
 
-# %% ../nbs/07b_checkpoint.ipynb #a3892197
+# %% ../nbs/07b_checkpoint.ipynb #67eaee5a
 def _random_states(dls):
     np_state,cuda = np.random.get_state(),torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(torch=torch.get_rng_state(), cuda=cuda, numpy=[np_state[0], np_state[1].tolist(), *np_state[2:]], python=random.getstate(), loader=dls.train.rng.getstate())
 
 def _set_random_states(dls, s):
-    torch.set_rng_state(s['torch'])
-    if s['cuda']: torch.cuda.set_rng_state_all(s['cuda'])
+    torch.set_rng_state(s['torch'].cpu())
+    if s['cuda']: torch.cuda.set_rng_state_all([o.cpu() for o in s['cuda']])
     np.random.set_state(tuple(s['numpy']))
     random.setstate(s['python'])
     dls.train.rng.setstate(s['loader'])
+
+def _plain(o):
+    "`o` of types that can be read without executing anything"
+    if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
+    if is_listy(o): return [_plain(v) for v in o]
+    return o.item() if isinstance(o, np.generic) else o
 
 class CheckpointCallback(Callback):
     "Write all that a training needs to go on, at the end of each epoch; `resume` reads it"
@@ -39,37 +45,51 @@ class CheckpointCallback(Callback):
     def resume(self,
         learn:Learner, # A learner built as the one that was stopped, its PSMCallback included
     )->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`; 0 where there is no file
-        "Load model and optimizer, and remember the rest for the next `fit`. Raises `ValueError` where the file is damaged or does not fit"
+        "Load model and optimizer, and remember the rest for the next `fit`. Raises `ValueError`, and changes nothing, where the file is damaged or does not fit"
         if not self.path.exists(): return 0
-        try: s = torch.load(self.path, map_location='cpu', weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged: {e}") from e
-        try:
-            get_model(learn.model).load_state_dict(s['model'])
-            learn.create_opt()
-            learn.opt.load_state_dict(s['opt'])
-        except (RuntimeError, AssertionError, KeyError) as e: raise ValueError(f"{self.path} was written by a training with another model or optimizer: {e}. Build the learner as it was built then") from e
+        device,m = getattr(learn.dls, 'device', None) or 'cpu',get_model(learn.model)
+        try: s = torch.load(self.path, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged") from e
+        if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys(): raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote; models that `learn.save` wrote are for `learn.load`")
+        ours,theirs = ({n: t.shape for n,t in d.items()} for d in (m.state_dict(),s['model']))
+        if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n)]: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
+        m.to(device)
+        before = learn.opt
+        learn.create_opt()
+        try: learn.opt.load_state_dict(s['opt'])
+        except (AssertionError, KeyError) as e:
+            learn.opt = before
+            raise ValueError(f"{self.path} was written by a training with another optimizer than {getattr(learn.opt_func, '__name__', learn.opt_func)}, or with other parameter groups. Build the learner as it was built then") from e
+        m.load_state_dict(s['model'])
         self.saved = s
         return s['epoch']
 
-    def before_fit(self):
-        if self.saved is None: return
-        if self.n_epoch!=self.saved['n_epoch']: raise ValueError(f"{self.path} was written by a training of {self.saved['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {self.saved['n_epoch']}")
-        for cb in self.members():
-            if cb.name in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][cb.name])
-
     def before_train(self):
-        self.trained = True
-        if self.saved is not None: _set_random_states(self.dls, self.saved['random'])
-        self.saved = None
+        self.trained,s = True,self.saved
+        if s is None: return
+        if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned: fit_one_cycle(..., start_epoch={s['epoch']})")
+        if self.n_epoch!=s['n_epoch']: raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {s['n_epoch']}")
+        self.remind()
+        if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
+        _set_random_states(self.dls, s['random'])
 
     def after_epoch(self):
         done = self.epoch+1
         if self.trained and (done%self.every==0 or done==self.n_epoch):
-            opt = self.opt.state_dict()
-            s = dict(epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=dict(state=list(opt['state']), hypers=[{n: v.item() if isinstance(v, np.generic) else v for n,v in h.items()} for h in opt['hypers']]),
-                callbacks={cb.name: cb.state_dict() for cb in self.members()}, random=_random_states(self.dls))
+            s = dict(epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()),
+                callbacks={cb.name: _plain(cb.state_dict()) for cb in self.members()}, random=_random_states(self.dls))
+            if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
             with whole(self.path) as tmp: torch.save(s, tmp)
         self.trained = False
+
+    def after_fit(self):
+        if self.saved is not None and self.saved['epoch']==self.n_epoch: self.remind()      # nothing was left to train
+
+    def remind(self):
+        "Give callbacks back what they remembered"
+        for cb in self.members():
+            if cb.name in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][cb.name])
+        self.saved = None
 
     def members(self):
         "Callbacks with something to remember, those of a PSMCallback included"

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from .encoder import pool_features
+from .encoder import keep_modes, pool_features
 from .learner import GuestCallback, batch_labels, peek_batch
 from .loss import check_number
 from .model import PSMModel
@@ -32,19 +32,15 @@ def encoder_features(
     "Features of all images of a data set, in its order"
     m = get_model(learn.model) if encoder is None else encoder
     if isinstance(m, PSMModel): m = m.encoder
-    modes = [(o,o.training) for o in m.modules()]
-    m.eval()
     feats,labels = [],[]
-    try:
-        with no_random():
-            dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False, bs=learn.dls[1].bs)   # the batch size meant for evaluation
-            m.to(dl.device)
-            with dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
-                for x,*yb in progress_bar(dl, leave=False) if len(dl)>100 else dl:
-                    feats.append(pool_features(m(x.as_subclass(Tensor))).float().cpu())
-                    labels.append(batch_labels(yb, len(x), 'cpu'))
-    finally:
-        for o,mode in modes: o.training = mode
+    with keep_modes(m), no_random():
+        m.eval()
+        dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False, bs=learn.dls.loaders[-1].bs)   # the batch size meant for evaluation
+        m.to(dl.device)
+        with dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
+            for x,*yb in progress_bar(dl, leave=False) if len(dl)>100 else dl:
+                feats.append(pool_features(m(x.as_subclass(Tensor))).float().cpu())
+                labels.append(batch_labels(yb, len(x), 'cpu'))
     return torch.cat(feats),torch.cat(labels)
 
 # %% ../nbs/07_evaluate.ipynb #f6ea3a17

@@ -7,15 +7,15 @@ Docs: https://psm-fastai.github.io/psm_fastai/health.html.md"""
 # %% auto #0
 __all__ = ['PSMWarning', 'HealthCallback', 'signs']
 
-# %% ../nbs/05c_health.ipynb #a18ae690
+# %% ../nbs/05c_health.ipynb #0643c2a8
 import math, pandas as pd, torch, warnings
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from .learner import *
-from .loss import similarity_gradients
+from .loss import check_number, similarity_gradients
 from .mining import chance_purity, purity
 
-# %% ../nbs/05c_health.ipynb #741ff345
+# %% ../nbs/05c_health.ipynb #b63f099a
 class PSMWarning(UserWarning): "A pretraining shows a sign that it goes wrong"
 
 class HealthCallback(Callback):
@@ -23,7 +23,9 @@ class HealthCallback(Callback):
     order,run_valid = 9,False
     def __init__(self,
         every:int=10, # Every so many batches, and the first of each epoch
-    ): self.every,self.rows,self.told = every,[],set()
+    ):
+        check_number('every', every, 1, whole=True)
+        self.every,self.rows,self.told = every,[],set()
 
     def before_train(self): self.learn.psm_health,self.sums,self.n = self,0.,0
 

@@ -92,6 +92,14 @@ def mine(self:PSMLoss,
 
 # %% ../nbs/03_loss.ipynb #c50cd301
 @patch
+def positives(self:PSMLoss, q, k, sims, mined):
+    "`[B, P]` similarities to the positives in use, of all `sims` to the bank, and their weights, `[B, P]`"
+    pos,hard = (q*k).sum(1, keepdim=True),self.hard_weight if self.mining else 1.
+    if hard==1: return pos,torch.ones_like(pos)
+    h = 1-(1-hard)*mined.pos_found.any(1, keepdim=True).to(pos.dtype)
+    return torch.cat([pos, sims.gather(1, mined.pos_idx)], 1),torch.cat([h, (1-hard)*mined.weights], 1)
+
+@patch
 def forward(self:PSMLoss,
     q:Tensor, # `[B, D]` queries, of unit length
     k:Tensor, # `[B, D]` keys, of unit length
@@ -101,19 +109,13 @@ def forward(self:PSMLoss,
 )->Tensor: # `[B]`, the loss of each query
     "`h·l(q,k) + (1-h)·Σ_j w_j·l(q,n_j)` [ours]"
     if mined is None: mined = self.mine(q, k, ids, bank)
-    hard = self.hard_weight if self.mining else 1.
-    pos = (q*k).sum(1, keepdim=True)
-    if hard<1 or self.n_neg!=0: sims = q @ bank.feats.T
-    if hard<1:
-        pos = torch.cat([pos, sims.gather(1, mined.pos_idx)], 1)
-        h = 1-(1-hard)*mined.pos_found.any(1, keepdim=True).to(pos.dtype)
-        weights = torch.cat([h, (1-hard)*mined.weights], 1)
-    else: weights = 1.
+    sims = q @ bank.feats.T if self.n_neg!=0 or self.hard_weight<1 else None
+    pos,weights = self.positives(q, k, sims, mined)
     if self.n_neg==0: return (weights*(2-2*pos)).sum(1)
     neg = sims if mined.neg_idx is None else sims.gather(1, mined.neg_idx)
     return (weights*nce_term(pos, neg, mined.neg_mask, self.temp)).sum(1)
 
-# %% ../nbs/03_loss.ipynb #cbdb404a
+# %% ../nbs/03_loss.ipynb #4eec9116
 @torch.no_grad()
 def similarity_gradients(
     psm:PSMLoss, # Its settings
@@ -126,10 +128,7 @@ def similarity_gradients(
     if psm.n_neg==0: raise ValueError("With n_neg=0 the loss has no negatives, so there is nothing to differentiate by. Use n_neg=None or more than 0")
     sims = q @ bank.feats.T
     neg = sims if mined.neg_idx is None else sims.gather(1, mined.neg_idx)
-    pos,w = (q*k).sum(1, keepdim=True),torch.ones_like(q[:,:1])
-    if psm.mining and psm.hard_weight<1:
-        h = 1-(1-psm.hard_weight)*mined.pos_found.any(1, keepdim=True).to(q.dtype)
-        pos,w = torch.cat([pos, sims.gather(1, mined.pos_idx)], 1),torch.cat([h, (1-psm.hard_weight)*mined.weights], 1)
+    pos,w = psm.positives(q, k, sims, mined)
     logits = (neg/psm.temp).masked_fill(~mined.neg_mask, -torch.inf)
     total = (w.log()-torch.logaddexp(pos/psm.temp, logits.logsumexp(1, keepdim=True))).logsumexp(1, keepdim=True)   # of the weights over the denominators
-    return neg,(logits+total).exp().nan_to_num(0.)/psm.temp
+    return neg,(logits+total).exp()/psm.temp

@@ -15,7 +15,7 @@ from fastai.vision.all import no_random
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .bank import MemoryBank
-from .encoder import feature_size, pool_features, small_resnet
+from .encoder import feature_size, keep_modes, pool_features, small_resnet
 from .loss import PSMLoss, check_number
 
 # %% ../nbs/05_model.ipynb #a327e79f
@@ -107,18 +107,16 @@ def undisturbed(
         finally:
             for b,s in zip(buffers,saved): b.copy_(s)
 
-# %% ../nbs/05_model.ipynb #35fed2a9
+# %% ../nbs/05_model.ipynb #cb53c7aa
 def batch_leakage(
     model:PSMModel,
     batches:list, # Batches `[B, C, H, W]` of different images, two at least, of equal size
 )->float: # 0.5 = nothing given away, 1 = the batch of a key can always be told
     "How often a query finds a key of another image of its own batch more similar than a key of another batch, in training mode"
-    modes = [(m,m.training) for m in model.modules()]
-    model.train()
-    with undisturbed(model):
+    with keep_modes(model), undisturbed(model):
+        model.train()
         q = torch.stack([model.query(x) for x in batches])
         k = torch.stack([model.key(x.roll(1, 0)) for x in batches])
-    for m,mode in modes: m.training = mode
     sims = torch.einsum('bid,cjd->bicj', q, k)                                   # query i of batch b, key j of batch c
     b,n = range(len(batches)),len(q[0])
     own = torch.stack([sims[i,:,i].diagonal() for i in b])                       # [batches, B], against the key of the image before

@@ -26,12 +26,17 @@ class MonitorCallback(GuestCallback):
         check_number('every', every, 1, whole=True)
         self.every,self.frame,self.now,self.active = every,pd.DataFrame(),{},False
 
-    def arrive(self):
+    def need_psm(self):
         if not hasattr(self.learn, 'psm_step'): raise TypeError(f"{type(self).__name__} watches what PSMCallback trains, and this learner has none yet. Give it a PSMCallback first: psm_learner does, in `cbs` it goes before this one")
+
+    def arrive(self):
+        self.need_psm()
         self.columns = {n: partial(self.value, n) for n in self.names}
 
     def value(self, name): return float(self.now.get(name, math.nan))
-    def before_train(self): self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
+    def before_train(self):
+        self.need_psm()
+        self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
     def after_loss(self):
         if not self.active or self.iter%self.every != min(self.every, self.n_iter)//2: return
         with torch.no_grad(): self.seen.append(self.look(self.learn.psm_step, psm_model(self.learn)))
@@ -215,6 +220,12 @@ class AgreementCallback(MonitorCallback):
         row = {n: t.double().nanmean().item() for n,t in seen.items()}
         row['overlap'] /= row.pop('asked')
         return dict(row, **self.kept(psm_model(self.learn)))
+
+    def state_dict(self): return dict(super().state_dict(), last=None if self.last is None else [torch.as_tensor(self.last[1]), self.last[2]])
+    def load_state_dict(self, state):
+        last = state['last']
+        super().load_state_dict({n: rows for n,rows in state.items() if n!='last'})
+        self.last = None if last is None else (self.dls.train_ds, last[0].cpu().numpy(), last[1])
 
     def kept(self, m):
         bank,k,before = m.bank,self.k or m.loss.k or 5,self.last

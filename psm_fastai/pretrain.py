@@ -136,6 +136,7 @@ def _check(eval, out, **opts):
     check_number('--wd', opts['wd'], 0)
     for n,known in _choices.items():
         if opts[n] not in known: raise ValueError(f"--{n} takes {', '.join(k for k in known if k)}, got {opts[n]!r}")
+    if opts['compare']==opts['method']: raise ValueError(f"--compare {opts['compare']} is the method itself; name another one")
     if bad := [e for e in (eval or '').split(',') if e not in ('knn','linear','none','')]: raise ValueError(f"--eval takes knn, linear, knn,linear or none, got {bad[0]!r}")
     if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file; give a folder")
 
@@ -186,7 +187,7 @@ def psm_pretrain(
     try:
         _check(eval, out, **dict(settings, bs=bs), workers=workers)
         device = _device(device, precision)
-        if Path(data).is_dir() and Path(data).resolve() in [*out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
+        if Path(data).is_dir() and Path(data).resolve() in [out.resolve(), *out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         check_resume(out, resume, settings)
         set_seed(seed)
         load = dict(size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)))

@@ -7,12 +7,12 @@ Docs: https://psm-fastai.github.io/psm_fastai/transfer.html.md"""
 # %% auto #0
 __all__ = ['PoolFeatures']
 
-# %% ../nbs/07a_transfer.ipynb #3fa5d172
+# %% ../nbs/07a_transfer.ipynb #140f8d08
 import pandas as pd, torch, torch.nn.functional as F
 from copy import deepcopy
 from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, get_model, nn, params
 from fastcore.basics import patch
-from .encoder import feature_size, pool_features, write_encoder
+from .encoder import feature_size, keep_modes, pool_features, write_encoder
 from .evaluate import encoder_features, image_table
 from .learner import check_stats, image_stats, peek_batch
 from .model import PSMModel
@@ -52,23 +52,25 @@ def to_classifier(self:Learner,
     learn.freeze()
     return learn
 
-# %% ../nbs/07a_transfer.ipynb #558c54dc
+# %% ../nbs/07a_transfer.ipynb #cf008b77
 @patch
 def nearest(self:Learner,
-    image, # A file, PIL image, array or whatever else `learn.predict` takes, or a list of such
+    image, # A file, PIL image or array, as `learn.predict` takes it, or a list of such
     n:int=8, # Neighbours of each
     among:pd.DataFrame|None=None, # `learn.features()`, computed before; None: compute it now
 )->pd.DataFrame: # `query` (place in the list), `rank`, `similarity`, `id`, `file`, `label`
     "The training images whose features are most similar, by cosine, to those of new images"
-    images = list(image) if isinstance(image, (list,tuple,L)) else [image]
+    images = list(image) if isinstance(image, (list,L)) else [image]
+    if not images: raise ValueError("nearest needs at least one image, got an empty list")
     if among is None:
         feats,labels = encoder_features(self, 0)
         table = image_table(self.dls, 0, labels)
-    else: feats,table = torch.tensor(among.filter(regex=r'^f\d+$').to_numpy()),among[['id','file','label']]
+    else: feats,table = torch.tensor(among.filter(regex=r'^f\d+$').to_numpy(), dtype=torch.float),among[['id','file','label']]
     m = _encoder(self)
-    modes = [(o,o.training) for o in m.modules()]
-    with torch.no_grad(): new = torch.cat([pool_features(m.eval()(b[0].as_subclass(Tensor))).float().cpu() for b in self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)])
-    for o,mode in modes: o.training = mode
+    with torch.no_grad(), keep_modes(m):
+        dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
+        m.to(dl.device).eval()
+        new = torch.cat([pool_features(m(b[0].as_subclass(Tensor))).float().cpu() for b in dl])
     if new.shape[1]!=feats.shape[1]: raise ValueError(f"`among` holds {feats.shape[1]} features an image, this encoder gives {new.shape[1]}. Compute it anew: learn.features()")
     sims,idx = (F.normalize(new, dim=1) @ F.normalize(feats, dim=1).T).topk(min(n, len(feats)), dim=1)
     res = table.iloc[idx.flatten().tolist()].reset_index(drop=True)

@@ -263,7 +263,9 @@ def test_three_lines_with_plain_fastai(tmp_path):
     dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=.2, item_tfms=Resize(32), batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False), bs=16)
     learn = quiet(dls, model=create_body(resnet18(), pretrained=False), cbs=[PSMCallback(views=digit_views())], splitter=lambda m: [params(m[:5]),params(m[5:])])
     learn.fit_one_cycle(1, 1e-3)
-    assert len(learn.opt.param_groups)==3       # the user's two groups, and the projector
+    assert len(learn.opt.param_groups)==2 and sum(len(g['params']) for g in learn.opt.param_groups)==len([p for p in learn.model.parameters() if p.requires_grad])
+    plain = quiet(dls, model=create_body(resnet18(), pretrained=False), splitter=lambda m: [params(m[:5]),params(m[5:])])
+    plain.fit_one_cycle(1, slice(1e-4,1e-3), cbs=PSMCallback(views=digit_views()))
 
 def test_bad_input_is_refused_with_a_reason():
     with pytest.raises(ValueError, match='accuracy'): quiet(cbs=[PSMCallback()], metrics=accuracy)
