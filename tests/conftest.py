@@ -1,7 +1,7 @@
 import os
 import matplotlib; matplotlib.use('Agg')
 import pytest, torch
-torch.set_num_threads(2)
+torch.set_num_threads(1)   # several workers on few cores would only wait for each other
 
 @pytest.fixture
 def browser():
