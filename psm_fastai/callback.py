@@ -87,7 +87,9 @@ class PSMLossCallback(GuestCallback):
         labels = batch_labels(self.yb, len(x), x.device)
         ids = batch_ids(self.dl, self.iter, x) if self.training else torch.full_like(labels, -1)
         self.learn.xb,self.learn.yb = self.two_views(x),(ids,labels)
-        if self.training: psm_model(self.learn).loss.mining = not self.waiting if self.mine_after=='agreement' else self.pct_train>=self.mine_after
+        if self.training:
+            pct = 0. if hasattr(self.learn, 'lr_finder') else self.pct_train      # one loss for the whole sweep
+            psm_model(self.learn).loss.mining = not self.waiting if self.mine_after=='agreement' else pct>=self.mine_after
 
     def compute_loss(self, pred, *yb, reduction='mean'):
         "The PSM loss of queries and keys; 0 for plain features"

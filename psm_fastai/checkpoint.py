@@ -14,7 +14,7 @@ from pathlib import Path
 from .encoder import whole
 from .loss import check_number
 
-# %% ../nbs/07b_checkpoint.ipynb #67eaee5a
+# %% ../nbs/07b_checkpoint.ipynb #3ae142e5
 def _random_states(dls):
     np_state,cuda = np.random.get_state(),torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(torch=torch.get_rng_state(), cuda=cuda, numpy=[np_state[0], np_state[1].tolist(), *np_state[2:]], python=random.getstate(), loader=dls.train.rng.getstate())
@@ -65,6 +65,7 @@ class CheckpointCallback(Callback):
         return s['epoch']
 
     def before_train(self):
+        if hasattr(self.learn, 'lr_finder'): return
         self.trained,s = True,self.saved
         if s is None: return
         if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned: fit_one_cycle(..., start_epoch={s['epoch']})")

@@ -10,7 +10,7 @@ __all__ = ['encoder_features', 'image_table', 'knn_predict', 'Accuracy', 'labell
 # %% ../nbs/07_evaluate.ipynb #97e053e4
 import pandas as pd, torch, torch.nn.functional as F
 from contextlib import nullcontext
-from fastai.vision.all import Learner, Tensor, get_model, nn, no_random, partial, progress_bar
+from fastai.vision.all import Learner, Tensor, get_model, is_listy, nn, no_random, partial, progress_bar
 from fastcore.basics import patch
 from pathlib import PurePath
 from scipy.stats import binomtest
@@ -43,7 +43,7 @@ def encoder_features(
                 labels.append(batch_labels(yb, len(x), 'cpu'))
     return torch.cat(feats),torch.cat(labels)
 
-# %% ../nbs/07_evaluate.ipynb #f6ea3a17
+# %% ../nbs/07_evaluate.ipynb #401237a7
 def image_table(
     dls, # `DataLoaders`
     ds_idx:int, # 0 = training set, 1 = validation set
@@ -51,7 +51,8 @@ def image_table(
 )->pd.DataFrame: # `id`, `file`, `label`
     "The images of a data set: place, file (None for images that are none) and label (None where unknown)"
     ds,vocab = dls[ds_idx].dataset,getattr(dls, 'vocab', None)
-    items = getattr(ds, 'items', [None]*len(ds))
+    items = getattr(ds, 'items', None)
+    if not is_listy(items) or len(items)!=len(ds): items = [None]*len(ds)      # a table's rows name no one file
     res = pd.DataFrame(dict(id=range(len(ds)), file=[str(o) if isinstance(o, (str,PurePath)) else None for o in items]))
     names = [None if l<0 else vocab[l] if vocab is not None else l for l in ([-1]*len(ds) if labels is None else labels.tolist())]
     return res.assign(label=pd.Series(names, dtype=object))
@@ -121,9 +122,11 @@ def knn_accuracy(self:Learner,
     encoder:nn.Module|None=None, # Another module in place of the learner's encoder: `nn.Flatten()` gives the accuracy of raw pixels
 )->Accuracy:
     "Accuracy on the validation set of weighted nearest neighbours in the training set, by encoder features. Raises `ValueError` without labels"
+    check_number('k', k, 1, whole=True)
+    check_number('temp', temp, 0, lo_open=True)
     (x,y),(xv,yv) = labelled_features(self, encoder)
     pred = knn_predict(x, y, xv, k, temp)
-    return Accuracy(int((pred==yv).sum()), len(yv), k=k, temp=temp)
+    return Accuracy(int((pred==yv).sum()), len(yv), k=min(k, len(x)), temp=temp)
 
 # %% ../nbs/07_evaluate.ipynb #ff1ba1ee
 class KNNCallback(GuestCallback):

@@ -15,7 +15,7 @@ from .learner import *
 from .loss import check_number, similarity_gradients
 from .mining import chance_purity, purity
 
-# %% ../nbs/05c_health.ipynb #b63f099a
+# %% ../nbs/05c_health.ipynb #5123f06b
 class PSMWarning(UserWarning): "A pretraining shows a sign that it goes wrong"
 
 class HealthCallback(Callback):
@@ -27,7 +27,9 @@ class HealthCallback(Callback):
         check_number('every', every, 1, whole=True)
         self.every,self.rows,self.told = every,[],set()
 
-    def before_train(self): self.learn.psm_health,self.sums,self.n = self,0.,0
+    def before_train(self):
+        self.learn.psm_health,self.sums,self.n = self,0.,0
+        if self.epoch==0: self.told = set()      # another fit is told anew
 
     @torch.no_grad()
     def after_loss(self):

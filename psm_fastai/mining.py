@@ -101,7 +101,7 @@ def chance_purity(
     bank_labels:Tensor, # `[K]` labels of the rows, -1 = unknown
 )->float:
     "Purity of rows drawn at random: `Σ_c p_query(c) · p_bank(c)`; nan where no label is known"
-    a,b = (t[t>=0] for t in (labels,bank_labels))
+    a,b = (t[t>=0].cpu() for t in (labels,bank_labels))      # not every device counts in float64
     if not len(a) or not len(b): return float('nan')
     n = int(max(a.max(), b.max()))+1
     return (a.bincount(minlength=n).double()/len(a) @ (b.bincount(minlength=n).double()/len(b))).item()
