@@ -217,13 +217,12 @@ class PSMCallback(GuestCallback):
         check_number('bank_size', bank_size, 1, whole=True, none=True)
         self.bank_size,self.net_args,self.loss_args = bank_size,dict(proj_dim=proj_dim, hidden_dim=hidden_dim, predictor=predictor, symmetric=symmetric, split_bn=split_bn),kwargs
         check_network(**self.net_args)       # wrong settings are refused here, not when training starts
-        loss = PSMLoss(**kwargs)
-        if mine_after=='agreement' and not loss.k: raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but k=0 mines none. Use k of at least 1, or a share of training")
+        objective = PSMLoss(**kwargs)
+        if mine_after=='agreement' and not objective.k: raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but k=0 mines none. Use k of at least 1, or a share of training")
         loss = PSMLossCallback(views, mine_after)
         self.parts,self.net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views), HealthCallback()],None
         self.parts.insert(3, PreflightCallback(self.parts))
-        given = {n: getattr(PSMLoss(**kwargs), n) for n in inspect.signature(PSMLoss).parameters}
-        self.settings = dict(bank_size=bank_size, mine_after=mine_after, momentum=momentum, **self.net_args, **given)
+        self.settings = dict(bank_size=bank_size, mine_after=mine_after, momentum=momentum, **self.net_args, **{n: getattr(objective, n) for n in inspect.signature(PSMLoss).parameters})
 
     def arrive(self):
         learn = self.learn

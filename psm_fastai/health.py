@@ -7,8 +7,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/health.html.md"""
 # %% auto #0
 __all__ = ['PSMWarning', 'HealthCallback', 'signs']
 
-# %% ../nbs/05c_health.ipynb #0643c2a8
-import math, pandas as pd, torch, warnings
+# %% ../nbs/05c_health.ipynb #f45f2301
+import pandas as pd, torch, warnings
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from .learner import *

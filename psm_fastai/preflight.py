@@ -7,9 +7,9 @@ Docs: https://psm-fastai.github.io/psm_fastai/preflight.html.md"""
 # %% auto #0
 __all__ = ['preflight', 'PreflightCallback']
 
-# %% ../nbs/05b_preflight.ipynb #4b7a0dc5
+# %% ../nbs/05b_preflight.ipynb #9c1ade68
 import psutil, time, torch
-from fastai.vision.all import Callback, default_device, noop
+from fastai.vision.all import Callback, noop
 from fastprogress.fastprogress import NBMasterBar
 from .learner import *
 from .mining import admissible, draw_probs, effective_number, mine_positives

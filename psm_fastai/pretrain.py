@@ -11,7 +11,7 @@ __all__ = ['RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'wr
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
-import fastai, inspect, json, math, os, platform, shlex, sys, time, torch, torchvision
+import fastai, inspect, json, os, platform, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
 from fastai.vision.all import Adam, Callback, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, ranger, set_seed
 from fastcore.script import call_parse, is_cli
@@ -22,7 +22,7 @@ from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagene
 from .encoder import whole
 from .evaluate import KNNCallback
 from .explore import neighbour_page
-from .learner import peek_batch, psm_model
+from .learner import psm_model
 from .loss import check_number
 from .mining import bank_purity
 from .transfer import *
@@ -225,7 +225,7 @@ def psm_pretrain(
     k = learn.model.loss.k or 20
     for m in [method] + ([compare] if compare else []):
         name = _title(m)
-        if m!=method or logs:
+        if m!=method:
             set_seed(seed)
             l,log,file = learner(m),f'history_{m}.csv',out/f'checkpoint_{m}.pth'
         else: l,log,file = learn,'history.csv',saved
