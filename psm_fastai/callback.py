@@ -9,7 +9,7 @@ __all__ = ['enough_agreement', 'psm_methods', 'PSMLossCallback', 'MomentumCallba
            'PSMCallback', 'psm_learner']
 
 # %% ../nbs/06_callback.ipynb #ba7acc78
-import inspect, math, torch
+import inspect, math, pandas as pd, torch
 from zlib import crc32
 from fastai.vision.all import Callback, L, Learner, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, partial, trainable_params
 from fastcore.basics import patch
@@ -24,7 +24,7 @@ from .preflight import PreflightCallback
 from .views import digit_views, photo_views
 
 # %% ../nbs/06_callback.ipynb #5a25978e
-enough_agreement = .2   # of the neighbours, for `mine_after='agreement'`
+enough_agreement = .2   # of the neighbours, above chance, for `mine_after='agreement'`
 
 class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"
@@ -40,7 +40,7 @@ class PSMLossCallback(GuestCallback):
 
     def arrive(self):
         m,(x,*yb) = psm_model(self.learn),peek_batch(self.learn.dls)
-        self.set_views()
+        self.look_at_data()
         self.plain_loss,self.learn.loss_func,self.learn.psm_step = self.learn.loss_func,self.compute_loss,None
         self.columns = {}
         if (batch_labels(yb, len(x), x.device)>=0).any():
@@ -53,8 +53,14 @@ class PSMLossCallback(GuestCallback):
         self.dls.train.__dict__.pop('do_item', None)
         del self.learn.psm_step
 
-    def set_views(self):
-        dls = self.learn.dls
+    def look_at_data(self):
+        "Make the views ready for the images, and refuse batches that can't be trained on"
+        dls,split = self.learn.dls,psm_model(self.learn).split_bn
+        dl,n = dls.train,getattr(dls.train, 'n', None)
+        if n is None or not dl.bs: raise TypeError("Potential sample mining has to know which image is which: it needs a loader with a batch size over a data set with a length and `__getitem__`, not a stream")
+        if dl.bs==1 or n==1: raise ValueError(f"Batch-norm can't train on batches of one image: the batch size is {dl.bs}, and there are {n} images. Use a batch size of at least 2, better 32")
+        if not dl.drop_last and n%dl.bs==1: raise ValueError(f"{n} images in batches of {dl.bs} leave one for the last batch, and batch-norm can't train on one. Use another batch size, or drop_last=True")
+        if dl.bs<2*split: raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {dl.bs}. Use larger batches, or a smaller split_bn")
         v = self.views or (photo_views if peek_batch(dls)[0].shape[1]==3 else digit_views)()
         self.ready_views = v.setup(dls) if hasattr(v, 'setup') else v
 
@@ -70,15 +76,13 @@ class PSMLossCallback(GuestCallback):
     def before_train(self):
         if not len(self.dls.train): raise ValueError(f"The training loader gives no batch: {len(self.dls.train_ds)} images, batch size {self.dls.train.bs}, drop_last={self.dls.train.drop_last}. Use a smaller batch size")
         self.sums,self.dls.train.do_item = {},partial(no_skip, self.dls.train)
-        self.set_views()   # the learner may have got other data since the last fit
-        split = psm_model(self.learn).split_bn
-        if self.dls.train.bs<2*split: raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {self.dls.train.bs}. Use larger batches, or a smaller split_bn")
+        self.look_at_data()   # the learner may have got other data since the last fit
         self.waiting = self.mine_after=='agreement' and not psm_model(self.learn).loss.started
 
     def after_train(self):
         self.dls.train.__dict__.pop('do_item', None)
         self.learn.psm_step = None
-        if self.waiting and self.share('agreement')>=enough_agreement: psm_model(self.learn).loss.started.fill_(True)
+        if self.waiting and self.share('agreement')>=enough_agreement: psm_model(self.learn).loss.started = True
 
     def before_batch(self):
         self.learn.psm_step = None
@@ -100,8 +104,8 @@ class PSMLossCallback(GuestCallback):
             with torch.autocast(q.device.type, enabled=False):
                 mined = m.loss.mine(q, k, ids, m.bank)
                 loss = m.loss(q, k, ids, m.bank, mined)
+                if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
             if not self.training and m.loss.n_neg!=0 and not len(m.bank): loss = loss*math.nan      # against nothing every loss is 0
-            if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
         return loss.mean() if reduction=='mean' else loss
 
     @torch.no_grad()
@@ -112,8 +116,10 @@ class PSMLossCallback(GuestCallback):
         for name,l,found in (('purity',rows[mined.pos_idx],mined.pos_found), ('false_neg',neg,mined.neg_mask)):
             if name in self.columns: add(name, *purity(step.labels, l, found))
         if self.mine_after=='agreement':
-            own,found = mine_positives(step.q @ m.bank.feats.T, admissible(step.ids, m.bank.ids, m.bank.ready), m.loss.k)
-            add('agreement', *overlap(mined.pos_idx, mined.pos_found, own, found))
+            allowed = admissible(step.ids, m.bank.ids, m.bank.ready)
+            shared,asked = overlap(mined.pos_idx, mined.pos_found, *mine_positives(step.q @ m.bank.feats.T, allowed, m.loss.k))
+            chance = (mined.pos_found.sum(1)/allowed.sum(1)).nanmean()
+            add('agreement', (shared-chance*asked)/(1-chance), asked)
 
     def share(self, name):
         total,n = getattr(self, 'sums', {}).get(name, torch.zeros(2)).tolist()
@@ -142,6 +148,7 @@ def data_source(
 )->int: # 0 or more
     "A number that differs for data sets of another length or of other files"
     items = getattr(ds, 'items', ())
+    if isinstance(items, pd.DataFrame): items = items.to_csv().splitlines()
     return crc32('\n'.join([str(len(ds)), *(str(o) for o in items if isinstance(o, (str,Path)))]).encode())
 
 class MemoryBankCallback(Callback):

@@ -52,18 +52,21 @@ def create_encoder(
     arch, # A module, used as it is; a name: `small_resnet`, `cifar_resnet18`, or a model of torchvision or timm such as `resnet50`; or a function that makes a classifier
     n_in:int=3, # Channels of the images
 )->nn.Module:
-    "An encoder for images with `n_in` channels, a classifier without its last linear layer; its weights are random, unless `arch` is a module"
+    "An encoder for images with `n_in` channels, a classifier without its last linear layer; its weights are random, unless `arch` is a module. Raises `ValueError` where there is no such model, or it can't take these images"
     if isinstance(arch, nn.Module): return arch
     known = {**_archs, **{n: torchvision.models.get_model_builder(n) for n in torchvision.models.list_models(torchvision.models)}}
     name = arch if isinstance(arch, str) else next((n for n,f in known.items() if f is arch), None)
     if name in _archs: m = _archs[name](n_in)
     elif name and name not in known: m = _timm(name, n_in)
     else:
-        m = known.get(name, arch)()
+        m = known.get(name, arch)(**dict(aux_logits=False) if name in ('googlenet','inception_v3') else {})     # in training mode these would return more than features
+        if not isinstance(m, nn.Module): raise TypeError(f"arch must be a module, a name, or a function that makes a module; {arch!r} made a {type(m).__name__}")
         last = [n for n,o in m.named_modules() if isinstance(o, nn.Linear)]
         if not last: raise ValueError(f"{name or arch} has no linear layer at its end to take off. Pass a module that returns features, such as fastai's create_body")
         m.set_submodule(last[-1], nn.Identity())
-        if n_in!=3: _update_first_layer(m, n_in, pretrained=False)
+        if n_in!=3:
+            try: _update_first_layer(m, n_in, pretrained=False)
+            except (AssertionError, StopIteration) as e: raise ValueError(f"{name or arch} does not begin with a convolution, so it can't be changed to take {n_in} channels instead of 3. Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
     m.arch = name
     return m
 
@@ -75,7 +78,14 @@ def _timm(name, n_in):
     return timm.create_model(name.removeprefix('timm/'), num_classes=0, in_chans=n_in)
 
 # %% ../nbs/04a_encoder.ipynb #495311d9
-def pool_features(f): return f if f.ndim==2 else f.mean((2,3))
+def pool_features(
+    f:Tensor, # `[B, F]`, or `[B, C, H, W]`, what an encoder returned
+)->Tensor: # `[B, F]`
+    "Feature maps averaged over their area; features as they are. Raises `TypeError` for anything else"
+    if not isinstance(f, Tensor) or f.ndim not in (2,4):
+        got = f"a tensor of shape {list(f.shape)}" if isinstance(f, Tensor) else f"a {type(f).__name__}"
+        raise TypeError(f"The encoder must return features [B, F] or feature maps [B, C, H, W]; it returned {got}. Wrap it in a module that returns one of these")
+    return f if f.ndim==2 else f.mean((2,3))
 
 @contextmanager
 def keep_modes(
@@ -97,10 +107,7 @@ def feature_size(
     try:
         with keep_modes(encoder), torch.random.fork_rng(): f = encoder.eval()(x.to(p.device, p.dtype if p.is_floating_point() else x.dtype))
     except Exception as e: raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
-    if not isinstance(f, Tensor) or f.ndim not in (2,4):
-        got = f"a tensor of shape {list(f.shape)}" if isinstance(f, Tensor) else f"a {type(f).__name__}"
-        raise TypeError(f"The encoder must return features [B, F] or feature maps [B, C, H, W]; for images {list(x.shape)} it returned {got}")
-    return f.shape[1]
+    return pool_features(f).shape[1]
 
 # %% ../nbs/04a_encoder.ipynb #19fed38a
 @contextmanager

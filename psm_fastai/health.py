@@ -31,11 +31,12 @@ class HealthCallback(Callback):
         self.learn.psm_health,self.sums,self.n = self,0.,0
         if self.epoch==0: self.told = set()      # another fit is told anew
 
-    @torch.no_grad()
     def after_loss(self):
         s = self.learn.psm_step
         if self.iter%self.every or s is None or hasattr(self.learn, 'lr_finder'): return
-        m = psm_model(self.learn)
+        with torch.no_grad(), torch.autocast(s.q.device.type, enabled=False): self.look(s, psm_model(self.learn))
+
+    def look(self, s, m):
         p,rows = m.loss,m.bank
         right,known = purity(s.labels, rows.labels[s.mined.pos_idx], s.mined.pos_found)
         spread = s.q.std(0).mean()*s.q.shape[1]**.5 if len(s.q)>1 else s.q.new_tensor(1.)
@@ -76,6 +77,8 @@ def signs(
         res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: false negatives are drawn. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
     if 'ceiling' in fit and last.epoch>=2 and (fit.ceiling-fit.loss).tail(2).abs().max() < .03*last.ceiling:
         res['ceiling'] = f"the loss sits at {last.loss:.2f}, and ln(number of negatives + 1) is {last.ceiling:.2f}: the network can't tell its own key from any other row. Try gentler views, such as photo_views(jitter=.2, hue=0), a smaller temp, or a smaller learning rate"
+    elif 'ceiling' in fit and last.ceiling<.01:
+        res['negatives'] = "no negatives are left, so the loss is 0 and nothing is learned. Try a smaller k, or a larger bank_size"
     elif 'ceiling' in fit and len(late := fit[(fit.mining==last.mining) & (fit.pct>last.pct/2)].loss)>=8 and late.max()-late.min() < .03*late.mean():
         res['plateau'] = f"the loss has stopped at {last.loss:.2f} after {last.pct:.0%} of the training. If the bank is not diverse enough, try a larger bank_size; if the choice is too strict, a smaller k and hard_weight nearer to 1, or a smaller a; or else a larger learning rate"
     if last.epoch>=2 and last.spread<.1:

@@ -67,12 +67,28 @@ class PSMLoss(nn.Module):
         if k==0 and hard_weight<1:
             raise ValueError(f"hard_weight={hard_weight} leaves {1-hard_weight:g} of the loss to mined positives, but k=0 mines none. Use hard_weight=1, or k of at least 1")
         self.k,self.n_neg,self.a,self.b,self.temp,self.soft_temp,self.hard_weight = k,n_neg,a,b,temp,soft_temp,hard_weight
-        self.mining = True
-        self.register_buffer('started', torch.tensor(False))   # what `mine_after='agreement'` has decided, kept with the model
+        self.mining,self.started = True,False       # whether mined rows are in use now, and whether `mine_after='agreement'` has decided so
+
+    def get_extra_state(self): return torch.tensor([self.mining, self.started])      # kept with the model; as buffers each look at them would wait for the device
+    def set_extra_state(self, state): self.mining,self.started = state.tolist()
 
     def extra_repr(self): return ', '.join(f'{n}={getattr(self,n)}' for n in 'k n_neg a b temp soft_temp hard_weight'.split())
 
 # %% ../nbs/03_loss.ipynb #6e43f50d
+@patch
+@torch.no_grad()
+def candidates(self:PSMLoss,
+    k:Tensor, # `[B, D]` keys
+    ids:Tensor, # `[B]` ids of the images
+    bank:MemoryBank, # Only read
+)->tuple: # Columns of the mined positives, whether they were found and their weights, each `[B, k]`; and which rows may be negatives, `[B, K]` bool
+    "Mine positives by the keys, and leave them out of the negatives"
+    allowed = admissible(ids, bank.ids, bank.ready)
+    ks = k @ bank.feats.T
+    pos_idx,found = mine_positives(ks, allowed, self.k)
+    weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
+    return pos_idx,found,weights,allowed.scatter(1, pos_idx, False) if self.mining else allowed
+
 @patch
 @torch.no_grad()
 def mine(self:PSMLoss,
@@ -82,13 +98,9 @@ def mine(self:PSMLoss,
     bank:MemoryBank, # Only read
 )->Mined:
     "Mine positives by the keys and draw negatives by the queries"
-    allowed = admissible(ids, bank.ids, bank.ready)
-    ks = k @ bank.feats.T
-    pos_idx,found = mine_positives(ks, allowed, self.k)
-    weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
-    if self.mining: allowed = allowed.scatter(1, pos_idx, False)
-    if self.n_neg is None or (self.n_neg and not self.mining): return Mined(pos_idx, found, weights, None, allowed)
-    return Mined(pos_idx, found, weights, *sample_negatives(q @ bank.feats.T, (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
+    *positives,allowed = self.candidates(k, ids, bank)
+    if self.n_neg is None or (self.n_neg and not self.mining): return Mined(*positives, None, allowed)
+    return Mined(*positives, *sample_negatives(q @ bank.feats.T, (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
 
 # %% ../nbs/03_loss.ipynb #c50cd301
 @patch

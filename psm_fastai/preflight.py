@@ -12,7 +12,7 @@ import psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastprogress.fastprogress import NBMasterBar
 from .learner import *
-from .mining import admissible, draw_probs, effective_number, mine_positives
+from .mining import draw_probs, effective_number
 from .model import undisturbed
 
 # %% ../nbs/05b_preflight.ipynb #26b40fad
@@ -28,8 +28,7 @@ def _first_look(learn, views):
         x = dl.one_batch()[0]
         xq,xk = views(x)
         q,k = m.query(xq),m.key(xk)
-        allowed = admissible(batch_ids(dl, 0, x), m.bank.ids, m.bank.ready)
-        allowed = allowed.scatter(1, mine_positives(k @ m.bank.feats.T, allowed, m.loss.k)[0], False)
+        *_,allowed = m.loss.candidates(k, batch_ids(dl, 0, x), m.bank)
         return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), allowed, m.loss.a, m.loss.b)).median().item()
 
 def preflight(
@@ -42,11 +41,12 @@ def preflight(
     m,dl,n = psm_model(learn),learn.dls.train,len(learn.dls.train_ds)
     p,rows,steps,wrong = m.loss,len(m.bank),len(dl)*learn.n_epoch,[]
     ess = _first_look(learn, views)
-    share = f"after {mine_after:.0%} of training" if mine_after!='agreement' else "once two views agree on neighbours"
+    mined = f"{p.k} mined" + (f" after {mine_after:.0%} of training" if mine_after!='agreement' and mine_after else " once two views agree on neighbours" if mine_after else '')
+    negatives = "none" if p.n_neg==0 else f"all of the bank{' but the mined rows' if p.k else ''}" if p.n_neg is None else f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {ess:,.0f} rows now"
     res = dict(images=f"{n:,}, batches of {dl.bs}: {len(dl)} steps an epoch, {steps:,} in all",
         bank=f"{len(m.bank.ids):,} rows of {m.bank.feats.shape[1]}, {len(m.bank.ids)/n:.2g} for each image; {rows:,} filled",
-        positives="the other view" + (f" and {p.k} mined" + (f", {share}" if mine_after else '') if p.k else ''),
-        negatives="none" if p.n_neg==0 else f"all of the bank{' but the mined rows' if p.k else ''}" if p.n_neg is None else f"{p.n_neg} drawn{f' {share}' if mine_after else ''}; a={p.a:g}, b={p.b:g} spread over {ess:,.0f} rows now")
+        positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [mined]*(p.k>0)),
+        negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and (p.k or p.n_neg) else ''))
     size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith('bank.'))]).items()}
     cuda = m.bank.feats.is_cuda
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available

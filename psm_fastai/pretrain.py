@@ -22,7 +22,7 @@ from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagene
 from .encoder import whole
 from .evaluate import KNNCallback
 from .explore import neighbour_page
-from .learner import psm_model
+from .learner import peek_batch, psm_model
 from .loss import check_number
 from .mining import bank_purity
 from .transfer import *
@@ -125,6 +125,7 @@ def _load(data, size, workers, in_memory, **kwargs):
         except OSError as e: raise ValueError(f"{data} could not be fetched: {e}. Connect to the internet once, or put it into fastai's data folder") from e
     if not path.exists(): raise ValueError(f"{data!r} is neither digits, cifar10 nor cifar100, nor a folder or a CSV file that exists")
     if path.is_file() and path.suffix.lower()!='.csv': raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
+    if path.is_file() and len(pd.read_csv(path, nrows=0).columns)==1: kwargs['label_col'] = None
     if (path/'wnids.txt').exists(): return tiny_imagenet_dls(path, in_memory=in_memory, num_workers=workers, **kwargs)
     return image_dls(data, size=size or 64, in_memory=in_memory, num_workers=workers, **kwargs)
 
@@ -181,8 +182,11 @@ def psm_pretrain(
     out = Path(out or f'runs/{name}')
     recipe,given_bs = _recipes.get(data, _recipes[None]),bs
     epochs,bs,lr,wd = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd).items())
-    psm['momentum'] = (.99,1.) if momentum is None and method=='byol' else recipe['momentum'] if momentum is None else momentum
-    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=psm)
+    def own(m):
+        "What of the settings is for method `m`: all for the one asked for; for one to compare with, those of the network and its momentum"
+        res = psm if m==method else {n: v for n,v in psm.items() if n in ('bank_size','proj_dim','hidden_dim','split_bn')}
+        return dict(res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
+    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=own(method))
     record,saved = out/'run.json',out/'checkpoint.pth'
     try:
         _check(eval, out, **dict(settings, bs=bs), workers=workers)
@@ -190,26 +194,25 @@ def psm_pretrain(
         if Path(data).is_dir() and Path(data).resolve() in [out.resolve(), *out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         check_resume(out, resume, settings)
         set_seed(seed)
-        load = dict(size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)))
-        dls = _load(data, bs=bs, **load)
+        dls = _load(data, bs=bs, size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)))
         n = len(dls.train_ds)
         if n<4: raise ValueError(f"{data} gives {n} training images; at least 4 are needed")
         if given_bs and bs>n: raise ValueError(f"--bs {bs} is more than the {n} training images")
-        few = min(bs, max(4, n//16))   # at least 16 steps an epoch
-        if not given_bs and few<bs: dls = _load(data, bs=few, **load)
+        if not given_bs:
+            for dl in dls.loaders: dl.bs = min(bs, max(4, n//16))   # at least 16 steps an epoch
         dls.to(device)
         labelled = bool(getattr(dls, 'vocab', None))
         measured = (eval or ('knn' if labelled else 'none')).split(',')
         if not labelled and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs labels, and these images have none")
         def learner(m):
-            own = psm if m==method else {n: psm[n] for n in ('momentum','bank_size','proj_dim','hidden_dim','split_bn') if n in psm}     # its own settings, in the same network
-            cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own)
+            cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own(m))
             learn = psm_learner(dls, arch, cbs=cb)
             learn.opt_func = _opts[opt]
             if precision!='fp32': getattr(learn, f'to_{precision}')()
             if compile: learn.model.compile()
             return learn
         learn = learner(method)
+        learn.psm.parts[0].two_views(peek_batch(dls)[0])     # views that don't fit the images are known before anything is written
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError) as e:
         if not is_cli(psm_pretrain): raise
@@ -255,13 +258,17 @@ def check_resume(
     resume:bool, # Whether to go on with the run in it
     settings:dict, # What was asked for now
 ):
-    "Refuse to overwrite a run that was cut off, and to go on with one that is not there, is finished, or has other settings"
+    "Refuse to overwrite a run, and to go on with one that is not there, is finished, or has other settings"
     started,left = (out/'run.json').exists(),[*out.glob('checkpoint*.pth')]
     if left and not resume: raise ValueError(f"{out} holds a run that was not finished. Add --resume to go on with it, give --out another folder, or delete {left[0]}")
+    if not started:
+        if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
+        return
+    try: run = json.loads((out/'run.json').read_text())
+    except ValueError: run = None
+    if not isinstance(run, dict) or not {'method','finished'} <= run.keys(): raise ValueError(f"{out/'run.json'} is not a record that psm_pretrain wrote. Give --out another folder")
+    if run['finished']: raise ValueError(f"the run in {out} is finished; there is nothing to resume" if resume else f"{out} holds a finished run. Give --out another folder, or delete this one")
     if not resume: return
-    if not started: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
-    run = json.loads((out/'run.json').read_text())
-    if run['finished']: raise ValueError(f"the run in {out} is finished; there is nothing to resume")
     now = json.loads(json.dumps(settings))
     if settings['bs'] is None: run['bs'] = None        # then the data decides, as it did then
     other = [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if run.get(n)!=v]

@@ -10,25 +10,20 @@ __all__ = ['PoolFeatures']
 # %% ../nbs/07a_transfer.ipynb #140f8d08
 import pandas as pd, torch, torch.nn.functional as F
 from copy import deepcopy
-from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, get_model, nn, params
+from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, params
 from fastcore.basics import patch
 from .encoder import feature_size, keep_modes, pool_features, write_encoder
-from .evaluate import encoder_features, image_table
-from .learner import check_stats, image_stats, peek_batch
-from .model import PSMModel
+from .evaluate import encoder_features, image_table, learner_encoder
+from .learner import batch_labels, check_stats, image_stats, peek_batch
 
 # %% ../nbs/07a_transfer.ipynb #07c8a775
-def _encoder(learn):
-    m = get_model(learn.model)
-    return m.encoder if isinstance(m, PSMModel) else m
-
 @patch
 def save_encoder(self:Learner,
     path, # File to write, usually `*.safetensors`
 ):
     "Write the encoder's weights, its architecture, and the channels, size and normalisation of its images"
     x = peek_batch(self.dls)[0]
-    write_encoder(_encoder(self), path, n_in=x.shape[1], size=list(x.shape[2:]), **image_stats(self.dls))
+    write_encoder(learner_encoder(self), path, n_in=x.shape[1], size=list(x.shape[2:]), **image_stats(self.dls))
 
 # %% ../nbs/07a_transfer.ipynb #f81d6141
 def _split(m): return [params(m[0]),params(m[1:])]
@@ -44,10 +39,12 @@ def to_classifier(self:Learner,
 )->Learner: # A classifier; `model[0]` is a copy of the encoder
     "A fastai learner with this encoder and a new linear layer, ready for `fine_tune`. Raises `ValueError` where the data has no classes, or was normalised in another way"
     dls = dls or self.dls
+    x,*yb = peek_batch(dls)
     if not get_c(dls): raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
+    if 'loss_func' not in kwargs and (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
     check_stats(image_stats(self.dls), dls)
-    encoder = deepcopy(_encoder(self)).requires_grad_(True)
-    head = nn.Linear(feature_size(encoder, peek_batch(dls)[0]), get_c(dls))
+    encoder = deepcopy(learner_encoder(self)).requires_grad_(True)
+    head = nn.Linear(feature_size(encoder, x), get_c(dls))
     learn = Learner(dls, nn.Sequential(encoder, PoolFeatures(), head), **{**dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=_split), **kwargs})
     learn.freeze()
     return learn
@@ -66,7 +63,7 @@ def nearest(self:Learner,
         feats,labels = encoder_features(self, 0)
         table = image_table(self.dls, 0, labels)
     else: feats,table = torch.tensor(among.filter(regex=r'^f\d+$').to_numpy(), dtype=torch.float),among[['id','file','label']]
-    m = _encoder(self)
+    m = learner_encoder(self)
     with torch.no_grad(), keep_modes(m):
         dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
         m.to(dl.device).eval()

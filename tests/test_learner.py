@@ -84,6 +84,29 @@ def test_own_keys_are_never_negatives(monkeypatch):
     quiet(cbs=[PSMCallback(bank_size=500, k=5, n_neg=50, mine_after=0), Batch()]).fit(3)
     assert max(int((bank==ids[:,None]).sum()) for ids,_,_,bank in seen) > 32     # the bank did hold several keys of these images
 
+def test_what_was_mined_is_known_after_loading(tmp_path):
+    learn = quiet(cbs=[PSMCallback(bank_size=128, mine_after=1.)])
+    learn.fit(1)
+    assert not learn.model.loss.mining
+    set_seed(0)
+    want = learn.validate()
+    learn.save(tmp_path/'m')
+    again = quiet(cbs=[PSMCallback(bank_size=128)])
+    again.load(tmp_path/'m')
+    set_seed(0)
+    assert not again.model.loss.mining and again.validate()[0]==want[0]
+
+def test_a_last_batch_of_one_image_is_refused():
+    def dls(n, **kwargs): return DataLoaders(TfmdDL(Marked(n), bs=8, num_workers=0, **kwargs), TfmdDL(Marked(8), bs=8, num_workers=0))
+    with pytest.raises(ValueError, match='33 images in batches of 8 leave one for the last batch'): quiet(dls(33), cbs=[PSMCallback()], loss_func=no_loss)
+    for d in (dls(33, drop_last=True), dls(34)): quiet(d, cbs=[PSMCallback()], loss_func=no_loss).fit(1)
+
+def test_features_refuse_skipped_items():
+    d = DataLoaders(*(TfmdDL(Marked(40, skip=s), bs=8, num_workers=0) for s in (3,None)))
+    l = quiet(d, loss_func=no_loss)
+    with pytest.raises(RuntimeError, match='Leave the item out of the data set'): l.features()
+    assert len(l.features(1))==40
+
 class Marked:
     "Images whose pixels tell their ids; one may be skipped"
     def __init__(self, n, skip=None): self.n,self.skip = n,skip
@@ -270,8 +293,13 @@ def test_three_lines_with_plain_fastai(tmp_path):
 def test_bad_input_is_refused_with_a_reason():
     with pytest.raises(ValueError, match='accuracy'): quiet(cbs=[PSMCallback()], metrics=accuracy)
     with pytest.raises(ValueError, match='gives no batch: 20 images, batch size 32'): quiet(digits_dls(bs=32, limit=20), cbs=[PSMCallback()]).fit(1)
-    with pytest.raises(TypeError, match=r'returned a tensor of shape \[2, 1, 576\]'): quiet(model=nn.Sequential(nn.Flatten(2)), cbs=[PSMCallback()])
+    with pytest.raises(TypeError, match=r'it returned a tensor of shape \[2, 1, 576\]'): quiet(model=nn.Sequential(nn.Flatten(2)), cbs=[PSMCallback()])
     with pytest.raises(TypeError, match='Use PSMCallback'): quiet(cbs=[MomentumCallback()]).fit(1)
+    with pytest.raises(ValueError, match='The batch size is 1|the batch size is 1, and there are 20 images'): quiet(digits_dls(bs=1, limit=20), cbs=[PSMCallback()])
+    class Two(nn.Module):
+        def __init__(self): super().__init__(); self.net = tiny()
+        def forward(self, x): return (self.net(x),)*2 if self.training else self.net(x)
+    with pytest.raises(TypeError, match='it returned a tuple'): quiet(model=Two(), cbs=[PSMCallback()]).fit(1)
     with pytest.raises(ValueError, match='need 3 channels'): quiet(cbs=[PSMCallback(views=photo_views())]).fit(1)
     with pytest.raises(ValueError, match='n_neg must be a whole number or None'): PSMCallback(n_neg=-1)
 

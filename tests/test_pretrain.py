@@ -2,6 +2,7 @@
 import subprocess, sys
 import pandas as pd, pytest
 from pathlib import Path
+from psm_fastai import pretrain
 from psm_fastai.data import digits_dls
 
 def psm_pretrain(*args): return subprocess.run([Path(sys.executable).parent/'psm_pretrain', *map(str,args)], capture_output=True, text=True)
@@ -34,6 +35,9 @@ def folder(tmp_path):
     (['digits','--bs','9999'], '--bs 9999 is more than the 1347'),
     (['digits','--arch','resnet19'], "Unknown architecture 'resnet19'"),
     (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, moco, nnclr, msf, byol, got 'simclr'"),
+    (['digits','--views','photo'], 'These views change colours and need 3 channels'),
+    (['digits','--split-bn','40'], 'split_bn=40 needs batches of at least 80'),
+    (['digits','--arch','vit_b_16'], 'vit_b_16 does not begin with a convolution'),
     (['EMPTY'], 'No images in'),
     (['BROKEN'], "1 of 13 images can't be read: broken.png"),
 ])
@@ -43,3 +47,29 @@ def test_what_cannot_work_is_one_line_and_exit_code_2(folder, tmp_path, args, sa
     res = psm_pretrain(*args, '--out', tmp_path/'run')
     assert res.returncode==2 and says in res.stderr and res.stderr.count('\n')==1 and not res.stdout
     assert not (tmp_path/'run').exists()
+
+def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
+    out = tmp_path/'run'
+    out.mkdir()
+    def refused(says, *args):
+        with pytest.raises(ValueError, match=says): pretrain.psm_pretrain('digits', epochs=1, out=out, **dict.fromkeys(args, True))
+    refused('nothing to resume', 'resume')
+    for text in ('hello', '[]', '{"finished": true}'):
+        (out/'run.json').write_text(text)
+        refused('not a record that psm_pretrain wrote')
+        refused('not a record that psm_pretrain wrote', 'resume')
+    (out/'run.json').write_text('{"method": "psm", "finished": true}')
+    refused('holds a finished run. Give --out another folder')
+    refused('is finished; there is nothing to resume', 'resume')
+    assert len(list(out.iterdir()))==1
+
+def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
+    "A table of names alone has no labels; a method to compare with has its own momentum"
+    pd.DataFrame(dict(name=[f.name for f in folder.iterdir()])).to_csv(folder/'names.csv', index=False)
+    momenta,make = [],pretrain.psm_learner
+    def spy(dls, arch, cbs):
+        momenta.append(cbs.settings['momentum'])
+        return make(dls, arch, cbs=cbs)
+    monkeypatch.setattr(pretrain, 'psm_learner', spy)
+    learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', out=tmp_path/'run')
+    assert momenta==[(.99,1.),.99] and learn.dls.train.bs==4 and not getattr(learn.dls, 'vocab', None)

@@ -2,7 +2,8 @@
 import subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import Callback, CancelFitException, CSVLogger, ProgressCallback, create_body, noop, resnet18, set_seed
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, ProgressCallback, RegressionBlock,
+    accuracy_multi, create_body, get_image_files, load_learner, noop, resnet18, set_seed)
 from psm_fastai.all import *
 
 def quiet(learn):
@@ -34,6 +35,30 @@ def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
     x = l.dls.valid.one_batch()[0]
     assert torch.equal(again(x), l.model.encoder.eval()(x)) and again.images==dict(n_in=1, size=[24,24], **image_stats(l.dls))
     quiet(psm_learner(l.dls, again)).fit(1)                 # and may be where another training begins
+
+def several(x): return multi_labels[x.name]
+multi_labels = {}
+
+def test_targets_that_are_no_classes_need_a_loss(learn, folder):
+    files = get_image_files(folder)
+    multi_labels.update({f.name: ['a','b'] if i%2 else ['b'] for i,f in enumerate(files)})
+    norm = Normalize.from_stats(*image_stats(learn.dls).values(), cuda=False)
+    def dls(block, get_y): return DataBlock((ImageBlock(PILImageBW), block), get_y=get_y, batch_tfms=norm).dataloaders(files, bs=8)
+    for d in (dls(MultiCategoryBlock, several), dls(RegressionBlock(1), lambda f: len(f.name)/9)):
+        with pytest.raises(ValueError, match='needs one class for each image, and the targets of these dls are something else'): learn.to_classifier(d)
+    c = quiet(learn.to_classifier(dls(MultiCategoryBlock, several), loss_func=BCEWithLogitsLossFlat(), metrics=accuracy_multi))
+    c.fit(1)
+    assert c.model[2].out_features==2
+
+def test_an_exported_learner_has_no_images_but_can_look_new_ones_up(tmp_path):
+    l = quiet(psm_learner(digits_dls(bs=20, limit=100), bank_size=50))
+    l.fit(1)
+    table,im = l.features(),l.dls.valid_ds[0][0]
+    l.export(tmp_path/'l.pkl')
+    again = load_learner(tmp_path/'l.pkl')
+    with pytest.raises(ValueError, match='This learner has no images'): again.features()
+    with pytest.raises(ValueError, match='as `among`'): again.nearest(im)
+    pd.testing.assert_frame_equal(again.nearest(im, among=table), l.nearest(im))
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     f = tmp_path/'e.safetensors'
@@ -132,7 +157,7 @@ def test_preflight_knows_the_effective_number():
     l.fit(1)
     table,_ = preflight(l, l.psm.parts[0].two_views)
     rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
-    assert abs(float(table['negatives'].split('spread over ')[1].split()[0])-rows) < 5
+    assert abs(float(table['negatives'].split(' over ')[1].split()[0])-rows) < 5
 
 def test_monitors_and_rows_survive_a_resume(tmp_path):
     def make():
