@@ -76,6 +76,7 @@ def enqueue(self:MemoryBank,
     ok = ok[order]
     n,n_ok = len(order),ok.sum()
     pos = (self.ptr + torch.arange(n, device=ok.device) - (n-n_ok)) % K   # all different, since n <= K
+    self.steps[pos] = torch.where(ok, -1, self.steps[pos])                # not ready until all of a row is there: an interrupt in between leaves no row with another's id
     for buf,new in ((self.feats,keys[order]), (self.ids,ids[order]), (self.labels,labels[order]), (self.steps,self.step.expand(n))):
         buf[pos] = torch.where(ok.view(-1, *[1]*(buf.ndim-1)), new, buf[pos])
     self.ptr.copy_((self.ptr+n_ok) % K)

@@ -8,29 +8,21 @@ Docs: https://psm-fastai.github.io/psm_fastai/checkpoint.html.md"""
 __all__ = ['CheckpointCallback']
 
 # %% ../nbs/07b_checkpoint.ipynb #aad4af46
-import numpy as np, pickle, random, torch
-from fastai.vision.all import Callback, Learner, L, get_model, is_listy
+import numpy as np, pickle, torch
+from fastai.vision.all import Callback, Learner, L, TrackerCallback, get_model, is_listy, rank_distrib
 from pathlib import Path
 from .encoder import whole
+from .learner import is_distributed, randomness, set_randomness
 from .loss import check_number
 
 # %% ../nbs/07b_checkpoint.ipynb #3ae142e5
-def _random_states(dls):
-    np_state,cuda = np.random.get_state(),torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return dict(torch=torch.get_rng_state(), cuda=cuda, numpy=[np_state[0], np_state[1].tolist(), *np_state[2:]], python=random.getstate(), loader=dls.train.rng.getstate())
-
-def _set_random_states(dls, s):
-    torch.set_rng_state(s['torch'].cpu())
-    if s['cuda']: torch.cuda.set_rng_state_all([o.cpu() for o in s['cuda']])
-    np.random.set_state(tuple(s['numpy']))
-    random.setstate(s['python'])
-    dls.train.rng.setstate(s['loader'])
-
 def _plain(o):
     "`o` of types that can be read without executing anything"
     if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
+
+_layout = 2      # of the file
 
 class CheckpointCallback(Callback):
     "Write all that a training needs to go on, at the end of each epoch; `resume` reads it"
@@ -51,12 +43,13 @@ class CheckpointCallback(Callback):
         try: s = torch.load(self.path, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged") from e
         if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys(): raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote; models that `learn.save` wrote are for `learn.load`")
+        if s.get('layout')!=_layout: raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. Finish the training with the version that wrote it")
         ours,theirs = ({n: t.shape for n,t in d.items()} for d in (m.state_dict(),s['model']))
         if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n)]: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
         m.to(device)
         before = learn.opt
         learn.create_opt()
-        try: learn.opt.load_state_dict(s['opt'])
+        try: learn.opt.load_state_dict(dict(s['opt'], hypers=[dict(h) for h in s['opt']['hypers']]))     # which `fit` will overwrite
         except (AssertionError, KeyError) as e:
             learn.opt = before
             raise ValueError(f"{self.path} was written by a training with another optimizer than {getattr(learn.opt_func, '__name__', learn.opt_func)}, or with other parameter groups. Build the learner as it was built then") from e
@@ -64,33 +57,52 @@ class CheckpointCallback(Callback):
         self.saved = s
         return s['epoch']
 
+    def before_fit(self):
+        if self.saved is not None:
+            for cb in self.trackers(): cb.run = False      # until `remind`
+
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         self.trained,s = True,self.saved
         if s is None: return
-        if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned: fit_one_cycle(..., start_epoch={s['epoch']})")
+        if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`, can't begin in the middle")
         if self.n_epoch!=s['n_epoch']: raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {s['n_epoch']}")
+        if len(s['random'])!=(n := torch.distributed.get_world_size() if is_distributed(self.learn) else 1): raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: its batches would be others")
         self.remind()
+        for h,saved in zip(self.opt.hypers, s['opt']['hypers']): h.update(saved)     # `fit` has set them anew
         if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
-        _set_random_states(self.dls, s['random'])
+        set_randomness(self.dls, s['random'][rank_distrib() if n>1 else 0])
 
     def after_epoch(self):
         done = self.epoch+1
         if self.trained and (done%self.every==0 or done==self.n_epoch):
-            s = dict(epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()),
-                callbacks={cb.name: _plain(cb.state_dict()) for cb in self.members()}, random=_random_states(self.dls))
+            s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()),
+                callbacks={cb.name: _plain(cb.state_dict()) for cb in self.members()}, random=self.all_randomness(),
+                trackers={cb.name: _plain({n: cb.__dict__[n] for n in ('best','wait') if n in cb.__dict__}) for cb in self.trackers()})
             if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
-            with whole(self.path) as tmp: torch.save(s, tmp)
+            if not rank_distrib():
+                with whole(self.path) as tmp: torch.save(s, tmp)
+        elif self.saved is not None and done==self.n_epoch==self.saved['epoch']: self.remind()      # nothing was left to train
         self.trained = False
 
-    def after_fit(self):
-        if self.saved is not None and self.saved['epoch']==self.n_epoch: self.remind()      # nothing was left to train
+    def all_randomness(self):
+        "A list, of each process one"
+        mine = randomness(self.dls)
+        if not is_distributed(self.learn): return [mine]
+        res = [None]*torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(res, mine)
+        return res
 
     def remind(self):
         "Give callbacks back what they remembered"
         for cb in self.members():
             if cb.name in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][cb.name])
+        for cb in self.trackers():
+            cb.__dict__.update(self.saved['trackers'].get(cb.name, {}))
+            cb.run = True
         self.saved = None
+
+    def trackers(self): return L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback))
 
     def members(self):
         "Callbacks with something to remember, those of a PSMCallback included"

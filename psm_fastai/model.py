@@ -51,6 +51,7 @@ class PSMModel(nn.Module):
         self.symmetric,self.split_bn = symmetric,split_bn
         self.momentum_encoder,self.momentum_projector = (deepcopy(m).requires_grad_(False) for m in (self.encoder, self.projector))
         self.bank,self.loss = MemoryBank(bank_size, proj_dim),loss or PSMLoss()
+        self._ddp_params_and_buffers_to_ignore = [f'bank.{n}' for n,_ in self.bank.named_buffers()]    # each process fills its own, with the keys of all
 
     def key(self,
         x:Tensor, # `[B, C, H, W]`

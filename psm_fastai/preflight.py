@@ -24,7 +24,7 @@ def _first_look(learn, views):
     m = psm_model(learn)
     if not m.loss.n_neg: return
     with undisturbed(m, seed=torch.initial_seed() % 2**32):
-        dl = learn.dls.train.new(shuffle=True, drop_last=False, num_workers=0, bs=min(learn.dls.train.bs, len(learn.dls.train_ds)))
+        dl = plain_dls(learn.dls).train.new(shuffle=True, drop_last=False, num_workers=0, bs=min(learn.dls.train.bs, len(learn.dls.train_ds)))
         x = dl.one_batch()[0]
         xq,xk = views(x)
         q,k = m.query(xq),m.key(xk)

@@ -33,7 +33,7 @@ def test_every_way_in_trains_the_same(way):
     if not way.startswith('fit'):
         assert learn.model.encoder is encoder
         learn.remove_cb(cb)
-    assert learn.model is encoder and isinstance(learn.loss_func, CrossEntropyLossFlat) and not learn.metrics and learn.opt is None
+    assert learn.model is encoder and isinstance(learn.loss_func.loss, CrossEntropyLossFlat) and not learn.metrics and learn.opt is None
     assert not any(torch.equal(start[n], p) for n,p in encoder.named_parameters())
     assert len(cb.net.bank)==128
     assert (cb.net.bank.labels==tensor([dls.train_ds[i][1] for i in cb.net.bank.ids.tolist()])).all()

@@ -1,0 +1,29 @@
+"What several tests share: small learners, and half precision on a CPU"
+import torch
+from fastai.vision.all import AMPMode, Callback, Learner, MixedPrecision, ProgressCallback, nn, noop
+from psm_fastai.all import *
+
+def tiny(n_in=1): return nn.Sequential(nn.Conv2d(n_in, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
+def silent(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+def quiet(dls=None, *, cbs=None, model=None, **kwargs): return silent(Learner(dls or digits_dls(bs=32, limit=200), model or tiny(), cbs=cbs, **kwargs))
+def state(learn): return {n: t.clone() for n,t in learn.model.state_dict().items()}
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+class HalfOnCPU(MixedPrecision):
+    "fastai's `MixedPrecision` names CUDA; this one is for tests"
+    def __init__(self, **scaler): super().__init__(AMPMode.BF16); self.scaler_args = dict(scaler or dict(enabled=False))
+    def before_fit(self):
+        super().before_fit()
+        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16),torch.amp.GradScaler('cpu', **self.scaler_args)
+
+def mirror(x): return x,x.flip(3)       # two views without any chance
+
+class Spy(Callback):
+    "Calls functions at events: `Spy(after_loss=f)`, each with the spy itself"
+    def __init__(self, order=70, **events): self.order,self.events = order,events
+    def __call__(self, event_name):
+        super().__call__(event_name)
+        if event_name in self.events: self.events[event_name](self)

@@ -1,0 +1,279 @@
+"A Learner's whole life: finding a rate, looking, interrupts, half precision, accumulation, memory formats, compiling"
+import copy, random, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest, torch
+from fastai.vision.all import (CancelFitException, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, Learner, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, load_learner,
+    nn, partial, set_seed)
+from psm_fastai.all import *
+from common import *
+
+@pytest.fixture
+def learn():
+    set_seed(0)
+    l = quiet(cbs=[PSMCallback(bank_size=128, mine_after=.3)])
+    l.fit_one_cycle(2, 1e-3)
+    return l
+
+def chance(dls): return torch.get_rng_state().tolist(),random.getstate(),np.random.get_state()[1].tolist(),dls.train.rng.getstate()
+
+@pytest.mark.guarantee('lr_find')
+@pytest.mark.parametrize('trained', [False,True])
+def test_lr_find_leaves_no_trace(trained):
+    set_seed(0)
+    learn = quiet(cbs=[PSMCallback(bank_size=128), HealthCallback()])
+    if trained: learn.fit_one_cycle(1, 1e-3)
+    list(learn.dls.valid), learn.dls.train.n_inp          # fastai looks once at an item
+    before,was = state(learn),chance(learn.dls)
+    assert 1e-7 < learn.lr_find(show_plot=False).valley < 10
+    assert same(before, state(learn)) and chance(learn.dls)==was
+    assert len(learn.psm.parts[-1].rows)==int(trained)
+
+@pytest.mark.guarantee('looking')
+def test_looking_changes_nothing(learn, monkeypatch):
+    "self_supervised #56, fastai #2892: `summary` or `lr_find` fills the queue"
+    monkeypatch.setattr('matplotlib.pyplot.show', lambda: None)
+    before = state(learn)
+    learn.summary()
+    learn.dls.show_batch(max_n=2)
+    learn.validate()
+    learn.get_preds()
+    learn.predict(learn.dls.valid_ds[0][0])
+    learn.show_results(max_n=2)
+    learn.knn_accuracy(), mined_neighbours(learn), learn.features(), learn.nearest(learn.dls.valid_ds[0][0])
+    assert same(before, state(learn))
+
+@pytest.mark.guarantee('looking')
+@pytest.mark.parametrize('gone', ['never','remove_cb','fit'])
+def test_predictions_are_features(gone):
+    set_seed(0)
+    cb = PSMCallback(bank_size=128)
+    learn = quiet(cbs=None if gone=='fit' else [cb])       # its labels give it the cross-entropy, whose predictions would be probabilities
+    learn.fit(1, 1e-3, cbs=[cb] if gone=='fit' else None)
+    if gone=='remove_cb': learn.remove_cb(cb)
+    encoder,x = cb.net.encoder,learn.dls.valid.one_batch()[0]
+    want = encoder.eval()(x).mean((2,3))
+    feats,targs = learn.get_preds()
+    assert torch.allclose(feats[:len(x)], want, atol=1e-5) and len(targs)==len(feats)==450
+    assert torch.allclose(learn.predict(learn.dls.valid_ds[3][0])[2], want[3], atol=1e-5)
+
+@pytest.mark.guarantee('resume')
+@pytest.mark.parametrize('workers,schedule', [(0,'fit_one_cycle'), (2,'fit')])
+def test_resume_in_a_new_process_is_bit_for_bit(tmp_path, workers, schedule):
+    def run(part): subprocess.run([sys.executable, Path(__file__).parent/'resume_run.py', tmp_path, str(workers), schedule, part], check=True, capture_output=True, text=True)
+    run('both')
+    run('resumed')
+    want,got = (torch.load(tmp_path/f'{n}.pth', weights_only=False) for n in ('whole','resumed'))
+    assert want.keys()==got.keys()
+    for n in want:
+        a,b = want[n],got[n]
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a==b, n
+
+@pytest.mark.guarantee('resume')
+def test_trackers_and_schedules_that_break_on_start_epoch(tmp_path):
+    def make(): set_seed(0); return quiet(cbs=[PSMCallback(bank_size=64)])
+    class Stop(Spy): pass
+    def stop(cb):
+        if cb.epoch==1: raise CancelFitException
+    learn = make()
+    learn.path = tmp_path
+    every = SaveModelCallback(fname='e', every_epoch=True)
+    learn.fit(3, cbs=[CheckpointCallback(tmp_path/'c.pth'), Spy(order=80, after_epoch=stop), every])
+    first = (tmp_path/'models/e_0.pth').stat().st_mtime_ns
+    again,saved = make(),CheckpointCallback(tmp_path/'c.pth')
+    again.path = tmp_path
+    again.fit(3, cbs=[saved, SaveModelCallback(fname='e', every_epoch=True), EarlyStoppingCallback(patience=9), ReduceLROnPlateau(patience=9)], start_epoch=saved.resume(again))
+    assert (tmp_path/'models/e_0.pth').stat().st_mtime_ns==first and (tmp_path/'models/e_2.pth').exists()
+    again,saved = make(),CheckpointCallback(tmp_path/'c.pth')
+    start = saved.resume(again)
+    with pytest.raises(ValueError, match='to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`'): again.fit_flat_cos(3, 1e-3, cbs=saved, start_epoch=0)
+
+@pytest.mark.guarantee('resume')
+def test_an_optimizer_state_that_does_not_fit_is_refused(tmp_path):
+    learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    learn.fit(1, cbs=CheckpointCallback(tmp_path/'c.pth'))
+    other = quiet(cbs=[PSMCallback(bank_size=64)], splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())])
+    before = state(other)
+    with pytest.raises(ValueError, match='other parameter groups'): CheckpointCallback(tmp_path/'c.pth').resume(other)
+    assert same(before, state(other))
+
+@pytest.mark.guarantee('resume')
+def test_save_model_keeps_the_bank_of_the_best_epoch(tmp_path):
+    "lightly: the bank is lost on resume, since its buffer isn't saved"
+    set_seed(0)
+    learn = quiet(cbs=[PSMCallback(bank_size=128)])
+    learn.path,kept = tmp_path,{}
+    learn.fit(3, 1e-3, cbs=[SaveModelCallback(), Spy(order=59, after_epoch=lambda cb: kept.update({cb.recorder.values[-1][1]: state(cb)}))])
+    assert same(kept[min(kept)], state(learn))
+
+@pytest.mark.guarantee('export')
+def test_an_exported_learner_gives_features(learn, tmp_path):
+    x = learn.dls.valid_ds[3][0]
+    want = learn.predict(x)[2]
+    learn.export(tmp_path/'l.pkl')
+    again = load_learner(tmp_path/'l.pkl')
+    assert torch.allclose(again.predict(x)[2], want, atol=1e-6) and again.opt is None
+    assert same(state(learn), state(again)) and len(again.dls.train_ds)==0      # with momentum network and bank, without images and optimizer
+
+class Half(HalfOnCPU):
+    "Cut off in the middle of the third batch"
+    armed = True
+    def after_pred(self):
+        if self.armed and self.training and self.iter==2: raise KeyboardInterrupt
+
+@pytest.mark.guarantee('interrupt')
+def test_an_interrupt_leaves_half_precision_and_a_consistent_bank():
+    set_seed(0)
+    half = Half()
+    learn = quiet(cbs=[PSMCallback(bank_size=100), half])
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, 1e-3)
+    assert not torch.is_autocast_enabled('cpu')
+    half.armed = False
+    learn.fit(2, 1e-3)
+    assert not torch.is_autocast_enabled('cpu')
+    bank,ds = learn.model.bank,learn.dls.train_ds
+    assert len(bank)==100 and bank.labels.tolist()==[int(ds[i][1]) for i in bank.ids.tolist()]
+    assert torch.allclose(bank.feats.norm(dim=1), torch.ones(100), atol=1e-5)
+
+@pytest.mark.guarantee('interrupt')
+def test_an_interrupt_anywhere_in_enqueue_mixes_no_rows():
+    "Each line of `enqueue` is cut off once; a row that counts holds one image's key, id and label"
+    def key(i): return torch.nn.functional.one_hot(torch.as_tensor(i)%8, 8).float()
+    def batch(start): ids = torch.arange(start, start+3); return key(ids),ids,ids%5
+    code,cuts = MemoryBank.enqueue.__wrapped__.__code__,0
+    for line in sorted({l for *_,l in code.co_lines() if l}):
+        bank = MemoryBank(7, 8)
+        for s in (0,3,6): bank.enqueue(*batch(s))
+        def trace(frame, event, arg):
+            if frame.f_code is not code: return None
+            if event=='line' and frame.f_lineno==line: raise KeyboardInterrupt
+            return trace
+        sys.settrace(trace)
+        try: bank.enqueue(*batch(9))
+        except KeyboardInterrupt: cuts += 1
+        finally: sys.settrace(None)
+        for s in (12,15): 
+            r = bank.ready
+            assert torch.equal(bank.feats[r], key(bank.ids[r])) and torch.equal(bank.labels[r], bank.ids[r]%5)
+            bank.enqueue(*batch(s))
+    assert cuts>10
+
+@pytest.mark.guarantee('priming')
+def test_priming_leaves_statistics_and_random_numbers():
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(bank_size=150)])
+    learn.dls.train.n_inp, learn.dls.valid.n_inp
+    seen = {}
+    def look(cb): seen[cb.order] = {n: t.clone() for n,t in cb.model.state_dict().items() if not n.startswith('bank')},chance(cb.dls),len(cb.model.bank)
+    learn.fit(1, cbs=[Spy(order=7, before_train=look), Spy(order=9.5, before_train=look)])
+    (a,c,n),(b,d,m) = seen[7],seen[9.5]
+    assert (n,m)==(0,150) and same(a, b) and c==d
+
+@pytest.mark.guarantee('priming')
+def test_an_interrupted_priming_begins_again_and_a_long_one_shows_its_progress(monkeypatch):
+    learn = quiet(digits_dls(bs=2, limit=220), cbs=[PSMCallback()])
+    bars,views = [],learn.psm.parts[0].two_views
+    monkeypatch.setattr('psm_fastai.callback.progress_bar', lambda it, total, leave: bars.append(total) or it)
+    calls = []
+    def cut(x):
+        calls.append(len(x))
+        if len(calls)==5: raise KeyboardInterrupt
+        return views(x)
+    learn.psm.parts[2].views = cut
+    with pytest.raises(KeyboardInterrupt): learn.psm.parts[2].before_train()
+    assert len(learn.model.bank)==0
+    learn.psm.parts[2].before_train()
+    assert len(learn.model.bank)==220 and bars==[110,110]
+
+@pytest.mark.guarantee('half')
+@pytest.mark.parametrize('way', ['callback','context'])
+def test_both_passes_are_in_half_precision_and_the_loss_is_not(way):
+    "self_supervised: the momentum encoder runs outside of autocast"
+    set_seed(0)
+    seen = dict(q=set(), k=set(), loss=set(), out=set())
+    learn = quiet(cbs=[PSMCallback(bank_size=100, mine_after=0., k=5, n_neg=20)])
+    m = learn.model
+    for n,e in (('q',m.encoder), ('k',m.momentum_encoder)): e.register_forward_hook(lambda _,i,o,n=n: seen[n].add(o.dtype) if m.training else None)
+    m.loss.register_forward_hook(lambda _,i,o: seen['loss'].update((o.dtype, *(t.dtype for t in i[:2]))))
+    if way=='callback': learn.fit(1, 1e-3, cbs=HalfOnCPU())
+    else:
+        learn.psm.parts[2].before_train = lambda: None      # primed before, in the full precision of `before_train`
+        with torch.autocast('cpu', torch.bfloat16): learn.fit(1, 1e-3)
+    assert seen['q']=={torch.bfloat16} and torch.bfloat16 in seen['k'] and seen['loss']=={torch.float32}
+    bank = m.bank
+    assert bank.feats.dtype==torch.float32 and ((bank.feats[bank.ready].norm(dim=1)-1).abs()<1e-6).all()
+    m.bank.to(torch.bfloat16).enqueue(torch.nn.functional.normalize(torch.randn(64, 128), dim=1))
+    assert ((bank.feats.float().norm(dim=1)[bank.ready]-1).abs()<2**-7).all()
+
+@pytest.mark.guarantee('half')
+def test_a_step_cancelled_by_an_overflow_moves_no_momentum_weight():
+    set_seed(0)
+    learn = quiet(cbs=[PSMCallback(bank_size=100, momentum=(.5,1.)), HalfOnCPU(enabled=True, init_scale=2.**120, growth_interval=9999, backoff_factor=2.**-30)])
+    moved,followed = [],[]
+    def weights(cb): return [p.clone() for p in cb.model.momentum_encoder.parameters()]
+    update = PSMModel.update_momentum
+    learn.model.update_momentum = lambda momentum: (followed.append((momentum, learn.pct_train)), update(learn.model, momentum))
+    def before(cb): cb.was = weights(cb)
+    def after(cb):
+        if cb.training: moved.append(not all(map(torch.equal, cb.was, weights(cb))))
+    learn.fit(2, 1e-3, cbs=Spy(order=1, before_batch=before, after_batch=after))
+    assert not moved[0] and moved[-1] and moved==sorted(moved) and len(followed)==sum(moved)
+    assert all(abs(m-SchedCos(.5, 1.)(pct))<1e-9 for m,pct in followed) and followed[0][1]>0      # the schedule went on meanwhile
+
+@pytest.mark.guarantee('accumulation')
+def test_gradient_accumulation_is_that_of_a_plain_loop():
+    "One momentum update an optimizer step, one enqueue a batch"
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=192), cbs=[PSMCallback(bank_size=100, k=4, n_neg=None, mine_after=0., momentum=.9, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.))
+    ref,batches = [],[]
+    def start(cb):
+        if not ref: ref.append(copy.deepcopy(cb.model))
+    def keep(cb):
+        if cb.training: batches.append((cb.xb[0].clone(), cb.yb[0].clone(), cb.yb[1].clone()))
+    learn.fit(1, .1, wd=0., cbs=[GradientAccumulation(64), Spy(order=9, before_batch=lambda cb: (start(cb), keep(cb)))])
+    m,losses = ref[0],[]
+    trained = [*m.encoder.parameters(), *m.projector.parameters()]
+    for i,(x,ids,labels) in enumerate(batches, 1):
+        q,k = m(x, x.flip(3))
+        (m.loss(q, k, ids, m.bank).mean()*32/64).backward()
+        if i%2==0:
+            with torch.no_grad():
+                for p in trained: p -= .1*p.grad; p.grad = None
+            m.update_momentum(.9)
+        m.bank.enqueue(k, ids, labels)
+    got = state(learn)
+    assert len(batches)==6 and int(m.bank.step)==int(got['bank.step'])
+    for n,t in m.state_dict().items(): assert torch.allclose(t.float(), got[n].float(), atol=1e-5), n
+
+def losses_of(steps, change=None, cbs=None, **kwargs):
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=320), cbs=[PSMCallback(bank_size=200, k=4, n_neg=None, mine_after=0., **kwargs)], opt_func=SGD)     # Adam would make steps of the rounding errors of tiny gradients
+    if change: change(learn)
+    learn.fit(steps//10, .02, cbs=cbs)
+    return learn,torch.stack(learn.recorder.losses)
+
+@pytest.mark.guarantee('compile')
+def test_channels_last_gives_the_same_losses():
+    _,plain = losses_of(20)
+    learn,last = losses_of(20, cbs=ChannelsLast())
+    assert learn.model.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert len(plain)==20 and torch.allclose(plain, last, atol=1e-4)
+
+@pytest.mark.guarantee('compile')
+def test_compiled_gives_the_same_losses_and_its_checkpoints_load(tmp_path):
+    learn,plain = losses_of(20)
+    compiled,losses = losses_of(20, change=lambda l: l.model.compile())
+    assert compiled.model._compiled_call_impl is not None and torch.allclose(plain, losses, atol=1e-4)
+    for a,b in ((learn,compiled), (compiled,learn)):
+        a.path = b.path = tmp_path
+        a.save('m')
+        b.load('m')
+        assert same(state(a), state(b))
+
+@pytest.mark.guarantee('compile')
+@pytest.mark.parametrize('settings', [{}, dict(symmetric=True, predictor=True), dict(split_bn=2)])
+def test_no_graph_break_in_forward(settings):
+    x = torch.randn(8, 1, 24, 24)
+    m = PSMModel(small_resnet(1), x, bank_size=16, **settings).train()
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(m)(x, x.flip(3))
+    assert found.graph_break_count==0, found.break_reasons
