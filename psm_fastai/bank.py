@@ -65,9 +65,9 @@ def enqueue(self:MemoryBank,
     "Write `keys` over the oldest rows, in order. Keys that are not finite or not of unit length (within 0.01) are left out and counted"
     K,D = self.feats.shape
     if keys.ndim!=2 or keys.shape[1]!=D: raise ValueError(f"MemoryBank.enqueue: keys must have the shape [B, {D}], got {list(keys.shape)}")
-    keys = keys.to(self.feats)
+    keys = keys.to(self.feats).as_subclass(Tensor)
     unknown = self.ids.new_full((len(keys),), -1)
-    ids,labels = (unknown if t is None else t.to(self.ids) for t in (ids,labels))
+    ids,labels = (unknown if t is None else t.to(self.ids).as_subclass(Tensor) for t in (ids,labels))
     if ids.shape!=unknown.shape or labels.shape!=unknown.shape:
         raise ValueError(f"MemoryBank.enqueue: {len(keys)} keys need as many ids and labels, got {list(ids.shape)} and {list(labels.shape)}")
     ok = (keys.norm(dim=1)-1).abs() < 1e-2                                # false for nan and inf too

@@ -68,8 +68,7 @@ class PSMLossCallback(GuestCallback):
     def look_at_data(self):
         "Make the views ready for the images, and refuse batches that can't be trained on"
         dls,split = plain_dls(self.learn.dls),psm_model(self.learn).split_bn
-        dl,n = dls.train,getattr(dls.train, 'n', None)
-        if n is None or not dl.bs: raise TypeError("Potential sample mining has to know which image is which: it needs a loader with a batch size over a data set with a length and `__getitem__`, not a stream")
+        dl,n = dls.train,dls.train.n
         if dl.bs==1 or n==1: raise ValueError(f"Batch-norm can't train on batches of one image: the batch size is {dl.bs}, and there are {n} images. Use a batch size of at least 2, better 32")
         if is_distributed(self.learn): n = math.ceil(n/torch.distributed.get_world_size())      # of each process
         if not dl.drop_last and n%dl.bs==1: raise ValueError(f"{n} images in batches of {dl.bs} leave one for the last batch, and batch-norm can't train on one. Use another batch size, or drop_last=True")
@@ -81,7 +80,7 @@ class PSMLossCallback(GuestCallback):
         x:Tensor, # `[B, C, H, W]`, a batch of the learner's
     )->tuple[Tensor,Tensor]:
         "The two views of a batch. Raises `ValueError` where `views` doesn't return two"
-        res = self.ready_views(x)
+        res = self.ready_views(as_floats(x))
         if not is_listy(res) or len(res)!=2 or any(not isinstance(v, Tensor) or len(v)!=len(x) for v in res):
             raise ValueError(f"views must return two views of the {len(x)} images of a batch, a tuple of two tensors [{len(x)}, C, H, W]; got {apply(lambda t: list(t.shape), res)}")
         return tuple(res)
@@ -102,8 +101,10 @@ class PSMLossCallback(GuestCallback):
 
     def before_batch(self):
         self.learn.psm_step = None
-        if hasattr(self.learn, 'gather_preds'): return
-        x = self.xb[0]
+        x = as_floats(self.xb[0])
+        if hasattr(self.learn, 'gather_preds'):
+            self.learn.xb = (x,)
+            return
         labels = batch_labels(self.yb, len(x), x.device)
         ids = batch_ids(self.dl, self.iter, x) if self.training else torch.full_like(labels, -1)
         self.learn.xb,self.learn.yb = self.two_views(x),(ids,labels)
@@ -120,6 +121,8 @@ class PSMLossCallback(GuestCallback):
             with torch.autocast(q.device.type, enabled=False):
                 mined = m.loss.mine(q, k, ids, m.bank)
                 loss = m.loss(q, k, ids, m.bank, mined)
+                if self.training and loss.device.type=='cpu' and not loss.isfinite().all():       # elsewhere looking would mean waiting; there the bank notices
+                    raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}. Look at these images, lower the learning rate, or, with half precision, use bf16")
                 if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
             if not self.training and m.loss.n_neg!=0 and not len(m.bank): loss = loss*math.nan      # against nothing every loss is 0
         return loss.mean() if reduction=='mean' else loss
@@ -213,7 +216,7 @@ def prime(self:MemoryBankCallback):
             for i,(x,*yb) in enumerate(progress_bar(batches, total=n, leave=False) if n>100 else batches):
                 n = min(len(x), wanted)
                 ids,labels = batch_ids(dl, i, x),batch_labels(yb, len(x), x.device)
-                if len(x)>1: m.bank.enqueue(m.key(self.views(x)[1] if self.views else x.as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
+                if len(x)>1: m.bank.enqueue(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
                 wanted -= n
         except BaseException:
             m.bank.clear()      # half a bank would be taken for a whole one
@@ -259,9 +262,10 @@ class PSMCallback(GuestCallback):
         if isinstance(get_model(learn.model), PSMModel): raise ValueError("This learner has a PSMModel already. Remove its PSMCallback first: learn.remove_cb(PSMCallback)")
         metrics = [m.name for m in learn.metrics if not isinstance(m, ValueMetric)]
         if metrics: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")
+        x,dl = peek_batch(learn.dls)[0],plain_dls(learn.dls).train
+        if dl.n is None or not dl.bs: raise TypeError(no_stream)
         if self.net is None or self.net.encoder is not learn.model:
-            x = peek_batch(learn.dls)[0]
-            self.net = PSMModel(learn.model, x, self.bank_size or min(4096, len(learn.dls.train_ds)), loss=PSMLoss(**self.loss_args), **self.net_args)
+            self.net = PSMModel(learn.model, x, self.bank_size or min(4096, dl.n), loss=PSMLoss(**self.loss_args), **self.net_args)
         self.plain_splitter = learn.splitter
         learn.model,learn.splitter,learn.opt = self.net,partial(_split, learn.splitter),None
         try:

@@ -106,4 +106,4 @@ class CheckpointCallback(Callback):
 
     def members(self):
         "Callbacks with something to remember, those of a PSMCallback included"
-        return L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat()).filter(lambda cb: hasattr(cb, 'state_dict'))
+        return L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat()).filter(lambda cb: hasattr(type(cb), 'state_dict'))     # the callback itself would pass on to the model

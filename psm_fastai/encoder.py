@@ -115,7 +115,7 @@ def whole(
     path, # The file to write
 ):
     "A path to write to, renamed to `path` when all went well and removed otherwise"
-    tmp = Path(path).with_name(f'.{os.getpid()}-{Path(path).name}')
+    tmp = Path(path).with_name(f'.{Path(path).name}.part')        # what a killed process left is overwritten
     try:
         yield tmp
         os.replace(tmp, path)

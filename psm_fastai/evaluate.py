@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .encoder import keep_modes, pool_features
-from .learner import GuestCallback, batch_labels, no_skip, peek_batch, plain_dls
+from .learner import GuestCallback, as_floats, batch_labels, no_skip, peek_batch, plain_dls
 from .loss import check_number
 from .model import PSMModel
 
@@ -46,7 +46,7 @@ def encoder_features(
         m.to(dl.device)
         with dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
             for x,*yb in progress_bar(dl, leave=False) if len(dl)>100 else dl:
-                feats.append(pool_features(m(x.as_subclass(Tensor))).float().cpu())
+                feats.append(pool_features(m(as_floats(x).as_subclass(Tensor))).float().cpu())
                 labels.append(batch_labels(yb, len(x), 'cpu'))
     if not feats: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images; `nearest` also takes a table that `features` gave before, as `among`")
     return torch.cat(feats),torch.cat(labels)

@@ -14,7 +14,7 @@ from fastai.vision.all import Learner, Path
 from fastcore.basics import patch
 from fastcore.xml import *
 from .data import train_image
-from .learner import psm_model
+from .learner import psm_model, short_name
 from .loss import check_number
 from .mining import admissible, bank_purity, mine_positives, soft_weights
 
@@ -73,11 +73,11 @@ def show_neighbours(self:Learner,
     def show(ax, i, title, **kwargs):
         im = train_image(self.dls, i)
         ax.imshow(im, cmap='gray' if im.mode=='L' else None)
-        ax.set_title(title, fontsize=8, pad=2, **kwargs)
+        ax.set_title(title, fontsize=8, pad=2, parse_math=False, **kwargs)     # a class may be called anything
     for ax in axs.flat: ax.set_axis_off()
     for axr,q in zip(axs, queries):
         rows = df[df['query']==q]
-        show(axr[0], q, rows.query_label.iloc[0] or f'image {q}', fontweight='bold')
+        show(axr[0], q, short_name(rows.query_label.iloc[0] or f'image {q}', 20), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
             mark,color = ('','black') if r.right is None else _right if r.right else _wrong
             show(ax, r.id, f'{mark} {r.similarity:.2f}', color=color)
@@ -104,9 +104,9 @@ img { image-rendering:pixelated; object-fit:contain; border:2px solid var(--line
 def _neighbour(learn, r):
     what = '' if r.right is None else 'right' if r.right else 'wrong'
     mark = {'right':'✓ ','wrong':'✗ '}.get(what, '')
-    label = r.label or f'image {r.id}'
-    alt = f"Neighbour {r.rank}: image {r.id}{f', label {r.label}' if r.label else ''}, similarity {r.similarity:.2f}{f', {what}' if what else ''}"
-    return Figure(_img(train_image(learn.dls, r.id), alt), Figcaption(f"{mark}{label}", Br(), f"{r.similarity:.2f}"), cls=what, title=f"image {r.id}, soft weight {r.weight:.2f}")
+    label = short_name(r.label or f'image {r.id}')
+    alt = f"Neighbour {r.rank}: image {r.id}{f', label {short_name(r.label)}' if r.label else ''}, similarity {r.similarity:.2f}{f', {what}' if what else ''}"
+    return Figure(_img(train_image(learn.dls, r.id), alt), Figcaption(f"{mark}{label}", Br(), f"{r.similarity:.2f}", dir='auto'), cls=what, title=f"image {r.id}, soft weight {r.weight:.2f}")
 
 def neighbour_page(
     learn:Learner, # A learner with `PSMCallback`
@@ -124,8 +124,8 @@ def neighbour_page(
     facts = f"Each row: an image, and those of the {len(m.bank):,} keys in the memory bank that are most similar to its own, with cosine similarities. Mining takes such keys as further positives."
     if not math.isnan(share): facts += f" ✓ same label, ✗ another one. Purity over the whole bank: {share:.1%}; chance: {chance:.1%}."
     def row(q, rows):
-        label = rows.query_label.iloc[0]
-        return Section(Figure(_img(train_image(learn.dls, q), f"Image {q}{f', label {label}' if label else ''}"), Figcaption(label or f'image {q}'), cls='query'),
+        label = rows.query_label.iloc[0] and short_name(rows.query_label.iloc[0])
+        return Section(Figure(_img(train_image(learn.dls, q), f"Image {q}{f', label {label}' if label else ''}"), Figcaption(label or f'image {q}', dir='auto'), cls='query'),
                        *(_neighbour(learn, r) for r in rows.itertuples()), aria_label=f"Image {q} and its neighbours")
     page = Html(Head(Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Title(title), Style(_css)),
                 Body(H1(title), P(facts), *(row(q, rows) for q,rows in df.groupby('query', sort=False))), lang='en')

@@ -79,6 +79,7 @@ def _bars(ax, names, y, chance, title):
     ax.bar(names, y, color=_blue, alpha=.6, label='measured')
     ax.plot(names, chance, ls='', marker='_', ms=16, mew=2, color='black', label='chance')
     ax.margins(y=.3)   # room for the legend
+    for t in ax.get_xticklabels(): t.set_parse_math(False)      # a class may be called anything
     if names.str.len().max()>4: ax.tick_params(axis='x', rotation=45)
     _finish(ax, title, '')
     ax.legend(fontsize=8, frameon=False, ncols=2, loc='upper right')
@@ -126,7 +127,7 @@ class PurityCallback(MonitorCallback):
         fig,axs = plt.subplot_mosaic(rows, figsize=(11,2.9*len(rows)), layout='constrained')
         def of(part, i): return part[part.epoch==df.epoch.iloc[i]]
         label = of(self.by_label, -1).dropna(subset=what).nsmallest(20, what).sort_index()
-        _bars(axs['by label'], label.label.astype(str), label[what], label.chance, f"{what} by label, last epoch{', the 20 lowest' if len(label)==20 else ''}")
+        _bars(axs['by label'], label.label.map(lambda l: short_name(l, 15)), label[what], label.chance, f"{what} by label, last epoch{', the 20 lowest' if len(label)==20 else ''}")
         if what=='purity':
             first,last,age = of(self.by_rank, 0),of(self.by_rank, -1),of(self.by_age, -1)
             age = age[age.n>age.n.sum()/100]

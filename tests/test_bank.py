@@ -1,23 +1,25 @@
 "The ring buffer against a plain Python deque"
 from collections import deque
 import pytest, torch, torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
 from psm_fastai.bank import MemoryBank
 
-@pytest.mark.parametrize('seed', range(30))
-def test_bank_is_a_deque(seed):
+row = st.tuples(st.integers(-1, 99), st.integers(-1, 5), st.sampled_from([None]*8+[torch.nan, torch.inf, 0., 3.]))      # id, label, what is wrong with the key
+
+@pytest.mark.guarantee('properties')
+@settings(max_examples=60, deadline=None)
+@given(K=st.integers(1, 20), D=st.integers(1, 6), batches=st.lists(st.lists(row, max_size=45), max_size=12), seed=st.integers(0, 2**31))
+def test_bank_is_a_deque(K, D, batches, seed):
     g = torch.Generator().manual_seed(seed)
-    def rnd(lo, hi): return int(torch.randint(lo, hi, (), generator=g))
-    K,D = rnd(1,20),rnd(1,6)
     bank,ref = MemoryBank(K, D),deque(maxlen=K)
-    for step in range(rnd(1,12)):
-        B = rnd(1, 2*K+3)
-        keys = F.normalize(torch.randn(B, D, generator=g), dim=1)
-        bad = torch.rand(B, generator=g) < .2
-        keys[bad] = torch.tensor([torch.nan,torch.inf,0.,3.])[torch.randint(4, (int(bad.sum()),1), generator=g)]
-        ids,labels = torch.randint(99, (B,), generator=g),torch.randint(-1, 5, (B,), generator=g)
+    for step,batch in enumerate(batches):
+        keys = F.normalize(torch.randn(len(batch), D, generator=g), dim=1)
+        for i,(*_,wrong) in enumerate(batch):
+            if wrong is not None: keys[i] = wrong
+        ids,labels = (torch.tensor([r[j] for r in batch], dtype=torch.long) for j in (0,1))
         bank.enqueue(keys, ids, labels)
-        for i in range(B):
-            if not bad[i]: ref.append((keys[i].tolist(), int(ids[i]), int(labels[i]), step))
+        for k,(i,l,wrong) in zip(keys, batch):
+            if wrong is None: ref.append((k.tolist(), i, l, step))
     assert len(bank)==len(ref)==int(bank.ready.sum())
     oldest = [(int(bank.ptr)+j) % K for j in range(K)] if len(ref)==K else range(len(ref))
     assert [(bank.feats[j].tolist(), int(bank.ids[j]), int(bank.labels[j]), int(bank.steps[j])) for j in oldest]==list(ref)
@@ -36,3 +38,10 @@ def test_enqueue_and_mining_never_ask_the_device(monkeypatch):
         ids = torch.empty(16, dtype=torch.long)
         bank.enqueue(q, ids, ids)
         for psm in (PSMLoss(k=3), PSMLoss(k=3, n_neg=8), PSMLoss(k=0, hard_weight=1)): assert psm(q, q, ids, bank).shape==(16,)
+
+def test_keys_of_another_tensor_type_leave_plain_buffers():
+    "Else a checkpoint would hold fastai's types, which a safe `torch.load` refuses"
+    from fastai.vision.all import TensorImage
+    bank = MemoryBank(4, 3)
+    bank.enqueue(TensorImage(torch.eye(3)), TensorImage(torch.arange(3)), TensorImage(torch.arange(3)))
+    assert len(bank)==3 and all(type(b) is torch.Tensor for b in bank.buffers())

@@ -78,28 +78,6 @@ def test_each_method_trains(name):
     assert all(not torch.equal(a, b) for a,b in zip(start, learn.model.encoder.parameters()))
     assert learn.psm.method==name and all(math.isfinite(float(l)) for l in learn.recorder.losses)
 
-def test_both_halves_see_one_bank_and_its_keys_enter_once():
-    "lightly #564: the symmetric loss enqueues between its halves"
-    class Spy(Callback):
-        order = 40
-        def before_batch(self): self.rows,self.step = self.model.bank.feats.clone(),int(self.model.bank.step)
-        def after_loss(self):
-            s = self.psm_step
-            if not self.training: return
-            b,m = len(self.xb[0]),self.model
-            assert len(s.q)==len(s.k)==len(s.loss)==2*b and torch.equal(s.ids[:b], s.ids[b:]) and torch.equal(m.bank.feats, self.rows)
-            with torch.no_grad():
-                halves = [m.loss(s.q[h], s.k[h], s.ids[h], m.bank) for h in (slice(0,b), slice(b,2*b))]
-            assert torch.allclose(self.loss.detach(), (halves[0].mean()+halves[1].mean())/2, atol=1e-6)
-            self.seen = s
-        def after_batch(self):
-            bank = self.model.bank
-            if not self.training: return
-            b = len(self.xb[0])
-            rows = (int(bank.ptr)-b+torch.arange(b)) % len(bank.ids)
-            assert int(bank.step)==self.step+1 and torch.equal(bank.feats[rows], self.seen.k[:b])
-    quiet(cbs=[PSMCallback.nnclr(bank_size=120), Spy()]).fit(2)
-
 def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():
     seen = []
     class Spy(Callback):
@@ -112,23 +90,6 @@ def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():
     assert seen[12]==seen[0]
     with pytest.raises(ValueError, match='at most 1, got 2'): PSMCallback(momentum=(.9,2))
     with pytest.raises(ValueError, match=r'\(start, end\)'): PSMCallback(momentum=(.9,.95,1.))
-
-def test_split_batch_norm():
-    m = PSMModel(small_resnet(1), torch.randn(2,1,24,24), split_bn=3)
-    x = torch.randn(9, 1, 24, 24)
-    one = lambda x: F.normalize(m.projector(m.encoder(x)), dim=1)
-    m.train()
-    assert torch.allclose(m.query(x), torch.cat([one(o) for o in x.split(3)]), atol=1e-6)
-    torch.manual_seed(3)
-    k = m.key(x)
-    torch.manual_seed(3)
-    order = torch.randperm(9)
-    m.split_bn = 1
-    want = torch.cat([m.key(x[part]) for part in order.split(3)])
-    assert torch.allclose(k[order], want, atol=1e-6) and not torch.allclose(k, m.key(x), atol=1e-3)
-    m.split_bn = 3
-    assert torch.allclose(m.eval().query(x), one(x), atol=1e-6)
-    with pytest.raises(ValueError, match='split_bn=30 needs batches of at least 60'): quiet(split_bn=30).fit(1)
 
 @pytest.mark.parametrize('enough,starts', [(0.,True), (1.1,False)])
 def test_agreement_decides_when_to_mine(enough, starts, monkeypatch):
@@ -160,11 +121,3 @@ def test_agreement_is_the_share_of_neighbours_that_both_views_mine_above_chance(
     learn.fit(1)
     assert abs(learn.recorder.values[-1][learn.recorder.metric_names[1:].index('agreement')] - sum(shares)/len(shares)) < 1e-4
 
-def test_momentum_encoder_has_right_statistics():
-    "moco #70: the momentum encoder's batch-norm statistics are wrong when it is evaluated"
-    set_seed(0)
-    learn = psm_learner(digits_dls(), momentum=.98)
-    learn.remove_cb(ProgressCallback); learn.logger = noop
-    learn.fit_one_cycle(10, 8e-3, wd=.05)
-    online,slow = learn.knn_accuracy(),learn.knn_accuracy(encoder=learn.model.momentum_encoder)
-    assert online>.5 and abs(online-slow)<.03

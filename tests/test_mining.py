@@ -1,23 +1,28 @@
 "Mining and drawing against loops over every row"
 import math
 import pytest, torch, torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
 from psm_fastai.bank import MemoryBank
 from psm_fastai.loss import PSMLoss
 from psm_fastai.mining import draw_probs, sample_negatives
 
-def case(seed):
-    g = torch.Generator().manual_seed(seed)
-    def rnd(lo, hi): return int(torch.randint(lo, hi, (), generator=g))
-    B,K,D = rnd(1,7),rnd(1,25),rnd(2,5)
-    bank = MemoryBank(K, D)
-    n = rnd(0, K+1)
-    if n: bank.enqueue(F.normalize(torch.randint(-2, 3, (n,D), generator=g)+.01, dim=1), torch.randint(-1, 6, (n,), generator=g))   # few directions: ties
-    q = F.normalize(torch.randn(2*B, D, generator=g), dim=1)
-    return bank,q[:B],q[B:],torch.randint(-1, 6, (B,), generator=g),rnd(0,8),rnd(1,30)
+id_ = st.integers(-1, 5)
 
-@pytest.mark.parametrize('seed', range(60))
-def test_mined_and_drawn(seed):
-    bank,q,k,ids,n_pos,n_neg = case(seed)
+@st.composite
+def cases(draw):
+    "A bank, half filled, with ties; queries, keys and ids, some of them unknown"
+    K,D,B = draw(st.integers(1, 25)),draw(st.integers(2, 5)),draw(st.integers(1, 7))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    bank,ids = MemoryBank(K, D),draw(st.lists(id_, max_size=K))
+    bank.enqueue(F.normalize(torch.randint(-2, 3, (len(ids),D), generator=g)+.01, dim=1), torch.tensor(ids, dtype=torch.long))   # few directions: ties
+    q = F.normalize(torch.randn(2*B, D, generator=g), dim=1)
+    return bank,q[:B],q[B:],torch.tensor(draw(st.lists(id_, min_size=B, max_size=B)))
+
+@pytest.mark.guarantee('properties')
+@settings(max_examples=80, deadline=None)
+@given(case=cases(), n_pos=st.integers(0, 8), n_neg=st.integers(1, 30))
+def test_mined_and_drawn(case, n_pos, n_neg):
+    bank,q,k,ids = case
     mined = PSMLoss(k=n_pos, n_neg=n_neg, hard_weight=.5 if n_pos else 1.).mine(q, k, ids, bank)
     for i in range(len(q)):
         rows = [j for j in range(len(bank)) if ids[i]<0 or bank.ids[j]!=ids[i]]
@@ -43,13 +48,13 @@ def test_draw_without_replacement_follows_the_probabilities():
     got = idx.flatten().bincount(minlength=4)/n
     assert torch.allclose(got, want, atol=.012)
 
-@pytest.mark.parametrize('settings', [dict(k=0, n_neg=None, hard_weight=1.), dict(k=4, n_neg=None, hard_weight=.3), dict(k=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(k=2, n_neg=0, hard_weight=.4)])
-def test_float32_loss_is_the_float64_formula(settings):
+@pytest.mark.parametrize('options', [dict(k=0, n_neg=None, hard_weight=1.), dict(k=4, n_neg=None, hard_weight=.3), dict(k=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(k=2, n_neg=0, hard_weight=.4)])
+def test_float32_loss_is_the_float64_formula(options):
     g = torch.Generator().manual_seed(1)
     bank = MemoryBank(32, 16)
     bank.enqueue(F.normalize(torch.randn(32, 16, generator=g), dim=1), torch.arange(32))
     q,k = F.normalize(torch.randn(2, 8, 16, generator=g), dim=2)
-    psm = PSMLoss(temp=.07, soft_temp=.1, **settings)
+    psm = PSMLoss(temp=.07, soft_temp=.1, **options)
     mined = psm.mine(q, k, torch.arange(8), bank)
     loss = psm(q, k, torch.arange(8), bank, mined)
     Q,Kk,M = q.double(),k.double(),bank.feats.double()

@@ -2,9 +2,9 @@
 import copy, math, random
 from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
-from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, ProgressCallback, TensorImage, TfmdDL, load_learner, nn, noop, set_seed, tensor
 from psm_fastai.all import *
+from common import HalfOnCPU
 
 class Uneven:
     "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
@@ -166,19 +166,13 @@ def test_looking_at_each_batch_gives_the_columns_of_training():
         for cb in (learn.purity, learn.collapse, learn.agreement):
             for n in set(table) & set(cb.frame): assert close(table[n], cb.frame[n][epoch]), n
 
-class HalfOnCPU(MixedPrecision):
-    def before_fit(self):
-        super().before_fit()
-        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16),torch.amp.GradScaler('cpu', enabled=False)
-    def before_step(self): self.half = self.encoded.dtype
-    def after_step(self): pass
-
 def test_half_precision_does_not_reach_the_figures():
-    spy,half = Spy(3),HalfOnCPU(amp_mode=AMPMode.BF16)
+    spy,half = Spy(3),HalfOnCPU()
     learn = make([*monitors(3), spy, half], k=5, n_neg=20, mine_after=0.)
-    learn.model.encoder.register_forward_hook(lambda m,i,o: setattr(half, 'encoded', o))
+    types = set()
+    learn.model.encoder.register_forward_hook(lambda m,i,o: types.add(o.dtype) if m.training else None)
     learn.fit(1, 1e-3)
-    assert half.half==torch.bfloat16
+    assert torch.bfloat16 in types
     looks = spy.looks[0]
     assert close(learn.purity.frame.fn_hardest[0], mean([q.fn_hardest for o in looks for q in queries(o, 20) if q.label>=0]))
     assert close(learn.collapse.frame.uniformity[0], math.log(mean([math.exp(-2*float(((a-b)**2).sum())) for o in looks for i,a in enumerate(o.q.double()) for b in o.q.double()[:i]])))

@@ -1,0 +1,39 @@
+"""Two processes train together on a CPU; each writes what it saw: accelerate launch ddp_run.py FOLDER N MODE
+MODE: plain, or ungathered, in which each bank gets the keys of its own process alone"""
+import sys, torch
+torch.set_num_threads(1)
+from functools import partial
+from fastai.vision.all import *
+from fastai.distributed import *
+from psm_fastai import callback
+from psm_fastai.all import *
+from common import Spy, mirror, silent
+
+path,n,mode = Path(sys.argv[1]),int(sys.argv[2]),sys.argv[3]
+
+def _broadcast(self, t, rank):      # fastai's asks for CUDA
+    t = torch.LongTensor(t)
+    torch.distributed.broadcast(t, rank)
+    return t.tolist()
+DistributedDL._broadcast = _broadcast
+if mode!='plain': callback.gather_ranks = lambda learn, t: t
+
+set_seed(0)
+dls = digits_dls(bs=10, limit=n)
+dls.train.drop_last = False
+encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
+learn = silent(Learner(dls, encoder, cbs=[PSMCallback(bank_size=50, k=4, n_neg=None, mine_after=0., momentum=.9, proj_dim=16, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.), path=path))
+learn.model.projector,learn.model.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)     # without batch-norm
+set_seed(10+rank_distrib())          # from here on the processes would draw apart
+
+seen = []
+def start(cb): seen.append({n: t.clone() for n,t in psm_model(cb.learn).state_dict().items()})
+def keep(cb):
+    if cb.training: cb.asked = cb.yb[0].tolist()
+def after(cb):
+    m = psm_model(cb.learn)
+    if cb.training: seen.append(dict(asked=cb.asked, **{n: getattr(m.bank, n).clone() for n in ('feats','ids','labels','steps')}, weights=[p.clone() for p in m.encoder.parameters()]))
+with learn.distrib_ctx(sync_bn=False, cpu=True):
+    learn.fit(2, .1, wd=0., cbs=[Spy(order=12, before_train=start, before_batch=keep, after_batch=after), CheckpointCallback(path/'c.pth')])
+assert learn.dls.train is dls.train and not is_distributed(learn)
+torch.save(dict(seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')

@@ -1,0 +1,55 @@
+"Two processes on one machine, by `accelerate launch`, against one plain loop over both parts of each batch"
+import copy, os, socket, subprocess, sys
+from pathlib import Path
+import pytest, torch
+from fastai.vision.all import nn
+from psm_fastai.all import *
+from common import mirror
+
+def launch(path, n, mode='plain'):
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo', PYTHONPATH=str(Path(__file__).parent))
+    cmd = [Path(sys.executable).parent/'accelerate', 'launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', str(port), Path(__file__).parent/'ddp_run.py', path, str(n), mode]
+    res = subprocess.run([str(o) for o in cmd], env=env, capture_output=True, text=True, timeout=240)
+    assert res.returncode==0, '\n'.join(l for l in res.stderr.splitlines() if l.startswith('[rank'))[-3000:]
+    return [torch.load(path/f'{r}.pth', weights_only=False) for r in (0,1)]
+
+def banks_agree(a, b): return all(torch.allclose(s[n].float(), t[n].float(), atol=1e-6) for s,t in zip(a['seen'][1:], b['seen'][1:]) if 'feats' in s for n in ('feats','ids','labels'))
+
+@pytest.mark.guarantee('processes')
+def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
+    "lightly #1018: each process has its own queue. 95 images in batches of 10, two processes: the last batches are shorter, and one image is there twice"
+    ranks = launch(tmp_path, 95)
+    a,b = (r['seen'] for r in ranks)
+    dls = digits_dls(bs=10, limit=95)
+    images,labels = (torch.cat(t) for t in zip(*[(x.as_subclass(torch.Tensor),y.as_subclass(torch.Tensor)) for x,y in dls.train.new(shuffle=False, drop_last=False)]))
+    x = images[:2]
+    m = PSMModel(nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)), x, bank_size=50, proj_dim=16, loss=PSMLoss(k=4, n_neg=None))
+    m.projector,m.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)
+    m.load_state_dict({n.removeprefix('module.'): t for n,t in a[0].items()})
+    assert all(torch.equal(t, b[0][n]) for n,t in a[0].items()) and len(m.bank)==50       # primed alike, though they draw apart
+    trained,steps = [*m.encoder.parameters(), *m.projector.parameters()],0
+    for s,t in zip(a, b):
+        if 'weights' not in s: continue        # the beginning of an epoch
+        ids = torch.tensor(s['asked']+t['asked'])
+        q,k = m(*mirror(images[ids]))
+        m.loss(q, k, ids, m.bank).mean().backward()
+        with torch.no_grad():
+            for p in trained: p -= .1*p.grad; p.grad = None
+        m.update_momentum(.9)
+        m.bank.enqueue(k, ids, labels[ids])
+        for r in (s,t):
+            assert all(torch.equal(r[n], getattr(m.bank, n)) for n in ('ids','labels','steps')) and torch.allclose(r['feats'], m.bank.feats, atol=1e-6)
+            assert all(torch.allclose(p, w, atol=1e-6) for p,w in zip(m.encoder.parameters(), r['weights']))
+        assert all(map(torch.equal, s['weights'], t['weights']))
+        steps += 1
+    assert steps==10 and ranks[0]['purity']==ranks[1]['purity']
+    assert torch.equal(ranks[0]['features'], ranks[1]['features'])
+    from fastai.vision.all import tensor
+    saved = torch.load(tmp_path/'c.pth', weights_only=True)
+    assert len(saved['random'])==2 and saved['random'][0]['torch_state'].tolist()!=saved['random'][1]['torch_state'].tolist()
+
+@pytest.mark.guarantee('processes')
+def test_without_gathering_the_banks_would_differ(tmp_path):
+    "The test above can fail: DDP's broadcast of buffers is kept away from the bank"
+    assert not banks_agree(*launch(tmp_path, 60, 'ungathered'))
