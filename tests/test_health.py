@@ -45,6 +45,7 @@ def test_loss_that_sits_at_its_ceiling(): shows('ceiling', 'gentler views', *tra
 
 def test_plateau(): shows('plateau', 'bank_size', *train(16, lr=1e-7, limit=700, before=lambda l: l.fit_one_cycle(3, 5e-3), cb=PSMCallback.moco(momentum=.5)))
 
+@pytest.mark.guarantee('broken')
 def test_collapse_without_negatives():
     def no_predictor(learn): learn.model.predictor = torch.nn.Identity()
     torch.set_flush_denormal(True)       # a collapsed network computes with numbers so small that they take a CPU a hundred times as long

@@ -1,7 +1,7 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
-import copy, math
-import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CancelBatchException, CancelStepException, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize, ProgressCallback,
+import copy
+import pytest, torch
+from fastai.vision.all import (Callback, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize, ProgressCallback,
     Resize, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
@@ -42,11 +42,13 @@ def test_what_was_mined_is_known_after_loading(tmp_path):
     set_seed(0)
     assert not again.model.loss.mining and again.validate()[0]==want[0]
 
+@pytest.mark.guarantee('sizes')
 def test_a_last_batch_of_one_image_is_refused():
     def dls(n, **kwargs): return DataLoaders(TfmdDL(Marked(n), bs=8, num_workers=0, **kwargs), TfmdDL(Marked(8), bs=8, num_workers=0))
     with pytest.raises(ValueError, match='33 images in batches of 8 leave one for the last batch'): quiet(dls(33), cbs=[PSMCallback()], loss_func=no_loss)
     for d in (dls(33, drop_last=True), dls(34)): quiet(d, cbs=[PSMCallback()], loss_func=no_loss).fit(1)
 
+@pytest.mark.guarantee('loaders')
 def test_features_refuse_skipped_items():
     d = DataLoaders(*(TfmdDL(Marked(40, skip=s), bs=8, num_workers=0) for s in (3,None)))
     l = quiet(d, loss_func=no_loss)
@@ -61,6 +63,7 @@ class Marked:
         if i==self.skip: raise SkipItemException
         return TensorImage(torch.full((1,16,16), i/self.n) + .01*torch.rand(1,16,16)),tensor(i%3)
 
+@pytest.mark.guarantee('loaders')
 @pytest.mark.parametrize('workers', [0,2])
 def test_ids_are_those_of_the_pixels(workers):
     class Spy(Callback):
@@ -180,6 +183,7 @@ def test_images_that_break_are_named():
     with pytest.raises(ValueError, match=r'The loss is not finite for the images with ids \[\d+, '): learn.fit(1)   # batch-norm spreads the nan over the batch
     assert learn.model.bank.feats.isfinite().all()
 
+@pytest.mark.guarantee('export')
 def test_export_and_copy(learn, tmp_path):
     learn.path = tmp_path
     im = learn.dls.valid_ds[0][0]

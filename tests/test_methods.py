@@ -1,7 +1,7 @@
 "Each method setting against its own formula in plain float64 loops, and what the settings do to a training"
 import math
 import pytest, torch, torch.nn.functional as F
-from fastai.vision.all import Callback, Learner, ProgressCallback, nn, noop, set_seed
+from fastai.vision.all import Callback, ProgressCallback, nn, noop, set_seed
 from psm_fastai.all import *
 import psm_fastai.callback as callback
 
