@@ -44,7 +44,6 @@ def test_public_names_do_not_hide_fastais():
 
 def test_the_table_of_guarantees_is_of_these_tests():
     "Rows of the page, marks of the tests and stored outcomes belong together, and none has failed"
-    import json
     marked = set()
     for f in (root/'tests').glob('test_*.py'): marked |= {(row,f.name) for row in re.findall(r"mark.guarantee\('(\w+)'\)", f.read_text())}
     stored = json.loads((root/'nbs/explain/guarantees.json').read_text())['tests']
@@ -55,4 +54,4 @@ def test_the_table_of_guarantees_is_of_these_tests():
         for t in tests: assert f"def {t.split('::')[1]}(" in (root/'tests'/t.split('::')[0]).read_text(), f'{t} is gone: remove it from guarantees.json, {how}'
     page = json.loads((root/'nbs/explain/guarantees.ipynb').read_text())
     source = ''.join(''.join(c['source']) for c in page['cells'])
-    assert {row for row,_ in marked}==set(re.findall(r"^    (\w+) = ", source, re.M))
+    assert {row for row,_ in marked}==set(re.findall(r"^    (\w+) = \(", source, re.M))
