@@ -31,6 +31,10 @@ class OwnLoss(GetAttr):
     "The loss that a learner had before. Predictions do without it: they are features, which fit no target"
     _default,activation,decodes = 'loss',staticmethod(pool_features),staticmethod(noop)
     def __init__(self, loss, learn): self.loss,self.learn = loss,learn
+    @property
+    def reduction(self): return self.loss.reduction
+    @reduction.setter
+    def reduction(self, v): self.loss.reduction = v
     def __call__(self, pred, *yb, **kwargs):
         predicts = getattr(self.learn, 'gather_preds', None)
         return pred.new_zeros(()) if predicts and not predicts.with_loss else self.loss(pred, *yb, **kwargs)

@@ -1,5 +1,5 @@
 "Two processes on one machine, by `accelerate launch`, against one plain loop over both parts of each batch"
-import copy, os, socket, subprocess, sys
+import os, socket, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from fastai.vision.all import nn
@@ -45,7 +45,6 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
         steps += 1
     assert steps==10 and ranks[0]['purity']==ranks[1]['purity']
     assert torch.equal(ranks[0]['features'], ranks[1]['features'])
-    from fastai.vision.all import tensor
     saved = torch.load(tmp_path/'c.pth', weights_only=True)
     assert len(saved['random'])==2 and saved['random'][0]['torch_state'].tolist()!=saved['random'][1]['torch_state'].tolist()
 

@@ -2,7 +2,7 @@
 import copy, random, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastai.vision.all import (CancelFitException, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, Learner, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, load_learner,
+from fastai.vision.all import (CancelFitException, CrossEntropyLossFlat, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, Learner, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, load_learner,
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
@@ -55,6 +55,20 @@ def test_predictions_are_features(gone):
     feats,targs = learn.get_preds()
     assert torch.allclose(feats[:len(x)], want, atol=1e-5) and len(targs)==len(feats)==450
     assert torch.allclose(learn.predict(learn.dls.valid_ds[3][0])[2], want[3], atol=1e-5)
+
+def test_the_learners_own_loss_works_as_before():
+    set_seed(0)
+    cb,head = PSMCallback(bank_size=128),nn.Sequential(tiny(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    learn = quiet(model=head, cbs=[cb])
+    learn.remove_cb(cb)
+    preds,targs,losses = learn.get_preds(with_loss=True)
+    assert torch.allclose(losses, nn.functional.cross_entropy(preds.as_subclass(torch.Tensor), targs.as_subclass(torch.Tensor).long(), reduction='none'), atol=1e-5)
+    was = learn.validate()[0]
+    learn.fit(2, 1e-2)
+    assert learn.validate()[0] < was
+    learn.add_cb(cb)
+    learn.remove_cb(cb)
+    assert isinstance(learn.loss_func.loss, CrossEntropyLossFlat)       # not wrapped twice
 
 @pytest.mark.guarantee('resume')
 @pytest.mark.parametrize('workers,schedule', [(0,'fit_one_cycle'), (2,'fit')])
