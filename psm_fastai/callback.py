@@ -257,7 +257,7 @@ class PSMCallback(GuestCallback):
         objective = PSMLoss(**kwargs)
         if mine_after=='agreement' and not objective.k: raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but k=0 mines none. Use k of at least 1, or a share of training")
         loss = PSMLossCallback(views, mine_after)
-        self.parts,self.net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views), TidyCallback(), HealthCallback()],None
+        self.parts,self.psm_net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views), TidyCallback(), HealthCallback()],None
         self.parts.insert(4, PreflightCallback(self.parts))
         self.settings = dict(bank_size=bank_size, mine_after=mine_after, momentum=momentum, **self.net_args, **{n: getattr(objective, n) for n in inspect.signature(PSMLoss).parameters})
 
@@ -268,10 +268,10 @@ class PSMCallback(GuestCallback):
         if metrics: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")
         x,dl = peek_batch(learn.dls)[0],plain_dls(learn.dls).train
         if dl.n is None or not dl.bs: raise TypeError(no_stream)
-        if self.net is None or self.net.encoder is not learn.model:
-            self.net = PSMModel(learn.model, x, self.bank_size or min(4096, dl.n), loss=PSMLoss(**self.loss_args), **self.net_args)
+        if self.psm_net is None or self.psm_net.encoder is not learn.model:
+            self.psm_net = PSMModel(learn.model, x, self.bank_size or min(4096, dl.n), loss=PSMLoss(**self.loss_args), **self.net_args)
         self.plain_splitter = learn.splitter
-        learn.model,learn.splitter,learn.opt = self.net,partial(_split, learn.splitter),None
+        learn.model,learn.splitter,learn.opt = self.psm_net,partial(_split, learn.splitter),None
         try:
             for p in self.parts: p.learn = learn
         except Exception:
@@ -280,7 +280,7 @@ class PSMCallback(GuestCallback):
 
     def leave(self):
         for p in self.parts: p.learn = None
-        self._learn.model,self._learn.splitter,self._learn.opt = self.net.encoder,self.plain_splitter,None
+        self._learn.model,self._learn.splitter,self._learn.opt = self.psm_net.encoder,self.plain_splitter,None
 
     def __call__(self, event_name):
         if not self.run: return super().__call__(event_name)

@@ -1,5 +1,5 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
-import copy
+import copy, warnings
 import pytest, torch
 from fastai.vision.all import (Callback, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize, ProgressCallback,
     Resize, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
@@ -12,6 +12,16 @@ def learn():
     l = quiet(cbs=[PSMCallback(bank_size=128, mine_after=.3)])
     l.fit_one_cycle(2, 1e-3)
     return l
+
+def test_modules_of_users_may_have_any_attribute():
+    class Module(nn.Module):
+        def __init__(self): super().__init__(); self.net = self.encoder = self.bank = tiny()
+        def forward(self, x): return self.net(x)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='You are shadowing')
+        cb,learn = PSMCallback(bank_size=64),quiet(model=Module())
+        learn.fit(1, cbs=[cb])
+    assert len(cb.psm_net.bank)==64
 
 @pytest.mark.parametrize('way', ['Learner', 'add_cb', 'fit', 'fit_one_cycle'])
 def test_every_way_in_trains_the_same(way):
@@ -27,8 +37,8 @@ def test_every_way_in_trains_the_same(way):
         learn.remove_cb(cb)
     assert learn.model is encoder and isinstance(learn.loss_func.loss, CrossEntropyLossFlat) and not learn.metrics and learn.opt is None
     assert not any(torch.equal(start[n], p) for n,p in encoder.named_parameters())
-    assert len(cb.net.bank)==128
-    assert (cb.net.bank.labels==tensor([dls.train_ds[i][1] for i in cb.net.bank.ids.tolist()])).all()
+    assert len(cb.psm_net.bank)==128
+    assert (cb.psm_net.bank.labels==tensor([dls.train_ds[i][1] for i in cb.psm_net.bank.ids.tolist()])).all()
 
 def test_what_was_mined_is_known_after_loading(tmp_path):
     learn = quiet(cbs=[PSMCallback(bank_size=128, mine_after=1.)])

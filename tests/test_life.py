@@ -50,7 +50,7 @@ def test_predictions_are_features(gone):
     learn = quiet(cbs=None if gone=='fit' else [cb])       # its labels give it the cross-entropy, whose predictions would be probabilities
     learn.fit(1, 1e-3, cbs=[cb] if gone=='fit' else None)
     if gone=='remove_cb': learn.remove_cb(cb)
-    encoder,x = cb.net.encoder,learn.dls.valid.one_batch()[0]
+    encoder,x = cb.psm_net.encoder,learn.dls.valid.one_batch()[0]
     want = encoder.eval()(x).mean((2,3))
     feats,targs = learn.get_preds()
     assert torch.allclose(feats[:len(x)], want, atol=1e-5) and len(targs)==len(feats)==450

@@ -1,0 +1,36 @@
+"What the benchmarks share: things measured in turn, ratios with their spread, and a JSON file with the circumstances"
+import json, os, platform, statistics, subprocess, sys, time
+from pathlib import Path
+import torch
+from psm_fastai.pretrain import environment
+
+here = Path(__file__).parent
+
+def sync(device='cpu'):
+    if torch.device(device).type=='cuda': torch.cuda.synchronize()
+
+def in_turn(
+    rounds, # How often each is measured, after one round that doesn't count
+    **fs, # Name to a function without arguments
+)->dict: # Name to its seconds, a list
+    "Measure functions one after the other, round after round, so that a busy machine is busy for all of them"
+    res = {n: [] for n in fs}
+    for i in range(rounds+1):
+        for n,f in fs.items():
+            start = time.perf_counter()
+            f()
+            if i: res[n].append(time.perf_counter()-start)
+    return res
+
+def ratio(a, b):
+    "Median of the ratios of two lists of seconds, measured in turn, and the range that holds the middle half of them"
+    r = [x/y for x,y in zip(a, b)]
+    lo,_,hi = statistics.quantiles(r, n=4)
+    return dict(ratio=statistics.median(r), low=lo, high=hi)
+
+def save(name, rows, **what):
+    "Write the rows, with versions, hardware, commit and command, to NAME.json beside the program"
+    commit = subprocess.run(['git','rev-parse','HEAD'], cwd=here, capture_output=True, text=True).stdout.strip()
+    out = here/f'{name}.json'
+    out.write_text(json.dumps(dict(rows=rows, command=' '.join([f'benchmarks/{name}.py', *sys.argv[1:]]), commit=commit, date=time.strftime('%Y-%m-%d'), processor=platform.processor() or platform.machine(), load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None, **environment(), **what), indent=1)+'\n')
+    print(f'\nwritten to {out.relative_to(here.parent)}')
