@@ -37,7 +37,7 @@ def main(
         read = peak()
         draw.mine(q, k, ids, bank)
         extra = read()-base
-        t = in_turn(rounds, enqueue=lambda: bank.enqueue(k, ids), mine=lambda: mine.candidates(k, ids, bank), mine_and_draw=lambda: draw.mine(q, k, ids, bank))
+        t = in_turn(rounds, enqueue=lambda: bank.enqueue(k, ids), mine=lambda: mine.mine(q, k, ids, bank), mine_and_draw=lambda: draw.mine(q, k, ids, bank))
         row = dict(K=K, bank_mb=held/1e6, extra_mb=extra/1e6, **{f'{n}_ms': statistics.median(v)*1e3 for n,v in t.items()})
         rows.append(row)
         print(f"K = {K:>9,}: bank {row['bank_mb']:7.1f} MB, more while mining {row['extra_mb']:7.1f} MB; enqueue {row['enqueue_ms']:6.2f}, mine {row['mine_ms']:8.1f}, mine and draw {row['mine_and_draw_ms']:8.1f} ms")

@@ -75,6 +75,8 @@ class PSMLoss(nn.Module):
     def extra_repr(self): return ', '.join(f'{n}={getattr(self,n)}' for n in 'k n_neg a b temp soft_temp hard_weight'.split())
 
 # %% ../nbs/03_loss.ipynb #6e43f50d
+_table = 2**24      # similarities in memory at a time, while mining
+
 @patch
 @torch.no_grad()
 def candidates(self:PSMLoss,
@@ -97,7 +99,12 @@ def mine(self:PSMLoss,
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
 )->Mined:
-    "Mine positives by the keys and draw negatives by the queries"
+    "Mine positives by the keys and draw negatives by the queries, a part of them at a time where the bank is very large"
+    parts = [self._mine(*o, bank) for o in zip(*(t.split(max(1, _table//len(bank.ids))) for t in (q,k,ids)))]
+    return parts[0] if len(parts)==1 else Mined(*(None if o[0] is None else torch.cat(o) for o in zip(*parts)))
+
+@patch
+def _mine(self:PSMLoss, q, k, ids, bank):
     *positives,allowed = self.candidates(k, ids, bank)
     if self.n_neg is None or (self.n_neg and not self.mining): return Mined(*positives, None, allowed)
     return Mined(*positives, *sample_negatives(q @ bank.feats.T, (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
