@@ -30,10 +30,12 @@ seen = []
 def start(cb): seen.append({n: t.clone() for n,t in psm_model(cb.learn).state_dict().items()})
 def keep(cb):
     if cb.training: cb.asked = cb.yb[0].tolist()
+def forward(cb):
+    if cb.training: cb.read = psm_model(cb.learn).bank.ids.clone()      # after DDP has broadcast buffers
 def after(cb):
     m = psm_model(cb.learn)
-    if cb.training: seen.append(dict(asked=cb.asked, **{n: getattr(m.bank, n).clone() for n in ('feats','ids','labels','steps')}, weights=[p.clone() for p in m.encoder.parameters()]))
+    if cb.training: seen.append(dict(asked=cb.asked, read=cb.read, **{n: getattr(m.bank, n).clone() for n in ('feats','ids','labels','steps')}, weights=[p.clone() for p in m.encoder.parameters()]))
 with learn.distrib_ctx(sync_bn=False, cpu=True):
-    learn.fit(2, .1, wd=0., cbs=[Spy(order=12, before_train=start, before_batch=keep, after_batch=after), CheckpointCallback(path/'c.pth')])
+    learn.fit(2, .1, wd=0., cbs=[Spy(order=12, before_train=start, before_batch=keep, after_pred=forward, after_batch=after), CheckpointCallback(path/'c.pth')])
 assert learn.dls.train is dls.train and not is_distributed(learn)
 torch.save(dict(seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')

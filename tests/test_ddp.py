@@ -50,5 +50,8 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
 
 @pytest.mark.guarantee('processes')
 def test_without_gathering_the_banks_would_differ(tmp_path):
-    "The test above can fail: DDP's broadcast of buffers is kept away from the bank"
-    assert not banks_agree(*launch(tmp_path, 60, 'ungathered'))
+    "The test above can fail: DDP's broadcast of buffers is kept away from the bank, also where the loss reads it"
+    a,b = launch(tmp_path, 60, 'ungathered')
+    assert not banks_agree(a, b)
+    read = [(s['read'],t['read']) for s,t in zip(a['seen'], b['seen']) if 'read' in s]
+    assert torch.equal(*read[0]) and not any(torch.equal(*r) for r in read[1:])      # alike when primed, and never again
