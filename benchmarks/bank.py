@@ -2,7 +2,7 @@
 
 python benchmarks/bank.py
 """
-import math, resource, statistics, warnings
+import statistics, warnings
 warnings.filterwarnings('ignore')
 import torch, torch.nn.functional as F
 from fastcore.script import call_parse
@@ -41,7 +41,7 @@ def main(
         row = dict(K=K, bank_mb=held/1e6, extra_mb=extra/1e6, **{f'{n}_ms': statistics.median(v)*1e3 for n,v in t.items()})
         rows.append(row)
         print(f"K = {K:>9,}: bank {row['bank_mb']:7.1f} MB, more while mining {row['extra_mb']:7.1f} MB; enqueue {row['enqueue_ms']:6.2f}, mine {row['mine_ms']:8.1f}, mine and draw {row['mine_and_draw_ms']:8.1f} ms")
-        K *= 4 if K>1024 or K==1024 else 2
+        K *= 4
     a,b = rows[-2],rows[-1]
     for n in ('enqueue','mine','mine_and_draw'): print(f"{n}: {b[f'{n}_ms']/a[f'{n}_ms']:.2f} times the time for {b['K']//a['K']} times the rows")
     save('bank', rows)

@@ -9,7 +9,7 @@ warnings.filterwarnings('ignore')
 import torch
 from contextlib import nullcontext
 from copy import deepcopy
-from fastai.vision.all import Adam, Callback, ChannelsLast, DataLoaders, Learner, MixedPrecision, ProgressCallback, TensorImage, noop, partial, set_seed
+from fastai.vision.all import Adam, Callback, ChannelsLast, DataLoaders, ProgressCallback, TensorImage, noop, partial, set_seed
 from fastcore.script import call_parse
 from psm_fastai.all import *
 from bench import ratio, save, sync
@@ -49,15 +49,14 @@ class Steps(Callback):
             m.loss.forward = self.timed('loss', m.loss.forward)
             self.learn._backward,self.learn._step = self.timed('backward', self.learn._backward),self.timed('optimizer', self.learn._step)
 
-def measure(arch, bs, bank, dim, steps, method, device, precision, channels_last, compile, monitors, parts):
+def measure(arch, bs, bank, dim, steps, method, device, precision, channels_last, compile, parts):
     set_seed(0)
     n = bs*steps
     dls = DataLoaders(*(MemoryDL(Fake(m, 32), bs=bs, shuffle=True, drop_last=True, device=device) for m in (n,bs)))
     settings = dict(bank_size=bank, proj_dim=dim, views=photo_views())
-    cbs = [PSMCallback.moco(**settings) if method=='moco' else PSMCallback(mine_after=0., **settings)]
+    cb = PSMCallback.moco(**settings) if method=='moco' else PSMCallback(mine_after=0., **settings)
     encoder = create_encoder(arch)
-    floor_q,floor_k = encoder.to(device),deepcopy(encoder).to(device)
-    floor_q = deepcopy(encoder).to(device).train()
+    floor_q,floor_k = deepcopy(encoder).to(device).train(),deepcopy(encoder).to(device)
     opt = Adam(list(floor_q.parameters()), lr=1e-3)
     x = torch.randn(bs, 3, 32, 32, device=device)
     if channels_last: x,floor_q,floor_k = (o.to(memory_format=torch.channels_last) for o in (x,floor_q,floor_k))
@@ -70,7 +69,7 @@ def measure(arch, bs, bank, dim, steps, method, device, precision, channels_last
         f.float().square().mean().backward()
         opt.step()
         opt.zero_grad()
-    learn = psm_learner(dls, encoder, cbs=cbs + (monitors and [CollapseCallback(), AgreementCallback()]))
+    learn = psm_learner(dls, encoder, cbs=cb)
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     if channels_last: learn.add_cb(ChannelsLast())
@@ -98,9 +97,9 @@ def main(
     common = dict(steps=steps, device=device, precision=precision, channels_last=channels_last, compile=compile)
     for a,b,k,d in [(a,b,k,d) for a in ('small_resnet','cifar_resnet18') for b in (64,256) for k in (4096,65536) for d in (128,256)] if sweep else [(arch,bs,bank,dim)]:
         size = dict(arch=a, bs=b, bank=k, dim=d)
-        whole,floors,_ = measure(**size, **common, method='psm', monitors=[], parts=False)
-        _,_,parts = measure(**size, **common, method='psm', monitors=[], parts=True)
-        moco,moco_floors,_ = measure(**size, **common, method='moco', monitors=[], parts=False)
+        whole,floors,_ = measure(**size, **common, method='psm', parts=False)
+        _,_,parts = measure(**size, **common, method='psm', parts=True)
+        moco,moco_floors,_ = measure(**size, **common, method='moco', parts=False)
         row = dict(**size, **{k: v for k,v in common.items() if k!='steps'}, psm_over_floor=ratio(whole, floors), moco_over_floor=ratio(moco, moco_floors), floor_ms=sorted(floors)[len(floors)//2]*1e3, step_ms=sorted(whole)[len(whole)//2]*1e3, parts_ms={k: v*1e3 for k,v in parts.items()})
         row['psm_over_moco'] = row['psm_over_floor']['ratio']/row['moco_over_floor']['ratio']
         rows.append(row)

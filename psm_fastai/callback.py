@@ -256,9 +256,8 @@ class PSMCallback(GuestCallback):
         check_network(**self.net_args)       # wrong settings are refused here, not when training starts
         objective = PSMLoss(**kwargs)
         if mine_after=='agreement' and not objective.k: raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but k=0 mines none. Use k of at least 1, or a share of training")
-        loss = PSMLossCallback(views, mine_after)
-        self.parts,self.psm_net = [loss, MomentumCallback(momentum), MemoryBankCallback(loss.two_views), TidyCallback(), HealthCallback()],None
-        self.parts.insert(4, PreflightCallback(self.parts))
+        loss,follow = PSMLossCallback(views, mine_after),MomentumCallback(momentum)
+        self.parts,self.psm_net = [loss, follow, MemoryBankCallback(loss.two_views), TidyCallback(), PreflightCallback(loss, follow), HealthCallback()],None
         self.settings = dict(bank_size=bank_size, mine_after=mine_after, momentum=momentum, **self.net_args, **{n: getattr(objective, n) for n in inspect.signature(PSMLoss).parameters})
 
     def arrive(self):

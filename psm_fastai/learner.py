@@ -12,7 +12,7 @@ __all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', '
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import torch
 from collections import namedtuple
-from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, SkipItemException, Tensor, ValueMetric, apply, get_model, get_random_states, no_random, set_random_states
+from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, SkipItemException, Tensor, ValueMetric, get_model, get_random_states, no_random, set_random_states, to_cpu
 from torch.nn.parallel import DistributedDataParallel
 from .model import PSMModel
 
@@ -92,7 +92,7 @@ def as_floats(
     x:Tensor, # `[B, C, H, W]`
 )->Tensor: # `[B, C, H, W]`
     "uint8 as float32 between 0 and 1; other types as float32"
-    return x if x.dtype==torch.float32 else x.float()/255 if x.dtype==torch.uint8 else x.float()
+    return x.float()/255 if x.dtype==torch.uint8 else x.float()
 
 def short_name(
     name, # Of a class
@@ -142,9 +142,9 @@ def set_randomness(
     s:dict, # From `randomness`
 ):
     "Put the random generators back"
-    plain_dls(dls).train.rng.setstate(s['loader'])
-    s = {n: v.cpu() if isinstance(v, Tensor) else v for n,v in s.items() if n!='loader'}
-    set_random_states(**dict(s, torch_cuda_state=apply(Tensor.cpu, s['torch_cuda_state'])))
+    s = to_cpu(s)
+    plain_dls(dls).train.rng.setstate(s.pop('loader'))
+    set_random_states(**s)
 
 class TidyCallback(GuestCallback):
     "Put the random states back after `lr_find`, and leave half precision when a batch is cut off"

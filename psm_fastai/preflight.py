@@ -41,18 +41,18 @@ def preflight(
     m,dl,n = psm_model(learn),learn.dls.train,len(learn.dls.train_ds)
     p,rows,steps,wrong = m.loss,len(m.bank),len(dl)*learn.n_epoch,[]
     ess = _first_look(learn, views)
-    mined = f"{p.k} mined" + (f" after {mine_after:.0%} of training" if mine_after!='agreement' and mine_after else " once two views agree on neighbours" if mine_after else '')
+    mines = p.k or p.n_neg
+    when = " once two views agree on neighbours" if mine_after=='agreement' else f" after {mine_after:.0%} of training" if mine_after else ''
     negatives = "none" if p.n_neg==0 else f"all of the bank{' but the mined rows' if p.k else ''}" if p.n_neg is None else f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {ess:,.0f} rows now"
     res = dict(images=f"{n:,}, batches of {dl.bs}: {len(dl)} steps an epoch, {steps:,} in all",
         bank=f"{len(m.bank.ids):,} rows of {m.bank.feats.shape[1]}, {len(m.bank.ids)/n:.2g} for each image; {rows:,} filled",
-        positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [mined]*(p.k>0)),
-        negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and (p.k or p.n_neg) else ''))
+        positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [f"{p.k} mined{when}"]*(p.k>0)),
+        negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and mines else ''))
     size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith('bank.'))]).items()}
     cuda = m.bank.feats.is_cuda
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
 
-    mines = p.k or p.n_neg
     if steps<300: wrong.append(f"{steps} steps are few; features of small sets take a thousand. More epochs, or a smaller batch size")
     if momentum<1 and (1-momentum)*steps<3: wrong.append(f"momentum={momentum:g} over {steps} steps leaves the momentum network near where it began. Try momentum={max(.5, 1-10/steps):.2g}")
     if mines and mine_after!='agreement' and mine_after*steps>=steps-1: wrong.append(f"mine_after={mine_after:g} leaves no step for mining")
@@ -67,7 +67,7 @@ def preflight(
 class PreflightCallback(Callback):
     "Print `preflight` before the first epoch on a data set, and then how long it will take; silent under `learn.no_logging()`"
     order,run_valid,data,_stateattrs = 9,False,None,('data',)
-    def __init__(self, parts): self.loss,self.momentum = parts[:2]
+    def __init__(self, loss, momentum): self.loss,self.momentum = loss,momentum
 
     def before_train(self):
         self.started = None

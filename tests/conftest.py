@@ -25,6 +25,16 @@ def pytest_sessionfinish(session):
     f.write_text(json.dumps(dict(versions=versions, system=platform.system(), tests=tests), indent=1, sort_keys=True)+'\n')
 
 @pytest.fixture
+def learn():
+    "A learner that was pretrained for two epochs"
+    from fastai.vision.all import set_seed
+    from common import PSMCallback, quiet
+    set_seed(0)
+    l = quiet(cbs=[PSMCallback(bank_size=128, mine_after=.3)])
+    l.fit_one_cycle(2, 1e-3)
+    return l
+
+@pytest.fixture
 def browser():
     "Headless Chromium. Skips without it; fails instead where PSM_NEED_BROWSER is set"
     missing = pytest.fail if os.environ.get('PSM_NEED_BROWSER') else pytest.skip

@@ -1,14 +1,13 @@
 "Each sign of failure is provoked once, and healthy runs show none"
 import warnings
 import pytest, torch
-from fastai.vision.all import Callback, ProgressCallback, noop, set_seed
+from fastai.vision.all import Callback, set_seed
 from psm_fastai.all import *
+from common import silent
 
 def train(epochs=8, lr=8e-3, cb=None, cbs=None, before=None, limit=None):
     set_seed(0)
-    learn = psm_learner(digits_dls(bs=64, limit=limit), cbs=[cb or PSMCallback(momentum=.98)])
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
+    learn = silent(psm_learner(digits_dls(bs=64, limit=limit), cbs=[cb or PSMCallback(momentum=.98)]))
     learn.psm.parts[-1].every = 3          # there are 21 batches an epoch
     if before: before(learn)
     with warnings.catch_warnings(record=True) as seen:

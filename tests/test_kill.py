@@ -34,8 +34,9 @@ def kill_and_resume(tmp_path, times, seed):
     while killed<times:
         out = tmp_path/f'run{done}'
         pid = start(out, seed, kill_write=rng.randint(1,4) if killed%2==0 else None)
-        if killed%2: time.sleep(rng.random()*length)
-        if killed%2: os.kill(pid, signal.SIGKILL)
+        if killed%2:
+            time.sleep(rng.random()*length)
+            os.kill(pid, signal.SIGKILL)
         if finish(pid)==0: done += 1      # it was through already: on with another run
         else: killed += 1
         f = out/'checkpoint.pth'

@@ -1,17 +1,10 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
 import pytest, torch
-from fastai.vision.all import (Callback, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize, ProgressCallback,
+from fastai.vision.all import (Callback, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize,
     Resize, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
-
-@pytest.fixture
-def learn():
-    set_seed(0)
-    l = quiet(cbs=[PSMCallback(bank_size=128, mine_after=.3)])
-    l.fit_one_cycle(2, 1e-3)
-    return l
 
 def test_modules_of_users_may_have_any_attribute():
     class Module(nn.Module):
@@ -151,8 +144,7 @@ def test_folders_and_a_resnet(tmp_path, fn, labelled):
         p.mkdir(exist_ok=True)
         im.save(p/f'{i}.png')
     dls = image_dls(tmp_path, size=32, bs=8)
-    learn = psm_learner(dls, 'resnet18', views=digit_views(), bank_size=32)
-    learn.remove_cb(ProgressCallback); learn.logger = noop
+    learn = silent(psm_learner(dls, 'resnet18', views=digit_views(), bank_size=32))
     learn.fit(1)
     assert ('purity' in learn.recorder.metric_names)==labelled
     assert len(mined_neighbours(learn, n=3, k=2))==6

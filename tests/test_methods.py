@@ -1,8 +1,9 @@
 "Each method setting against its own formula in plain float64 loops, and what the settings do to a training"
 import math
 import pytest, torch, torch.nn.functional as F
-from fastai.vision.all import Callback, ProgressCallback, nn, noop, set_seed
+from fastai.vision.all import Callback, nn, set_seed
 from psm_fastai.all import *
+from common import silent
 import psm_fastai.callback as callback
 
 def unit(*shape, seed): return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double), dim=-1)
@@ -65,10 +66,7 @@ def test_warm_up_uses_nothing_mined(name):
 
 def quiet(**kwargs):
     set_seed(0)
-    learn = psm_learner(digits_dls(bs=50, limit=300), **kwargs)
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
-    return learn
+    return silent(psm_learner(digits_dls(bs=50, limit=300), **kwargs))
 
 @pytest.mark.parametrize('name', psm_methods)
 def test_each_method_trains(name):

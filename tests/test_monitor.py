@@ -2,9 +2,9 @@
 import copy, math, random
 from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, ProgressCallback, TensorImage, TfmdDL, load_learner, nn, noop, set_seed, tensor
+from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, TensorImage, TfmdDL, load_learner, noop, set_seed, tensor
 from psm_fastai.all import *
-from common import HalfOnCPU
+from common import HalfOnCPU, silent, tiny
 
 class Uneven:
     "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
@@ -17,15 +17,11 @@ class Uneven:
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return TensorImage(self.x[i]),self.y[i]
 
-def tiny(): return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
 def uneven(): return DataLoaders(TfmdDL(Uneven(200), bs=32, shuffle=True, drop_last=True, num_workers=0), TfmdDL(Uneven(40), bs=32, num_workers=0))
 def monitors(every=10): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)]
 def make(cbs, dls=None, **kwargs):
     set_seed(0)
-    learn = Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'bank_size': 128, **kwargs}), *cbs])
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
-    return learn
+    return silent(Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'bank_size': 128, **kwargs}), *cbs]))
 
 class Spy(Callback):
     "Keeps what the monitors look at: the step, the bank before the step, and the bank at the end of each epoch"

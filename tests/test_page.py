@@ -1,13 +1,13 @@
 "The page of mined neighbours in a real browser"
 import pytest
-from fastai.vision.all import set_seed, noop, ProgressCallback
+from fastai.vision.all import set_seed
 from psm_fastai.all import *
+from common import silent
 
 @pytest.fixture(scope='module')
 def learn():
     set_seed(0)
-    l = psm_learner(digits_dls(bs=64, limit=300))
-    l.remove_cb(ProgressCallback); l.logger = noop
+    l = silent(psm_learner(digits_dls(bs=64, limit=300)))
     l.dls.train.vocab[3] = '<img src=x onerror="document.title=\'hacked\'">"\''
     l.fit(1, 1e-3)
     return l

@@ -2,19 +2,15 @@
 import subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, ProgressCallback, RegressionBlock,
-    accuracy_multi, create_body, get_image_files, load_learner, noop, resnet18, set_seed)
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock,
+    accuracy_multi, create_body, get_image_files, load_learner, resnet18, set_seed)
 from psm_fastai.all import *
-
-def quiet(learn):
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
-    return learn
+from common import silent
 
 @pytest.fixture(scope='module')
 def learn():
     set_seed(0)
-    l = quiet(psm_learner(digits_dls(bs=50, limit=400), bank_size=200, momentum=.9))
+    l = silent(psm_learner(digits_dls(bs=50, limit=400), bank_size=200, momentum=.9))
     l.fit_one_cycle(3, 5e-3)
     return l
 
@@ -28,13 +24,13 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize('arch', ['small_resnet', 'cifar_resnet18', 'resnet18', 'timm/resnet10t'])
 def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
-    l = quiet(psm_learner(digits_dls(bs=20, limit=60), arch, bank_size=50))
+    l = silent(psm_learner(digits_dls(bs=20, limit=60), arch, bank_size=50))
     l.fit(1)
     l.save_encoder(tmp_path/'e.safetensors')
     again = load_encoder(tmp_path/'e.safetensors')
     x = l.dls.valid.one_batch()[0]
     assert torch.equal(again(x), l.model.encoder.eval()(x)) and again.images==dict(n_in=1, size=[24,24], **image_stats(l.dls))
-    quiet(psm_learner(l.dls, again)).fit(1)                 # and may be where another training begins
+    silent(psm_learner(l.dls, again)).fit(1)                 # and may be where another training begins
 
 def several(x): return multi_labels[x.name]
 multi_labels = {}
@@ -46,12 +42,12 @@ def test_targets_that_are_no_classes_need_a_loss(learn, folder):
     def dls(block, get_y): return DataBlock((ImageBlock(PILImageBW), block), get_y=get_y, batch_tfms=norm).dataloaders(files, bs=8)
     for d in (dls(MultiCategoryBlock, several), dls(RegressionBlock(1), lambda f: len(f.name)/9)):
         with pytest.raises(ValueError, match='needs one class for each image, and the targets of these dls are something else'): learn.to_classifier(d)
-    c = quiet(learn.to_classifier(dls(MultiCategoryBlock, several), loss_func=BCEWithLogitsLossFlat(), metrics=accuracy_multi))
+    c = silent(learn.to_classifier(dls(MultiCategoryBlock, several), loss_func=BCEWithLogitsLossFlat(), metrics=accuracy_multi))
     c.fit(1)
     assert c.model[2].out_features==2
 
 def test_an_exported_learner_has_no_images_but_can_look_new_ones_up(tmp_path):
-    l = quiet(psm_learner(digits_dls(bs=20, limit=100), bank_size=50))
+    l = silent(psm_learner(digits_dls(bs=20, limit=100), bank_size=50))
     l.fit(1)
     table,im = l.features(),l.dls.valid_ds[0][0]
     l.export(tmp_path/'l.pkl')
@@ -75,13 +71,13 @@ def test_other_normalisation_is_refused(learn, tmp_path, folder):
     with pytest.raises(ValueError, match='The encoder was trained on images with mean'): psm_learner(other, load_encoder(tmp_path/'e.safetensors'))
     with pytest.raises(ValueError, match='and these have mean'): learn.to_classifier(other)
     s = image_stats(learn.dls)
-    assert quiet(learn.to_classifier(image_dls(folder, size=24, bs=8, stats=(s['mean'],s['std'])))).model[2].out_features==4
+    assert silent(learn.to_classifier(image_dls(folder, size=24, bs=8, stats=(s['mean'],s['std'])))).model[2].out_features==4
 
 @pytest.mark.parametrize('encoder', [small_resnet(1), create_body(resnet18(), n_in=1, pretrained=False)], ids=['features','maps'])
 def test_a_classifier_has_the_same_features_and_leaves_the_encoder_alone(encoder):
-    l = quiet(psm_learner(digits_dls(bs=20, limit=100), encoder, bank_size=50))
+    l = silent(psm_learner(digits_dls(bs=20, limit=100), encoder, bank_size=50))
     l.fit(1)
-    c,x = quiet(l.to_classifier()),l.dls.valid.one_batch()[0]
+    c,x = silent(l.to_classifier()),l.dls.valid.one_batch()[0]
     before = {n: p.clone() for n,p in encoder.state_dict().items()}
     with torch.no_grad(): assert torch.equal(c.model[:2].eval()(x), pool_features(encoder.eval()(x)))
     c.fine_tune(1, 1e-3)
@@ -89,7 +85,7 @@ def test_a_classifier_has_the_same_features_and_leaves_the_encoder_alone(encoder
     assert not all(torch.equal(before[n], p) for n,p in c.model[0].state_dict().items()) and len(c.opt.param_groups)==2
 
 def test_tables_know_files_and_labels(folder, learn):
-    l = quiet(psm_learner(image_dls(folder, size=24, bs=8)))
+    l = silent(psm_learner(image_dls(folder, size=24, bs=8)))
     df = l.features()
     assert [str(f) for f in l.dls.train_ds.items]==df.file.tolist() and [f.split('/')[-2] for f in df.file]==df.label.tolist()
     feats = encoder_features(l)[0]
@@ -97,7 +93,7 @@ def test_tables_know_files_and_labels(folder, learn):
     found = l.nearest(df.file[3], n=2)
     assert found.id[0]==3 and found.file[0]==df.file[3] and abs(found.similarity[0]-1)<1e-4
     assert learn.features(1).file.isna().all() and len(learn.features(1))==450
-    none = quiet(psm_learner(image_dls(folder/'0', size=24, bs=4)))
+    none = silent(psm_learner(image_dls(folder/'0', size=24, bs=4)))
     assert none.features().label.isna().all()
     with pytest.raises(ValueError, match='no classes'): none.to_classifier()
     for ask in (none.knn_accuracy, none.linear_probe):
@@ -131,7 +127,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-base)"""
     assert int(res.stdout)*1024 < 2e9
 
 def test_fastais_loggers_work(tmp_path):
-    l = quiet(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[KNNCallback(), CollapseCallback()]))
+    l = silent(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[KNNCallback(), CollapseCallback()]))
     l.path = tmp_path
     l.fit(2, cbs=[CSVLogger('log.csv'), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
     log = pd.read_csv(tmp_path/'log.csv')
@@ -153,7 +149,7 @@ def test_the_table_before_the_first_epoch(capsys):
     assert capsys.readouterr().out==''
 
 def test_preflight_knows_the_effective_number():
-    l = quiet(psm_learner(digits_dls(bs=50, limit=300), a=0., n_neg=20, k=10))
+    l = silent(psm_learner(digits_dls(bs=50, limit=300), a=0., n_neg=20, k=10))
     l.fit(1)
     table,_ = preflight(l, l.psm.parts[0].two_views)
     rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
@@ -162,7 +158,7 @@ def test_preflight_knows_the_effective_number():
 def test_monitors_and_rows_survive_a_resume(tmp_path):
     def make():
         set_seed(0)
-        return quiet(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[PurityCallback(), AgreementCallback()]))
+        return silent(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[PurityCallback(), AgreementCallback()]))
     class AfterTwo(Callback):
         order = 80
         def after_epoch(self):

@@ -8,13 +8,6 @@ from common import *
 
 pytestmark = pytest.mark.guarantee('traps')
 
-@pytest.fixture
-def learn():
-    set_seed(0)
-    l = quiet(cbs=[PSMCallback(bank_size=128, mine_after=.3)])
-    l.fit_one_cycle(2, 1e-3)
-    return l
-
 def test_lightly_1009_rows_stay_normalised_and_the_loss_leaves_its_start(learn):
     "lightly #1009: rows lose their normalisation, and the loss sticks at ln(K+1)"
     assert torch.allclose(learn.model.bank.feats.norm(dim=1), torch.ones(128), atol=1e-5)
