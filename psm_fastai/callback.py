@@ -36,6 +36,7 @@ class OwnLoss(GetAttr):
     @reduction.setter
     def reduction(self, v): self.loss.reduction = v
     def __call__(self, pred, *yb, **kwargs):
+        if self.learn.training: self.learn.loss_func = self.loss       # from here on the learner is used for something else
         predicts = getattr(self.learn, 'gather_preds', None)
         return pred.new_zeros(()) if predicts and not predicts.with_loss else self.loss(pred, *yb, **kwargs)
 
@@ -56,7 +57,7 @@ class PSMLossCallback(GuestCallback):
         self.look_at_data()
         own = self.learn.loss_func
         self.plain_loss,self.learn.loss_func,self.learn.psm_step = own.loss if isinstance(own, OwnLoss) else own,self.compute_loss,None
-        self.columns = {}
+        self.learn.all_batches,self.columns = self.all_batches,{}
         if (batch_labels(yb, len(x), x.device)>=0).any():
             if m.loss.k: self.columns['purity'] = partial(self.share, 'purity')
             if m.loss.n_neg!=0: self.columns['false_neg'] = partial(self.share, 'false_neg')
@@ -64,10 +65,10 @@ class PSMLossCallback(GuestCallback):
 
     def leave(self):
         self.learn.loss_func = OwnLoss(self.plain_loss, self.learn)
-        self.allow_skips()
-        del self.learn.psm_step
+        del self.learn.psm_step,self.learn.all_batches
 
-    def allow_skips(self): plain_dls(self.learn.dls).train.__dict__.pop('do_item', None)
+    def all_batches(self):
+        with no_skips(plain_dls(self.learn.dls).train): type(self.learn).all_batches(self.learn)
 
     def look_at_data(self):
         "Make the views ready for the images, and refuse batches that can't be trained on"
@@ -75,6 +76,7 @@ class PSMLossCallback(GuestCallback):
         dl,n = dls.train,dls.train.n
         if dl.bs==1 or n==1: raise ValueError(f"Batch-norm can't train on batches of one image: the batch size is {dl.bs}, and there are {n} images. Use a batch size of at least 2, better 32")
         if is_distributed(self.learn): n = math.ceil(n/torch.distributed.get_world_size())      # of each process
+        if dl.drop_last and n<dl.bs: raise ValueError(f"The training loader gives no batch: {n} images{', of each process' if is_distributed(self.learn) else ''}, batch size {dl.bs}, drop_last=True. Use a smaller batch size")
         if not dl.drop_last and n%dl.bs==1: raise ValueError(f"{n} images in batches of {dl.bs} leave one for the last batch, and batch-norm can't train on one. Use another batch size, or drop_last=True")
         if dl.bs<2*split: raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {dl.bs}. Use larger batches, or a smaller split_bn")
         v = self.views or (photo_views if peek_batch(dls)[0].shape[1]==3 else digit_views)()
@@ -90,14 +92,11 @@ class PSMLossCallback(GuestCallback):
         return tuple(res)
 
     def before_train(self):
-        if not len(self.dls.train): raise ValueError(f"The training loader gives no batch: {len(self.dls.train_ds)} images, batch size {self.dls.train.bs}, drop_last={self.dls.train.drop_last}. Use a smaller batch size")
-        self.sums,dl = {},plain_dls(self.dls).train
-        dl.do_item = partial(no_skip, dl)
+        self.sums = {}
         self.look_at_data()   # the learner may have got other data since the last fit
         self.waiting = self.mine_after=='agreement' and not psm_model(self.learn).loss.started
 
     def after_train(self):
-        self.allow_skips()
         self.learn.psm_step = None
         if is_distributed(self.learn):
             for t in self.sums.values(): torch.distributed.all_reduce(t)
@@ -211,20 +210,20 @@ def prime(self:MemoryBankCallback):
     "Fill the bank with keys of training images drawn at random, one of each, as far as bank and images reach"
     m = psm_model(self.learn)
     wanted = min(len(m.bank.ids), len(self.dls.train_ds))
-    with undisturbed(m.momentum_encoder, m.momentum_projector, seed=torch.initial_seed() % 2**32):   # other images for another seed
-        dl = plain_dls(self.dls).train.new(shuffle=True, drop_last=False)
-        dl.do_item = partial(no_skip, dl)
-        n = math.ceil(wanted/dl.bs)
-        batches = islice(dl, n)
-        try:
-            for i,(x,*yb) in enumerate(progress_bar(batches, total=n, leave=False) if n>100 else batches):
-                n = min(len(x), wanted)
-                ids,labels = batch_ids(dl, i, x),batch_labels(yb, len(x), x.device)
-                if len(x)>1: m.bank.enqueue(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
-                wanted -= n
-        except BaseException:
-            m.bank.clear()      # half a bank would be taken for a whole one
-            raise
+    try:
+        with undisturbed(m.momentum_encoder, m.momentum_projector, seed=torch.initial_seed() % 2**32):   # other images for another seed
+            dl = plain_dls(self.dls).train.new(shuffle=True, drop_last=False)
+            n = math.ceil(wanted/dl.bs)
+            batches = islice(dl, n)
+            with no_skips(dl):
+                for i,(x,*yb) in enumerate(progress_bar(batches, total=n, leave=False) if n>100 else batches):
+                    n = min(len(x), wanted)
+                    ids,labels = batch_ids(dl, i, x),batch_labels(yb, len(x), x.device)
+                    if len(x)>1: m.bank.enqueue(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
+                    wanted -= n
+    except BaseException:
+        m.bank.clear()      # half a bank would be taken for a whole one
+        raise
     if is_distributed(self.learn):
         for b in m.bank.buffers(): torch.distributed.broadcast(b, 0)
 

@@ -22,7 +22,13 @@ def _plain(o):
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 
-_layout = 2      # of the file
+_layout = 3      # of the file
+
+def _by_name(cbs):
+    "Callbacks by name; a second one of a name gets a number"
+    res = {}
+    for cb in cbs: res[cb.name if cb.name not in res else f'{cb.name}#{len(res)}'] = cb
+    return res
 
 class CheckpointCallback(Callback):
     "Write all that a training needs to go on, at the end of each epoch; `resume` reads it"
@@ -58,13 +64,14 @@ class CheckpointCallback(Callback):
         return s['epoch']
 
     def before_fit(self):
-        if self.saved is not None:
-            for cb in self.trackers(): cb.run = False      # until `remind`
+        self.trained = False        # the fit before may have been cut off
+        if self.saved is not None: self.rest(True)
 
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         self.trained,s = True,self.saved
         if s is None: return
+        self.rest(False)
         if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`, can't begin in the middle")
         if self.n_epoch!=s['n_epoch']: raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {s['n_epoch']}")
         if len(s['random'])!=(n := torch.distributed.get_world_size() if is_distributed(self.learn) else 1): raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: its batches would be others")
@@ -77,12 +84,14 @@ class CheckpointCallback(Callback):
         done = self.epoch+1
         if self.trained and (done%self.every==0 or done==self.n_epoch):
             s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()),
-                callbacks={cb.name: _plain(cb.state_dict()) for cb in self.members()}, random=self.all_randomness(),
-                trackers={cb.name: _plain({n: cb.__dict__[n] for n in ('best','wait') if n in cb.__dict__}) for cb in self.trackers()})
+                callbacks={n: _plain(cb.state_dict()) for n,cb in self.members().items()}, random=self.all_randomness(),
+                trackers={n: _plain({a: cb.__dict__[a] for a in ('best','wait') if a in cb.__dict__}) for n,cb in self.trackers().items()})
             if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
             if not rank_distrib():
                 with whole(self.path) as tmp: torch.save(s, tmp)
-        elif self.saved is not None and done==self.n_epoch==self.saved['epoch']: self.remind()      # nothing was left to train
+        elif self.saved is not None and done==self.n_epoch==self.saved['epoch']:      # nothing was left to train
+            self.rest(False)
+            self.remind()
         self.trained = False
 
     def all_randomness(self):
@@ -95,15 +104,17 @@ class CheckpointCallback(Callback):
 
     def remind(self):
         "Give callbacks back what they remembered"
-        for cb in self.members():
-            if cb.name in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][cb.name])
-        for cb in self.trackers():
-            cb.__dict__.update(self.saved['trackers'].get(cb.name, {}))
-            cb.run = True
+        for n,cb in self.members().items():
+            if n in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][n])
+        for n,cb in self.trackers().items(): cb.__dict__.update(self.saved['trackers'].get(n, {}))
         self.saved = None
 
-    def trackers(self): return L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback))
+    def rest(self, on):
+        "Let trackers rest in the epochs that are skipped"
+        for cb in self.trackers().values(): cb.run = not on
+
+    def trackers(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback)))
 
     def members(self):
         "Callbacks with something to remember, those of a PSMCallback included"
-        return L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat()).filter(lambda cb: hasattr(type(cb), 'state_dict'))     # the callback itself would pass on to the model
+        return _by_name(L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat()).filter(lambda cb: hasattr(type(cb), 'state_dict')))     # the callback itself would pass on to the model

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .encoder import keep_modes, pool_features
-from .learner import GuestCallback, as_floats, batch_labels, no_skip, peek_batch, plain_dls
+from .learner import GuestCallback, as_floats, batch_labels, no_skips, peek_batch, plain_dls
 from .loss import check_number
 from .model import PSMModel
 
@@ -42,9 +42,8 @@ def encoder_features(
     with keep_modes(m), no_random():
         m.eval()
         dl = plain_dls(learn.dls)[ds_idx].new(shuffle=False, drop_last=False, bs=learn.dls.loaders[-1].bs)   # the batch size meant for evaluation
-        dl.do_item = partial(no_skip, dl)
         m.to(dl.device)
-        with dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
+        with no_skips(dl), dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
             for x,*yb in progress_bar(dl, leave=False) if len(dl)>100 else dl:
                 feats.append(pool_features(m(as_floats(x).as_subclass(Tensor))).float().cpu())
                 labels.append(batch_labels(yb, len(x), 'cpu'))

@@ -71,9 +71,12 @@ class PreflightCallback(Callback):
 
     def before_train(self):
         self.started = None
-        if hasattr(self.learn, 'lr_finder') or self.learn.logger is noop or self.data is self.dls.train_ds: return
-        self.data,self.started = self.dls.train_ds,[]
-        res,wrong = preflight(self.learn, self.loss.two_views, self.loss.mine_after, self.momentum.schedule(0.))
+        silent = self.learn.logger is noop
+        if hasattr(self.learn, 'lr_finder') or silent and not is_distributed(self.learn) or self.data is self.dls.train_ds: return
+        self.data = self.dls.train_ds
+        res,wrong = preflight(self.learn, self.loss.two_views, self.loss.mine_after, self.momentum.schedule(0.))     # in all processes: synchronised batch-norm waits for the others
+        if silent: return
+        self.started = []
         print('\n'.join([f"{name:<10} {text}" for name,text in res.items()] + [f"! {w}" for w in wrong]))
 
     def after_batch(self):

@@ -220,7 +220,7 @@ def psm_pretrain(
         raise SystemExit(2)
 
     command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
-    if not resume: write_run(record, **dict(settings, bs=dls.train.bs), finished=False, scores={}, command=command, device=str(device), **environment())
+    if not resume: write_run(record, **dict(settings, bs=dls.train.bs, bs_given=given_bs), finished=False, scores={}, command=command, device=str(device), **environment())
     tests = dict(knn=lambda l,**kw: l.knn_accuracy(**kw), linear=lambda l,**kw: l.linear_probe(**kw))
     def score(l, **kw): return {e: tests[e](l, **kw) for e in measured if e in tests}
     scores = {'raw pixels': score(learn, encoder=nn.Flatten()), 'untrained': score(learn)}
@@ -245,12 +245,14 @@ def psm_pretrain(
     with whole(out/'neighbours.html') as tmp: neighbour_page(learn, tmp, title=f'What the encoder finds similar in {data}')
     write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
               settings=dict(learn.psm.settings, bank_size=len(learn.model.bank.ids)), seconds=round(time.time()-start, 1))
-    for f in out.glob('checkpoint*.pth'): f.unlink()
+    for f in _left(out, 'checkpoint', '.pth'): f.unlink()
     print(summary(scores, logs, k))
     print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-start:.0f} s)")
     return learn
 
 # %% ../nbs/10_pretrain.ipynb #03410656
+def _left(out, name, suffix): return [f for f in (out/f'{name}{m}{suffix}' for m in ('', *(f'_{m}' for m in psm_methods))) if f.exists()]
+
 def _title(method): return dict(moco='MoCo', nnclr='NNCLR-like', msf='MSF-like').get(method, method.upper())
 
 def check_resume(
@@ -259,18 +261,20 @@ def check_resume(
     settings:dict, # What was asked for now
 ):
     "Refuse to overwrite a run, and to go on with one that is not there, is finished, or has other settings"
-    started,left = (out/'run.json').exists(),[*out.glob('checkpoint*.pth')]
-    if left and not resume: raise ValueError(f"{out} holds a run that was not finished. Add --resume to go on with it, give --out another folder, or delete {left[0]}")
-    if not started:
+    left = _left(out, 'checkpoint', '.pth')
+    if not (out/'run.json').exists():
+        foreign = left + _left(out, 'history', '.csv') + [f for f in (out/n for n in ('encoder.safetensors','curves.png','neighbours.html')) if f.exists()]
+        if foreign: raise ValueError(f"{out} holds {foreign[0].name}, but no run of psm_pretrain, which would replace it. Give --out another folder")
         if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
         return
     try: run = json.loads((out/'run.json').read_text())
     except ValueError: run = None
     if not isinstance(run, dict) or not {'method','finished'} <= run.keys(): raise ValueError(f"{out/'run.json'} is not a record that psm_pretrain wrote. Give --out another folder")
     if run['finished']: raise ValueError(f"the run in {out} is finished; there is nothing to resume" if resume else f"{out} holds a finished run. Give --out another folder, or delete this one")
+    if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to go on with it, give --out another folder, or delete {left[0]}")
     if not resume: return
     now = json.loads(json.dumps(settings))
-    if settings['bs'] is None: run['bs'] = None        # then the data decides, as it did then
+    if settings['bs'] is None: run['bs'] = run.get('bs_given')        # then the data decides, as it did then
     other = [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if run.get(n)!=v]
     if other: raise ValueError(f"--resume goes on with the settings of {out}, but {'; '.join(other)}")
 

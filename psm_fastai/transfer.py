@@ -28,6 +28,8 @@ def save_encoder(self:Learner,
 # %% ../nbs/07a_transfer.ipynb #f81d6141
 def _split(m): return [params(m[0]),params(m[1:])]
 
+def _as_floats(m, args): return as_floats(args[0]),*args[1:]
+
 class PoolFeatures(nn.Module):
     "Feature maps `[B, C, H, W]` to features `[B, C]`; features stay what they are"
     def forward(self, x): return pool_features(x)
@@ -44,6 +46,7 @@ def to_classifier(self:Learner,
     if 'loss_func' not in kwargs and (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
     check_stats(image_stats(self.dls), dls)
     encoder = deepcopy(learner_encoder(self)).requires_grad_(True)
+    if x.dtype==torch.uint8: encoder.register_forward_pre_hook(_as_floats)
     head = nn.Linear(feature_size(encoder, x), get_c(dls))
     learn = Learner(dls, nn.Sequential(encoder, PoolFeatures(), head), **{**dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=_split), **kwargs})
     learn.freeze()

@@ -1,5 +1,5 @@
 """Two processes train together on a CPU; each writes what it saw: accelerate launch ddp_run.py FOLDER N MODE
-MODE: plain, or ungathered, in which each bank gets the keys of its own process alone"""
+MODE: plain; ungathered, in which each bank gets the keys of its own process alone; or synced, with a layer that waits for the other process, as SyncBatchNorm does, and drawn negatives"""
 import sys, torch
 torch.set_num_threads(1)
 from functools import partial
@@ -16,13 +16,22 @@ def _broadcast(self, t, rank):      # fastai's asks for CUDA
     torch.distributed.broadcast(t, rank)
     return t.tolist()
 DistributedDL._broadcast = _broadcast
-if mode!='plain': callback.gather_ranks = lambda learn, t: t
+if mode=='ungathered': callback.gather_ranks = lambda learn, t: t
+
+class Synced(nn.Module):
+    "Takes off the mean over both processes while it trains"
+    def forward(self, x):
+        if not self.training or not torch.distributed.is_initialized(): return x
+        mean = x.detach().mean()
+        torch.distributed.all_reduce(mean)
+        return x-mean/2
 
 set_seed(0)
 dls = digits_dls(bs=10, limit=n)
 dls.train.drop_last = False
-encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
-learn = silent(Learner(dls, encoder, cbs=[PSMCallback(bank_size=50, k=4, n_neg=None, mine_after=0., momentum=.9, proj_dim=16, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.), path=path))
+encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2), *[Synced()]*(mode=='synced'), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
+learn = silent(Learner(dls, encoder, cbs=[PSMCallback(bank_size=50, k=4, n_neg=10 if mode=='synced' else None, mine_after=0., momentum=.9, proj_dim=16, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.), path=path))
+if mode=='synced': learn.logger = print      # fastai silences all processes but the first
 learn.model.projector,learn.model.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)     # without batch-norm
 set_seed(10+rank_distrib())          # from here on the processes would draw apart
 

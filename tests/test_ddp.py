@@ -49,6 +49,18 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
     assert len(saved['random'])==2 and saved['random'][0]['torch_state'].tolist()!=saved['random'][1]['torch_state'].tolist()
 
 @pytest.mark.guarantee('processes')
+def test_synchronised_batch_norm_and_drawn_negatives_do_not_wait_for_ever(tmp_path):
+    "Whatever passes through the network does so in all processes; looking before the first step, too"
+    a,b = launch(tmp_path, 60, 'synced')
+    assert banks_agree(a, b) and len(a['seen'])==len(b['seen'])==8
+
+@pytest.mark.guarantee('processes')
+def test_too_few_images_for_each_process_are_refused(learn, monkeypatch):
+    monkeypatch.setattr('psm_fastai.callback.is_distributed', lambda learn: True)
+    monkeypatch.setattr('torch.distributed.get_world_size', lambda: 8)
+    with pytest.raises(ValueError, match='gives no batch: 25 images, of each process, batch size 32, drop_last=True'): learn.psm.parts[0].look_at_data()
+
+@pytest.mark.guarantee('processes')
 def test_without_gathering_the_banks_would_differ(tmp_path):
     "The test above can fail: DDP's broadcast of buffers is kept away from the bank, also where the loss reads it"
     a,b = launch(tmp_path, 60, 'ungathered')

@@ -2,7 +2,7 @@
 import copy, random, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastai.vision.all import (CancelFitException, CrossEntropyLossFlat, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, Learner, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, load_learner,
+from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, Learner, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, load_learner,
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
@@ -62,6 +62,74 @@ def test_the_learners_own_loss_works_as_before():
     learn.add_cb(cb)
     learn.remove_cb(cb)
     assert isinstance(learn.loss_func.loss, CrossEntropyLossFlat)       # not wrapped twice
+
+def test_trained_in_another_way_a_learner_predicts_as_its_loss_says():
+    set_seed(0)
+    cb,head = PSMCallback(bank_size=128),nn.Sequential(tiny(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    learn = quiet(model=head)
+    learn.fit(1, cbs=cb)
+    learn.fit(1, 1e-2)
+    preds,_ = learn.get_preds()
+    assert type(learn.loss_func) is CrossEntropyLossFlat and torch.allclose(preds.sum(1), torch.ones(len(preds)))
+    assert learn.predict(learn.dls.valid_ds[3][0])[0] in [str(o) for o in learn.dls.vocab]
+
+@pytest.mark.parametrize('cut', [KeyboardInterrupt, CancelFitException, CancelEpochException])
+def test_the_users_loader_is_as_it_was_after_an_interrupt(cut):
+    learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    def stop(cb):
+        if cb.training and cb.iter==1: raise cut
+    def own(s): return learn.dls.train.after_item(learn.dls.train.create_item(s))
+    for given in (None,own):
+        if given: learn.dls.train.do_item = given
+        try: learn.fit(1, cbs=Spy(after_batch=stop))
+        except KeyboardInterrupt: pass
+        assert vars(learn.dls.train).get('do_item') is given
+
+@pytest.mark.guarantee('resume')
+def test_a_cut_off_training_and_lr_find_leave_the_checkpoint_alone(tmp_path):
+    for i,cut in enumerate((KeyboardInterrupt,CancelFitException)):
+        learn,saved = quiet(cbs=[PSMCallback(bank_size=64)]),CheckpointCallback(tmp_path/f'{i}.pth')
+        learn.add_cb(saved)
+        def stop(cb):
+            if cb.training and cb.epoch==1 and cb.iter==1: raise cut
+        try: learn.fit(3, cbs=Spy(after_batch=stop))
+        except KeyboardInterrupt: pass
+        was = saved.path.read_bytes()
+        learn.lr_find(show_plot=False)
+        assert saved.path.read_bytes()==was and saved.resume(learn)==1
+        learn.fit(3, start_epoch=1)
+        assert torch.load(saved.path, weights_only=True)['epoch']==3
+
+@pytest.mark.guarantee('resume')
+def test_trackers_of_one_class_each_keep_their_own(tmp_path):
+    def run(**kwargs):
+        set_seed(0)
+        learn,saved = quiet(cbs=[PSMCallback(bank_size=64)]),CheckpointCallback(tmp_path/'c.pth')
+        learn.path = tmp_path
+        two = [SaveModelCallback(fname='a'), SaveModelCallback(monitor='train_loss', fname='b')]
+        start = saved.resume(learn) if kwargs.pop('resume', False) else 0
+        learn.fit(2, cbs=[saved, *two, *kwargs.pop('cbs', [])], start_epoch=start)
+        return [float(cb.best) for cb in two]
+    def stop(cb): raise CancelFitException
+    first = run(cbs=[Spy(order=80, after_epoch=stop)])
+    assert first[0]!=first[1]
+    learn,saved = quiet(cbs=[PSMCallback(bank_size=64)]),CheckpointCallback(tmp_path/'c.pth')
+    assert [t['best'] for t in torch.load(saved.path, weights_only=True)['trackers'].values()]==first
+    got = run(resume=True)
+    assert all(g<=f for g,f in zip(got, first)) and got[0]!=got[1]
+
+@pytest.mark.guarantee('resume')
+def test_a_refused_resume_leaves_trackers_at_work(tmp_path):
+    learn,saved = quiet(cbs=[PSMCallback(bank_size=64)]),CheckpointCallback(tmp_path/'c.pth')
+    learn.path = tmp_path
+    learn.fit(1, cbs=saved)
+    best = SaveModelCallback()
+    learn.add_cbs([saved, best])
+    start = saved.resume(learn)
+    with pytest.raises(ValueError, match='training of 1 epochs, and this one has 4'): learn.fit(4, start_epoch=start)
+    saved.saved = None
+    learn.fit(1)
+    assert best.run and (tmp_path/'models/model.pth').exists()
 
 @pytest.mark.guarantee('resume')
 @pytest.mark.parametrize('workers,schedule', [(0,'fit_one_cycle'), (2,'fit')])

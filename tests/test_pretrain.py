@@ -61,7 +61,27 @@ def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
     (out/'run.json').write_text('{"method": "psm", "finished": true}')
     refused('holds a finished run. Give --out another folder')
     refused('is finished; there is nothing to resume', 'resume')
-    assert len(list(out.iterdir()))==1
+    (out/'checkpoint_moco.pth').touch()       # killed before it was deleted
+    refused('holds a finished run. Give --out another folder')
+    for f in out.iterdir(): f.unlink()
+    for name in ('checkpoint.pth','encoder.safetensors','history_psm.csv'):
+        (out/name).touch()
+        refused(f'holds {name}, but no run of psm_pretrain')
+        refused(f'holds {name}, but no run of psm_pretrain', 'resume')
+        (out/name).unlink()
+
+def test_only_its_own_checkpoints_are_deleted(tmp_path):
+    (tmp_path/'checkpoint_mine.pth').write_text('of the user')
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, out=tmp_path)
+    assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint_mine.pth'}
+
+def test_resume_keeps_the_batch_size(tmp_path):
+    "One that was given has to be given again; one that the data decided may be left out, or named"
+    psm_net = dict(data='digits', method='psm')
+    for given,now,fits in ((32,None,False), (32,32,True), (None,None,True), (None,64,True), (None,32,False)):
+        pretrain.write_run(tmp_path/'run.json', **psm_net, bs=given or 64, bs_given=given, finished=False)
+        try: pretrain.check_resume(tmp_path, True, dict(psm_net, bs=now)); assert fits
+        except ValueError as e: assert not fits and f'bs was {given if now is None else 64} and is now {now}' in str(e)
 
 def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     "A table of names alone has no labels; a method to compare with has its own momentum"

@@ -1,11 +1,11 @@
 "The way out: files, classifiers, tables, new images; evaluation, loggers and the table before the first epoch"
-import subprocess, sys
+import pickle, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, DataLoaders, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock, TfmdDL,
     accuracy_multi, create_body, get_image_files, load_learner, resnet18, set_seed)
 from psm_fastai.all import *
-from common import silent
+from common import quiet, silent
 
 @pytest.fixture(scope='module')
 def learn():
@@ -53,6 +53,8 @@ def test_an_exported_learner_has_no_images_but_can_look_new_ones_up(tmp_path):
     l.export(tmp_path/'l.pkl')
     again = load_learner(tmp_path/'l.pkl')
     with pytest.raises(ValueError, match='This learner has no images'): again.features()
+    for f in (again.to_classifier, lambda: again.save_encoder(tmp_path/'e.safetensors')):
+        with pytest.raises(ValueError, match='no images in the training set. `export` leaves'): f()
     with pytest.raises(ValueError, match='as `among`'): again.nearest(im)
     pd.testing.assert_frame_equal(again.nearest(im, among=table), l.nearest(im))
 
@@ -171,3 +173,19 @@ def test_monitors_and_rows_survive_a_resume(tmp_path):
     assert all(torch.equal(a, b) for a,b in zip(whole_.model.state_dict().values(), again.model.state_dict().values()))
     for frame in ('frame','by_rank','by_label'): pd.testing.assert_frame_equal(getattr(whole_.purity, frame), getattr(again.purity, frame))
     assert len(again.psm_health.frame)==3 and again.diagnose()=={}
+
+def test_a_classifier_takes_uint8_as_pretraining_does():
+    class Bytes:
+        vocab,n = ['a','b','c'],40
+        def __len__(self): return self.n
+        def __getitem__(self, i): return (torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(i))*255).to(torch.uint8),torch.tensor(i%3)
+    dls = DataLoaders(*(TfmdDL(Bytes(), bs=8, shuffle=t, drop_last=t, num_workers=0) for t in (True,False)))
+    dls.c = 3
+    learn = quiet(dls, cbs=[PSMCallback()], loss_func=no_loss)
+    learn.fit(1)
+    c = silent(learn.to_classifier())
+    c.fit(1)
+    x,(encoder,pool,head) = dls.valid.one_batch()[0],pickle.loads(pickle.dumps(c.model)).eval()
+    assert torch.allclose(head(pool(encoder(x))).softmax(1), c.get_preds()[0][:8], atol=1e-5)
+    del encoder._forward_pre_hooks[next(iter(encoder._forward_pre_hooks))]
+    assert torch.allclose(head(pool(encoder(x.float()/255))).softmax(1), c.get_preds()[0][:8], atol=1e-5)
