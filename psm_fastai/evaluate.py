@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from .encoder import keep_modes, pool_features
 from .learner import GuestCallback, as_floats, batch_labels, no_skips, peek_batch, plain_dls
 from .loss import check_number
+from .mining import top_rows
 from .model import PSMModel
 
 # %% ../nbs/07_evaluate.ipynb #b9c73d4e
@@ -86,7 +87,7 @@ def knn_predict(
     train,feats,k = F.normalize(train, dim=1),F.normalize(feats, dim=1),min(k, len(train))
     res,n_classes = [],int(train_labels.max())+1
     for q in feats.split(chunk):
-        s,idx = (q @ train.T).topk(k, dim=1)
+        s,idx = top_rows(q @ train.T, k)
         votes = s.new_zeros(len(q), n_classes).scatter_add_(1, train_labels[idx], ((s-1)/temp).exp())
         res.append(votes.argmax(1))
     return torch.cat(res)
@@ -132,7 +133,7 @@ def knn_accuracy(self:Learner,
     check_number('k', k, 1, whole=True)
     check_number('temp', temp, 0, lo_open=True)
     (x,y),(xv,yv) = labelled_features(self, encoder)
-    pred = knn_predict(x, y, xv, k, temp)
+    pred = knn_predict(*(t.to(self.dls.device) for t in (x,y,xv)), k, temp).cpu()
     return Accuracy(int((pred==yv).sum()), len(yv), k=min(k, len(x)), temp=temp)
 
 # %% ../nbs/07_evaluate.ipynb #ff1ba1ee

@@ -72,7 +72,7 @@ def batch_ids(
     ids = ids[i*dl.bs:(i+1)*dl.bs] if dl.bs and isinstance(ids, list) else None
     if ids is None or None in ids: raise TypeError(no_stream)
     if len(ids)!=len(x): raise RuntimeError(f"Batch {i} holds {len(x)} images where {len(ids)} were asked for, so their ids are not known. Don't skip items in the loader: leave them out of the data set")
-    return torch.tensor(ids, device=x.device)
+    return torch.tensor(ids).to(x.device, non_blocking=True)
 
 def _no_skip(do_item, s):
     res = do_item(s)

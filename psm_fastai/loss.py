@@ -76,6 +76,7 @@ class PSMLoss(nn.Module):
 
 # %% ../nbs/03_loss.ipynb #6e43f50d
 _table = 2**24      # similarities in memory at a time, while mining
+_few = 64           # as many times more rows than are used make a look at all of them slower than gathering those
 
 @patch
 @torch.no_grad()
@@ -111,12 +112,21 @@ def _mine(self:PSMLoss, q, k, ids, bank):
 
 # %% ../nbs/03_loss.ipynb #c50cd301
 @patch
-def positives(self:PSMLoss, q, k, sims, mined):
-    "`[B, P]` similarities to the positives in use, of all `sims` to the bank, and their weights, `[B, P]`"
+def similarities(self:PSMLoss, q, bank, mined):
+    "Of each query to its mined positives, `[B, k]`, and to its negatives, `[B, n]`; where these are few in a large bank, only their rows are multiplied"
+    rows = bank.feats
+    if mined.neg_idx is None: return (sims := q @ rows.T).gather(1, mined.pos_idx),sims
+    idx = torch.cat([mined.pos_idx, mined.neg_idx], 1)
+    sims = (q @ rows.T).gather(1, idx) if len(rows)<_few*idx.shape[1] else (rows[idx] @ q[:,:,None]).squeeze(2)
+    return sims.split([t.shape[1] for t in (mined.pos_idx,mined.neg_idx)], 1)
+
+@patch
+def positives(self:PSMLoss, q, k, to_mined, mined):
+    "`[B, P]` similarities to the positives in use and their weights, `[B, P]`"
     pos,hard = (q*k).sum(1, keepdim=True),self.hard_weight if self.mining else 1.
     if hard==1: return pos,torch.ones_like(pos)
     h = 1-(1-hard)*mined.pos_found.any(1, keepdim=True).to(pos.dtype)
-    return torch.cat([pos, sims.gather(1, mined.pos_idx)], 1),torch.cat([h, (1-hard)*mined.weights], 1)
+    return torch.cat([pos, to_mined], 1),torch.cat([h, (1-hard)*mined.weights], 1)
 
 @patch
 def forward(self:PSMLoss,
@@ -128,10 +138,9 @@ def forward(self:PSMLoss,
 )->Tensor: # `[B]`, the loss of each query
     "`h·l(q,k) + (1-h)·Σ_j w_j·l(q,n_j)` [ours]"
     if mined is None: mined = self.mine(q, k, ids, bank)
-    sims = q @ bank.feats.T if self.n_neg!=0 or self.hard_weight<1 else None
-    pos,weights = self.positives(q, k, sims, mined)
+    to_mined,neg = self.similarities(q, bank, mined)
+    pos,weights = self.positives(q, k, to_mined, mined)
     if self.n_neg==0: return (weights*(2-2*pos)).sum(1)
-    neg = sims if mined.neg_idx is None else sims.gather(1, mined.neg_idx)
     return (weights*nce_term(pos, neg, mined.neg_mask, self.temp)).sum(1)
 
 # %% ../nbs/03_loss.ipynb #4eec9116
@@ -145,9 +154,8 @@ def similarity_gradients(
 )->tuple[Tensor,Tensor]: # `[B, n]` similarity of each query to each negative, and the derivative of its loss by it; 0 where there is no negative
     "How hard each negative is pushed away, in closed form [ours]. Raises `ValueError` for a loss without negatives"
     if psm.n_neg==0: raise ValueError("With n_neg=0 the loss has no negatives, so there is nothing to differentiate by. Use n_neg=None or more than 0")
-    sims = q @ bank.feats.T
-    neg = sims if mined.neg_idx is None else sims.gather(1, mined.neg_idx)
-    pos,w = psm.positives(q, k, sims, mined)
+    to_mined,neg = psm.similarities(q, bank, mined)
+    pos,w = psm.positives(q, k, to_mined, mined)
     logits = (neg/psm.temp).masked_fill(~mined.neg_mask, -torch.inf)
     total = (w.log()-torch.logaddexp(pos/psm.temp, logits.logsumexp(1, keepdim=True))).logsumexp(1, keepdim=True)   # of the weights over the denominators
     return neg,(logits+total).exp()/psm.temp
