@@ -14,4 +14,7 @@ from psm_fastai.evaluate import *
 from psm_fastai.transfer import *
 from psm_fastai.checkpoint import *
 from psm_fastai.monitor import *
+from psm_fastai.history import *
 from psm_fastai.explore import *
+from psm_fastai.page import *
+from psm_fastai.explorer import *

@@ -11,7 +11,7 @@ __all__ = ['RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'wr
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
-import fastai, inspect, json, os, platform, shlex, sys, time, torch, torchvision
+import fastai, inspect, json, math, os, platform, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
 from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, ranger, set_seed
 from fastcore.script import call_parse, is_cli
@@ -21,10 +21,11 @@ from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import whole
 from .evaluate import KNNCallback
-from .explore import neighbour_page
+from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
 from .loss import check_number
 from .mining import bank_purity
+from .page import neighbour_page
 from .transfer import *
 from .views import digit_views, photo_views
 
@@ -224,7 +225,7 @@ def psm_pretrain(
     tests = dict(knn=lambda l,**kw: l.knn_accuracy(**kw), linear=lambda l,**kw: l.linear_probe(**kw))
     def score(l, **kw): return {e: tests[e](l, **kw) for e in measured if e in tests}
     scores = {'raw pixels': score(learn, encoder=nn.Flatten()), 'untrained': score(learn)}
-    levels,logs,order = dict(scores),{},dls.train.rng.getstate()
+    levels,logs,histories,order = dict(scores),{},{},dls.train.rng.getstate()
     k = learn.model.loss.k or 20
     for m in [method] + ([compare] if compare else []):
         name = _title(m)
@@ -233,16 +234,17 @@ def psm_pretrain(
             l,log,file = learner(m),f'history_{m}.csv',out/f'checkpoint_{m}.pth'
         else: l,log,file = learn,'history.csv',saved
         logs[name],checkpoint = RunLog(out/log, k),CheckpointCallback(file)
+        histories[name] = NeighbourHistory(every=math.ceil(epochs/20), n_neg=10, title=name)
         begin = checkpoint.resume(l) if resume else 0
         print(f"{name}: {epochs} epochs on {n:,} images" + (f", going on after {begin}" if begin else ''))
         set_seed(seed)
         dls.train.rng.setstate(order)   # every run sees the same batches
-        l.fit_one_cycle(epochs, lr, wd=wd, start_epoch=begin, cbs=[logs[name], checkpoint] + ([KNNCallback(max(1, epochs//50))] if 'knn' in measured else []))
+        l.fit_one_cycle(epochs, lr, wd=wd, start_epoch=begin, cbs=[logs[name], histories[name], checkpoint] + ([KNNCallback(max(1, epochs//50))] if 'knn' in measured else []))
         scores[name] = score(l)
 
     learn.save_encoder(out/'encoder.safetensors')
     plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
-    with whole(out/'neighbours.html') as tmp: neighbour_page(learn, tmp, title=f'What the encoder finds similar in {data}')
+    with whole(out/'neighbours.html') as tmp: neighbour_page(list(histories.values()), tmp, title=f'What was mined from {data}')
     write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
               settings=dict(learn.psm.settings, bank_size=len(learn.model.bank.ids)), seconds=round(time.time()-start, 1))
     for f in _left(out, 'checkpoint', '.pth'): f.unlink()

@@ -1,0 +1,139 @@
+"What a history keeps is what was mined, of the images it says, and stays small"
+import numpy as np, pandas as pd, pytest, torch
+from fastai.vision.all import CancelFitException, set_seed
+from psm_fastai.all import *
+from psm_fastai.history import images_at
+from common import *
+
+def train(history, epochs=2, dls=None, cb=None, **kwargs):
+    set_seed(0)
+    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, k=6, n_neg=20, mine_after=0.), history])
+    learn.fit(epochs, 1e-3, **kwargs)
+    return learn
+
+@pytest.mark.parametrize('in_memory', [True,False])
+def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
+    "The image of an id, decoded from its file, is the one that the batch held, whose key the bank holds under that id"
+    for i,(im,y) in enumerate(digits_dls(limit=60).train_ds):
+        (tmp_path/str(int(y))).mkdir(exist_ok=True)
+        im.save(tmp_path/str(int(y))/f'{i}.png')
+    held = {}
+    def keep(cb):
+        if cb.training: held.update({i: x for i,x in zip(cb.yb[0].tolist(), cb.xb[0].clone())})
+    history = NeighbourHistory(n_probes=8, k=4)
+    learn = train(history, dls=image_dls(tmp_path, size=24, bs=8, in_memory=in_memory), cb=PSMCallback(bank_size=30, k=6, n_neg=9, mine_after=0., views=lambda x: (x,x)), cbs=Spy(order=9, before_batch=keep))
+    df = history.to_frame()
+    asked = sorted(set(df.id)|set(df['query']))
+    asked = [i for i in asked if i in held]
+    assert len(asked)>20
+    for i,x in zip(asked, images_at(learn.dls, asked)[0]):
+        assert torch.allclose(x.as_subclass(torch.Tensor), held[i], atol=1e-6)
+        with_file = np.asarray(train_image(learn.dls, i).convert('L').resize((24,24))).astype(float)
+        assert np.corrcoef(with_file.ravel(), held[i].mean(0).numpy().ravel())[0,1]>.98
+    name = {i: f.parent.name for i,f in enumerate(learn.dls.train_ds.items)}
+    assert all(name[i]==l for i,l in zip(df.id, df.label)) and all(name[i]==l for i,l in zip(df['query'], df.query_label))
+
+def test_what_is_kept_is_what_mining_gives():
+    history = NeighbourHistory(n_probes=16, k=6, n_neg=12)
+    learn = train(history)
+    m,df = learn.model,history.to_frame()
+    before = state(learn)
+    (_,_),q,k,ids,labels = history.probes(learn)
+    assert same(before, state(learn))
+    idx,found,weights,allowed = m.loss.candidates(k, ids, m.bank)
+    last = df[df.epoch==1]
+    pos,neg = last[last.kind=='positive'],last[last.kind=='negative']
+    assert pos.id.tolist()==m.bank.ids[idx].flatten().tolist() and np.allclose(pos.weight, weights.flatten(), atol=1e-6) and pos.age.tolist()==m.bank.age[idx].flatten().tolist()
+    assert np.allclose(pos.similarity, (k @ m.bank.feats.T).gather(1, idx).flatten(), atol=1e-6)
+    p = draw_probs(q @ m.bank.feats.T, (q*k).sum(1), allowed, m.loss.a, m.loss.b)
+    place = {i: r for r,i in enumerate(m.bank.ids.tolist())}
+    row = {i: r for r,i in enumerate(history.ids)}
+    assert np.allclose(neg.prob, [p[row[a],place[b]] for a,b in zip(neg['query'], neg.id)], atol=1e-7) and len(neg)==16*12
+    assert not set(zip(pos['query'], pos.id)) & set(zip(neg['query'], neg.id)) and not neg.duplicated(['query','id']).any()
+
+def test_sixtyfour_probes_and_two_hundred_epochs_stay_under_fifty_megabytes(tmp_path):
+    history = NeighbourHistory()
+    learn = train(history, 1, dls=digits_dls(bs=64), cb=PSMCallback(k=10, n_neg=256))
+    for _ in range(199): history.look(learn)
+    history.save(tmp_path/'h')
+    held = sum(t.memory_usage(deep=True).sum() for t in history.tables) + history.thumbs.nbytes + history.recent.nbytes
+    assert held<50e6 and sum(f.stat().st_size for f in tmp_path.iterdir())<50e6 and len(history.to_frame())==200*64*30
+
+def test_the_budget_is_kept_and_the_last_negatives_have_pictures():
+    history = NeighbourHistory(n_probes=8, k=4, n_neg=10, budget=.15)
+    train(history, 4)
+    last = history.tables[-1]
+    assert history.thumbs.nbytes < .15e6+32*32*3+20_000
+    assert all(history.thumbs.picture(str(i)) or history.recent.picture(str(i)) for i in set(last.id))
+
+def test_a_resumed_training_keeps_its_history(tmp_path):
+    whole_one = NeighbourHistory(n_probes=8, k=4, n_neg=5)
+    train(whole_one, 4)
+    def stop(cb):
+        if cb.epoch==1: raise CancelFitException
+    train(NeighbourHistory(n_probes=8, k=4, n_neg=5), 4, cbs=[CheckpointCallback(tmp_path/'c.pth'), Spy(order=80, after_epoch=stop)])
+    set_seed(0)
+    history,saved = NeighbourHistory(n_probes=8, k=4, n_neg=5),CheckpointCallback(tmp_path/'c.pth')
+    learn = quiet(cbs=[PSMCallback(bank_size=128, k=6, n_neg=20, mine_after=0.), history])
+    learn.fit(4, 1e-3, cbs=saved, start_epoch=saved.resume(learn))
+    pd.testing.assert_frame_equal(history.to_frame(), whole_one.to_frame())
+    assert history.thumbs.place==whole_one.thumbs.place
+
+@pytest.mark.parametrize('method', list(psm_methods))
+def test_every_method_has_a_history(method, tmp_path):
+    history = NeighbourHistory(n_probes=6, k=3, n_neg=5)
+    learn = train(history, cb=psm_methods[method](bank_size=64))
+    df = history.to_frame()
+    assert len(df[df.kind=='positive'])==2*6*min(3, learn.model.loss.k or 3) and (df.kind=='negative').any()==(learn.model.loss.n_neg!=0)
+    assert df[df.kind=='positive'].weight.notna().all()==(learn.model.loss.k>0)
+    neighbour_page(history, tmp_path/'p.html')
+    NeighbourExplorer(history)
+
+def test_training_is_the_same_with_and_without_a_history():
+    a,b = (train(h, 2) for h in (NeighbourHistory(n_probes=8), Spy()))
+    assert same(state(a), state(b))
+
+def test_without_labels_and_with_little(tmp_path):
+    for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'{i}.png')
+    history = NeighbourHistory(k=50, n_neg=50)
+    set_seed(0)
+    learn = silent(psm_learner(image_dls(tmp_path, size=24, bs=4), tiny(), k=5, n_neg=5))
+    learn.add_cb(history)
+    learn.fit(1)
+    df = history.to_frame()
+    assert df.right.isna().all() and df.label.isna().all() and len(df)
+    explorer = NeighbourExplorer(history)
+    assert '✓' not in explorer.panel.value and '✗' not in explorer.panel.value
+    neighbour_page(history, tmp_path/'p.html')
+
+def test_what_is_refused(learn):
+    with pytest.raises(ValueError, match='places in the training set, 0 to 199, got'): learn.add_cb(NeighbourHistory(ids=[3,500]))
+    with pytest.raises(ValueError, match='some of them twice'): NeighbourHistory(ids=[3,3])
+    with pytest.raises(ValueError, match='every must be'): NeighbourHistory(every=0)
+    with pytest.raises(ValueError, match='The bank is empty'): NeighbourHistory().look(quiet(cbs=[PSMCallback()]))
+    with pytest.raises(TypeError, match='Needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
+    with pytest.raises(ValueError, match='nothing to judge'): NeighbourAudit(NeighbourHistory())
+    assert 'empty history' in NeighbourExplorer(NeighbourHistory()).children[0].value and 'empty history' in NeighbourHistory()._repr_html_()
+
+def test_shares_add_up_to_the_loss(learn):
+    for settings in (dict(k=6, n_neg=20, hard_weight=.3), dict(k=6, n_neg=None), dict(k=0, n_neg=None, hard_weight=1.)):
+        loss = learn.model.loss
+        learn.model.loss = PSMLoss(**settings)
+        df = learn.explain_loss(7)
+        for kind in ('positive','negative'): assert abs(df[df.kind==kind].share.sum()-df.attrs['loss'])<1e-5
+        x = images_at(learn.dls, [7])[0]
+        assert len(df[df.kind=='positive'])==1+settings['k'] and df.id[0]==7
+        learn.model.loss = loss
+
+def test_live_grid_is_silent_outside_a_notebook(capsys):
+    learn = train(NeighbourGrid())
+    assert capsys.readouterr().out=='' and not learn.neighbour_grid.history.tables
+
+def test_live_grid(monkeypatch):
+    shown = []
+    class Out:
+        def update(self, o): shown.append(o.data)
+    monkeypatch.setattr('psm_fastai.explorer.in_notebook', lambda: True)
+    monkeypatch.setattr('psm_fastai.explorer.display', lambda o, display_id: Out())
+    train(NeighbourGrid(n=3, k=4), 3)
+    assert len(shown)==3 and 'After epoch 3' in shown[2] and shown[2].count('<img')==3*5
