@@ -28,9 +28,12 @@ def ratio(a, b):
     lo,_,hi = statistics.quantiles(r, n=4)
     return dict(ratio=statistics.median(r), low=lo, high=hi)
 
-def save(name, rows, **what):
-    "Write the rows, with versions, hardware, commit and command, to NAME.json beside the program"
+def save(name, rows, sizes=()):
+    "Write the rows, each with versions, hardware, commit and command, to NAME.json beside the program; rows of other sizes, by these columns, stay there"
     commit = subprocess.run(['git','rev-parse','HEAD'], cwd=here, capture_output=True, text=True).stdout.strip()
     out = here/f'{name}.json'
-    out.write_text(json.dumps(dict(rows=rows, command=' '.join([f'benchmarks/{name}.py', *sys.argv[1:]]), commit=commit, date=time.strftime('%Y-%m-%d'), processor=platform.processor() or platform.machine(), load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None, **environment(), **what), indent=1)+'\n')
+    how = dict(command=' '.join([f'benchmarks/{name}.py', *sys.argv[1:]]), commit=commit, date=time.strftime('%Y-%m-%d'), processor=platform.processor() or platform.machine(), load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None, **environment())
+    def size(r): return [r.get(c) for c in sizes]
+    kept = [r for r in json.loads(out.read_text())['rows'] if size(r) not in [size(n) for n in rows]] if sizes and out.exists() else []
+    out.write_text(json.dumps(dict(rows=kept+[dict(r, how=how) for r in rows]), indent=1)+'\n')
     print(f'\nwritten to {out.relative_to(here.parent)}')

@@ -106,4 +106,4 @@ def main(
         r = row['psm_over_floor']
         print(f"{a}, batch {b}, bank {k}, {d} dimensions: step {row['step_ms']:.0f} ms over floor {row['floor_ms']:.0f} ms = {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}); over a MoCo step {row['psm_over_moco']:.3f}")
         print('   '+', '.join(f'{k} {v:.1f}' for k,v in row['parts_ms'].items())+' ms')
-    save('step', rows)
+    save('step', rows, sizes=('arch','bs','bank','dim','device','precision','channels_last','compile'))

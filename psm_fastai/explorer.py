@@ -20,7 +20,7 @@ from .loss import PSMLoss
 from .mining import effective_number
 from .page import *
 
-# %% ../nbs/09b_explorer.ipynb #112559f1
+# %% ../nbs/09b_explorer.ipynb #4feb5dcc
 def _history(h):
     if isinstance(h, Learner): h = next((cb for cb in h.cbs if isinstance(cb, NeighbourHistory) and cb.tables), None) or NeighbourHistory().look(h)
     if not isinstance(h, NeighbourHistory): raise TypeError(f"Needs a learner or a NeighbourHistory, got a {type(h).__name__}")
@@ -73,19 +73,29 @@ class NeighbourExplorer(w.VBox):
         for o in (self.order,self.only,self.wrong,self.text): o.observe(lambda _: self.sort(), 'value')
         self.slider.observe(lambda c: self.set_trait('epoch', epochs[c['new']]), 'value')
         self.observe(lambda _: self.redraw(), ['query','epoch'])
+        self.observe(lambda _: self.sort(move=False), 'epoch')
         self.interesting.observe(lambda c: self._flag(None, c['new']), 'value')
         for i,m in enumerate(self.marks): m.observe(lambda c, i=i: self._flag(i, c['new']), 'value')
         self.sort()
         self.redraw()
 
-    def sort(self):
-        "Fill the strip with the images that fit the filters, in the order chosen"
+    @traitlets.validate('query', 'epoch')
+    def _known(self, change):
+        name,v = change['trait'].name,change['value']
+        known = self.history.ids if name=='query' else self.epochs
+        if v not in known: raise ValueError(f"{name} must be one of {known[:20]}{'...' if len(known)>20 else ''}, got {v}")
+        return v
+
+    def sort(self,
+        move:bool=True, # Whether to go to the first image where the one that is shown does not fit
+    ):
+        "Fill the strip with the images that fit the filters at this epoch, in the order chosen"
         found,text = {i: probe_facts(self.history, i, self.epoch) for i in self.history.ids},self.text.value.lower()
         fits = [i for i,f in found.items() if (not self.only.value or f['label']==self.only.value) and (f['wrong'] or not self.wrong.value) and text in f"{i} {f['label']}".lower()]
         self.shown = sorted(fits, key=lambda i: (found[i][self.order.value], i))
         self.strip.children = [self.buttons[i] for i in self.shown]
         self.count.value = f'{len(fits)} of {len(found)} images' if fits else 'No image fits these filters.'
-        if fits and self.query not in fits: self.query = self.shown[0]
+        if move and fits and self.query not in fits: self.query = self.shown[0]
 
     def step(self,
         n:int, # So many images on, or back
@@ -127,7 +137,7 @@ class NeighbourExplorer(w.VBox):
     @property
     def flagged(self)->pd.DataFrame: # `kind` ('image' or 'neighbour'), `epoch`, `query`, `rank`, `id`, `similarity`, `query_label`, `label`
         "What was flagged, in that order"
-        return pd.DataFrame(list(self.flags.values()), columns=_flag_columns)
+        return pd.DataFrame(list(self.flags.values()), columns=_flag_columns).astype({n: 'Int64' for n in ('epoch','query','rank','id')})
 
     def to_csv(self,
         path, # File to write

@@ -111,6 +111,12 @@ def test_what_is_refused(learn):
     with pytest.raises(ValueError, match='some of them twice'): NeighbourHistory(ids=[3,3])
     with pytest.raises(ValueError, match='every must be'): NeighbourHistory(every=0)
     with pytest.raises(ValueError, match='The bank is empty'): NeighbourHistory().look(quiet(cbs=[PSMCallback()]))
+    h = NeighbourHistory(n_probes=8).look(learn)
+    explorer = NeighbourExplorer(h)
+    for n in ('query','epoch'):
+        was = getattr(explorer, n)
+        with pytest.raises(ValueError, match=f'{n} must be one of'): setattr(explorer, n, -1)
+        assert getattr(explorer, n)==was
     with pytest.raises(TypeError, match='Needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
     with pytest.raises(ValueError, match='nothing to judge'): NeighbourAudit(NeighbourHistory())
     assert 'empty history' in NeighbourExplorer(NeighbourHistory()).children[0].value and 'empty history' in NeighbourHistory()._repr_html_()

@@ -1,11 +1,22 @@
-"Make the pictures of nbs/images: python tools/pictures.py (a minute; trains on the digits as `psm_pretrain digits` does)"
-import tempfile
+"""Make the pictures of nbs/images: python tools/pictures.py
+Trains on the digits as `psm_pretrain digits --compare moco` does, two minutes, and looks at its page in headless Chromium"""
+import shutil, tempfile
 from pathlib import Path
+from playwright.sync_api import sync_playwright
 from psm_fastai.explore import mined_neighbours
 from psm_fastai.pretrain import psm_pretrain
 
 images = Path(__file__).resolve().parent.parent/'nbs/images'
 images.mkdir(exist_ok=True)
-learn = psm_pretrain('digits', out=tempfile.mkdtemp())
+out = Path(tempfile.mkdtemp())
+learn = psm_pretrain('digits', compare='moco', out=out)
 ids = mined_neighbours(learn, n=10, k=1).sort_values('query_label')['query'].tolist()
 learn.show_neighbours(ids, k=8, size=.75).savefig(images/'neighbours.png', dpi=110)
+
+exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+with sync_playwright() as p:
+    page = p.chromium.launch(executable_path=exe, args=['--no-sandbox','--disable-gpu']).new_page(viewport=dict(width=1200, height=900))
+    page.goto((out/'neighbours.html').as_uri())
+    page.wait_for_selector('body[data-ready]')
+    page.screenshot(path=images/'page.png', full_page=True)
+shutil.rmtree(out)
