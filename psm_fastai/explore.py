@@ -25,6 +25,8 @@ def _name(learn, label):
     vocab = getattr(learn.dls, 'vocab', None)
     return None if label<0 else str(vocab[label] if vocab is not None and label<len(vocab) else label)
 
+def _known(names): return names.astype(object).where(names.notna(), None)       # pandas makes nan of None among strings
+
 @torch.no_grad()
 def mined_neighbours(
     learn:Learner, # A learner with `PSMCallback`
@@ -52,7 +54,8 @@ def mined_neighbours(
         l = labels[row[query]]
         for rank,(j,ok,s,w) in enumerate(zip(*mined), 1):
             if ok: rows.append((query, rank, bank_ids[j], s, w, _name(learn, l), _name(learn, labels[j]), l==labels[j] if min(l,labels[j])>=0 else None))
-    return pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
+    res = pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
+    return res.assign(**{c: _known(res[c]) for c in ('query_label','label')})
 
 # %% ../nbs/09_explore.ipynb #7d33aa9c
 _right,_wrong = ('✓','#1a7f37'),('✗','#c4320a')
@@ -82,7 +85,7 @@ def show_neighbours(self:Learner,
             show(ax, r.id, f'{mark} {r.similarity:.2f}', color=color)
     return fig
 
-# %% ../nbs/09_explore.ipynb #9b112ae5
+# %% ../nbs/09_explore.ipynb #a3db68e1
 @patch
 def explain_loss(self:Learner,
     id:int, # Place of an image in `dls.train_ds`
@@ -96,7 +99,7 @@ def explain_loss(self:Learner,
     x,*yb = images_at(self.dls, [int(id)])
     ids = torch.tensor([int(id)], device=x.device)
     with keep_modes(m), undisturbed(m, seed=seed):
-        m.eval()
+        m.to(x.device).eval()
         xq,xk = views.two_views(x)
         q,k = m.query(xq),m.key(xk)
         mined = p.mine(q, k, ids, bank)
@@ -112,6 +115,7 @@ def explain_loss(self:Learner,
     cols = rows if mined.neg_idx is None else mined.neg_idx[0][rows]
     far = pd.DataFrame(dict(kind='negative', id=bank.ids[cols].tolist(), similarity=neg[0][rows].tolist(), weight=float('nan'), share=(part[rows]*terms.sum()).tolist(), label=names(cols))).sort_values('share', ascending=False)
     res = pd.concat([d for d in (own,near[near.weight>0],far) if len(d)], ignore_index=True)
+    res['label'] = _known(res.label)
     res.attrs['loss'] = terms.sum().item()
     return res
 

@@ -20,7 +20,7 @@ from .loss import PSMLoss
 from .mining import effective_number
 from .page import *
 
-# %% ../nbs/09b_explorer.ipynb #4feb5dcc
+# %% ../nbs/09b_explorer.ipynb #ea6f234d
 def _history(h):
     if isinstance(h, Learner): h = next((cb for cb in h.cbs if isinstance(cb, NeighbourHistory) and cb.tables), None) or NeighbourHistory().look(h)
     if not isinstance(h, NeighbourHistory): raise TypeError(f"Needs a learner or a NeighbourHistory, got a {type(h).__name__}")
@@ -124,13 +124,13 @@ class NeighbourExplorer(w.VBox):
         self.interesting.value = ('image',None,self.query,None) in self.flags
         for i,m in enumerate(self.marks):
             m.layout.display = None if i<len(self.pos) else 'none'
-            m.value = i<len(self.pos) and ('neighbour',self.epoch,self.query,self.pos[i]['id']) in self.flags
+            m.value = i<len(self.pos) and ('neighbour',self.epoch,self.query,self.pos[i]['rank']) in self.flags
         self._quiet = False
 
     def _flag(self, i, on):
         if self._quiet: return
         h,r = self.history,None if i is None else self.pos[i]
-        key = ('image',None,self.query,None) if r is None else ('neighbour',self.epoch,self.query,r['id'])
+        key = ('image',None,self.query,None) if r is None else ('neighbour',self.epoch,self.query,r['rank'])
         if not on: self.flags.pop(key, None)
         else: self.flags[key] = (*key[:3], *((None,)*3 if r is None else (r['rank'],r['id'],r['similarity'])), h.label(self.query), None if r is None else h.label(r['id']))
 
@@ -145,7 +145,7 @@ class NeighbourExplorer(w.VBox):
         "Write what was flagged"
         with whole(path) as tmp: self.flagged.to_csv(tmp, index=False)
 
-# %% ../nbs/09b_explorer.ipynb #d67da1f7
+# %% ../nbs/09b_explorer.ipynb #aa1f42da
 class NeighbourAudit(w.VBox):
     "Judge `n` random mined positives, one after the other"
     def __init__(self,
@@ -160,7 +160,7 @@ class NeighbourAudit(w.VBox):
         pairs = [(q, r['id']) for q in h.ids for r in h.rows(q, self.epoch)[0]]
         if not pairs: raise ValueError(f"No neighbours were mined in epoch {self.epoch}, so there is nothing to judge")
         self.pairs = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
-        self.judged = []
+        self.judged,self.entry = [],None
         self.view,self.said = w.HTML(),w.HTML()
         self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
         self.same,self.different,self.undo = _button('Same', lambda: self.judge(True)),_button('Different', lambda: self.judge(False)),_button('Undo', self.back)
@@ -193,23 +193,24 @@ class NeighbourAudit(w.VBox):
 
     def redraw(self):
         h,n = self.history,len(self.judged)
-        h.audits = [a for a in h.audits if a['epoch']!=self.epoch]
+        h.audits,self.entry = [a for a in h.audits if a is not self.entry],None
         if n:
             lo,hi = self.purity.interval
-            h.audits.append(dict(epoch=self.epoch, judged=n, same=sum(self.judged), purity=float(self.purity), low=lo, high=hi))
+            self.entry = dict(epoch=self.epoch, judged=n, same=sum(self.judged), purity=float(self.purity), low=lo, high=hi)
+            h.audits.append(self.entry)
         done = n==len(self.pairs)
         self.said.value = f'<p aria-live=polite>{n} of {len(self.pairs)} judged' + (f'; purity {self.purity:.2f}, 95 % interval {lo:.2f} to {hi:.2f}' if n else '') + ('. Thank you.' if done else '') + '</p>'
         def pic(i, alt): return f'<figure style="--z:128px;display:inline-block;margin:4px;text-align:center">{picture_inline(h, str(i), alt)}<figcaption>{alt}</figcaption></figure>'
         self.view.value = '' if done else '<div class=psm>' + pic(self.pairs[n][0], 'query') + pic(self.pairs[n][1], 'its neighbour') + '</div>'
 
     @property
-    def results(self)->pd.DataFrame: # A row an epoch: `epoch`, `judged`, `same`, `purity`, `low`, `high`
+    def results(self)->pd.DataFrame: # A row an audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`
         "What audits of this history have found"
         return pd.DataFrame(self.history.audits, columns=['epoch','judged','same','purity','low','high']).sort_values('epoch', ignore_index=True)
 
-# %% ../nbs/09b_explorer.ipynb #ae8a20ea
+# %% ../nbs/09b_explorer.ipynb #aff24d52
 class MiningLab(w.VBox):
-    "Try `k`, `n_neg`, `a`, `b`, `soft_temp` and `hard_weight` on the bank of a learner, as it is now"
+    "Try `k`, `n_neg`, `a`, `b`, `soft_temp` and `hard_weight` on the bank of a learner, as it is now; what no slider can show, `n_neg=None` and `soft_temp=inf`, begins as 256 and 1"
     def __init__(self,
         learn:Learner, # A learner with `PSMCallback` whose bank holds something
         ids=None, # Images to ask for; None: 64 that are drawn
@@ -221,9 +222,9 @@ class MiningLab(w.VBox):
         self.learn,n = learn,len(m.bank)
         wide = w.Layout(width='22rem')
         def whole_number(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=wide, continuous_update=False)
-        def real(name, v, lo, hi, step): return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=wide, continuous_update=False, readout_format='.2f')
-        self.controls = dict(k=whole_number('k', min(p.k or 5, n-1), 1, max(1, min(100, n-1))), n_neg=whole_number('n_neg', min(p.n_neg or 256, n), 1, n), a=real('a', p.a, 0, max(50, p.a), .5), b=real('b', p.b, -1, 1, .05),
-            soft_temp=real('soft_temp', min(p.soft_temp, 1), .01, 1, .01), hard_weight=real('hard_weight', p.hard_weight, 0, 1, .05))
+        def real(name, v, lo, hi, step): return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=wide, continuous_update=False, readout_format='.3g')
+        self.controls = dict(k=whole_number('k', min(p.k or 5, n-1), 1, max(1, min(max(100, p.k), n-1))), n_neg=whole_number('n_neg', min(p.n_neg or 256, n), 1, n), a=real('a', p.a, 0, max(50, p.a), .5), b=real('b', p.b, min(-1, p.b), max(1, p.b), .05),
+            soft_temp=real('soft_temp', 1. if p.soft_temp==np.inf else p.soft_temp, min(.01, p.soft_temp), max(1, p.soft_temp if p.soft_temp<np.inf else 1), .005), hard_weight=real('hard_weight', p.hard_weight, 0, 1, .05))
         self.query = w.Dropdown(options=[(f'{i}' + (f' ({short_name(l)})' if (l := self.history.label(i)) is not None else ''), i) for i in self.history.ids], description='Image')
         self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
         for c in (self.query,*self.controls.values()): c.observe(lambda _: self.redraw(), 'value')
@@ -258,7 +259,7 @@ class MiningLab(w.VBox):
         pts = ' '.join(f'{30+np.log(a)/max(np.log(len(y)), 1)*(W-40):.1f},{8+(1-v/top)*(H-28):.1f}' for a,v in zip(x, means))
         return f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}"><text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{pts}"/></g><text x=30 y={H-4}>rank 1</text><text x={W-8} y={H-4} text-anchor=end>rank {len(y):,} of similarity</text></svg></div>'
 
-# %% ../nbs/09b_explorer.ipynb #98f504af
+# %% ../nbs/09b_explorer.ipynb #40c102ea
 def neighbour_grid(
     history:NeighbourHistory, # Not empty
     epoch:int, # One that was kept
@@ -276,6 +277,7 @@ class NeighbourGrid(Callback):
         n:int=5, # Images
         k:int=8, # Neighbours of each
     ): self.history,self.out,self.active = NeighbourHistory(n_probes=n, k=k, n_neg=0),None,False
+    def before_fit(self): self.active = False      # the fit before may have been cut off
     def before_train(self):
         self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')
         if self.active and (self.epoch==0 or self.out is None): self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)

@@ -7,15 +7,16 @@ Docs: https://psm-fastai.github.io/psm_fastai/history.html.md"""
 # %% auto #0
 __all__ = ['Thumbnails', 'images_at', 'pick_images', 'NeighbourHistory']
 
-# %% ../nbs/08a_history.ipynb #147fcaea
+# %% ../nbs/08a_history.ipynb #a168e06e
 import io, json, math, numpy as np, pandas as pd, torch
 from contextlib import nullcontext
-from fastai.vision.all import Path, TensorImage, no_random
+from fastai.vision.all import Normalize, Path, TensorImage, no_random
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
+from .callback import data_source
 from .data import train_image
 from .encoder import keep_modes, whole
 from .learner import *
@@ -23,7 +24,7 @@ from .loss import PSMLoss, check_number
 from .mining import bank_purity, draw_probs, sample_negatives
 from .model import undisturbed
 
-# %% ../nbs/08a_history.ipynb #70710cec
+# %% ../nbs/08a_history.ipynb #8b0c2bac
 _px,_side = 32,16      # of a thumbnail; thumbnails along a sprite's edge
 
 class Thumbnails:
@@ -68,6 +69,7 @@ class Thumbnails:
         if (at := self.where(name)) is None: return None
         s,x,y = at
         if s==len(self.sprites): return self.tiles[self.place[name]%_side**2]
+        if len(self._open)>20: self._open.clear()
         if s not in self._open: self._open[s] = Image.open(io.BytesIO(self.sprites[s])).convert('RGB')
         return self._open[s].crop((x, y, x+_px, y+_px))
 
@@ -84,14 +86,17 @@ class Thumbnails:
         if len(names)%_side**2:
             res.tiles = [res.picture(n) for n in names[len(names)//_side**2*_side**2:]]
             res.sprites.pop()
+            res._open.clear()
         return res
 
-# %% ../nbs/08a_history.ipynb #64893a5a
+# %% ../nbs/08a_history.ipynb #b63efd95
 def images_at(
     dls, # `DataLoaders`
     ids:list, # Places in the training set
 ): # The batch `(x, *yb)` that the training loader makes of these images, without augmentation
     "Some training images, as a batch"
+    n = plain_dls(dls).train.n
+    if bad := [i for i in ids if not 0<=i<n]: raise ValueError(f"Images are named by their place in the training set, 0 to {n-1}, got {bad[:5]}")
     with no_random(): dl = plain_dls(dls).train.new(shuffle=False, drop_last=False, num_workers=0, bs=len(ids))
     dl.get_idxs = lambda: list(ids)
     with no_random(), dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext(), no_skips(dl): return next(iter(dl))
@@ -124,40 +129,51 @@ class NeighbourHistory(GuestCallback):
     ):
         for n,v,lo in (('n_probes',n_probes,1),('every',every,1),('k',k,1),('n_neg',n_neg,0)): check_number(n, v, lo, whole=True)
         check_number('budget', budget, 0, lo_open=True)
+        if ids is not None and not len(ids): raise ValueError("ids must name at least one image, got none")
         if ids is not None and len(set(map(int, ids)))<len(ids): raise ValueError("ids must be different images, got some of them twice")
         self.n_probes,self.every,self.ids,self.k,self.n_neg,self.budget,self.seed = n_probes,every,None if ids is None else [int(i) for i in ids],k,n_neg,budget,seed
         self.title,self.vocab,self.labels,self.thumbs,self.recent,self.tables,self.epochs,self.audits,self.active = title,None,{},Thumbnails(),Thumbnails(),[],[],[],False
+        self.source,self.offset,self.begins = None,0,False
 
     def arrive(self):
         n = plain_dls(self.learn.dls).train.n
         if bad := [i for i in self.ids or () if not 0<=i<n]: raise ValueError(f"ids must be places in the training set, 0 to {n-1}, got {bad[:5]}")
 
+    def before_fit(self): self.active,self.begins = False,True      # the fit before may have been cut off
     def before_train(self):
         self.active = not hasattr(self.learn, 'lr_finder')
-        if self.active: psm_model(self.learn)
+        if not self.active: return
+        psm_model(self.learn)
+        source = data_source(self.dls.train_ds)
+        if self.tables and self.source not in (None,source): raise ValueError("This history is of other images than the learner has now. Give it a new NeighbourHistory")
+        self.source = source
+        if self.begins:
+            last = self.epochs[-1]['epoch'] if self.epochs else -1
+            self.offset,self.begins = 0 if last<self.epoch else last+1-self.epoch,False       # a second fit goes on counting
 
     def after_epoch(self):
         if not self.active: return
         self.active = False
         if (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch:
-            values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1])) if self.recorder.values else {}
-            self.look(self.learn, **{n: float(values[n]) for n in ('train_loss','knn_acc') if values.get(n) is not None})
+            values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1])) if self.recorder.values else {}
+            self.look(self.learn, self.epoch+self.offset, **{n: float(values[n]) for n in ('train_loss','knn_acc') if values.get(n) is not None})
 
-# %% ../nbs/08a_history.ipynb #d58960d4
+# %% ../nbs/08a_history.ipynb #52bcc0b8
 @patch
 def look(self:NeighbourHistory,
     learn, # A learner with `PSMCallback` whose bank holds something
+    epoch:int|None=None, # Its number; None: the one after the last
     **values, # Figures to keep beside it, by name
 )->NeighbourHistory:
     "Keep what the probes would mine now, as one more epoch. Raises `ValueError` where the bank is empty"
-    m,dls = psm_model(learn),learn.dls
-    first = not self.tables
+    m,dls,first = psm_model(learn),learn.dls,not self.tables
+    if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 0
     (xq,xk),*asked = self.probes(learn)
-    table,false_neg,_ = self.mined(*asked, m.bank, m.loss, epoch := self.epochs[-1]['epoch']+1 if self.epochs else 0)
+    table,false_neg,_ = self.mined(*asked, m.bank, m.loss, epoch)
     purities = {f'purity_{j}': bank_purity(m.bank, j) for j in sorted({1, 5, self.k})}
     self.tables.append(table)
     self.epochs.append(dict(epoch=epoch, mining=bool(m.loss.mining and (m.loss.k or m.loss.n_neg)), **{c: v for c,(v,_) in purities.items()}, chance=next(iter(purities.values()))[1], false_neg=false_neg, **values))
-    self._picture(dls, xq, xk, first)
+    with no_random(): self._picture(dls, xq, xk, first)       # a data set may draw
     return self
 
 @patch
@@ -169,10 +185,10 @@ def probes(self:NeighbourHistory, learn):
     x,*yb = images_at(dls, self.ids)
     ids,labels = torch.tensor(self.ids, device=x.device),batch_labels(yb, len(x), x.device)
     with keep_modes(m), undisturbed(m, seed=self.seed):
-        m.eval()
+        m.to(x.device).eval()
         xq,xk = views.two_views(x)
         q,k = m.query(xq),m.key(xk)
-    self.norm = getattr(views.ready_views, 'norm', None)
+    self.norm = next((t for t in getattr(plain_dls(dls).train.after_batch, 'fs', []) if isinstance(t, Normalize)), None)
     self.vocab = [str(o) for o in dls.vocab] if getattr(dls, 'vocab', None) is not None else None
     self.labels.update({i: l for i,l in zip(m.bank.ids.tolist()+self.ids, m.bank.labels.tolist()+labels.tolist()) if l>=0})
     return (xq,xk),q,k,ids,labels
@@ -244,8 +260,8 @@ def metrics(self:NeighbourHistory)->pd.DataFrame: # A row an epoch: `epoch`, `mi
     "The figures beside the neighbours"
     return pd.DataFrame(self.epochs)
 
-# %% ../nbs/08a_history.ipynb #75ab49c9
-_kept = ('n_probes','every','k','n_neg','budget','seed','ids','epochs','vocab','title','audits')
+# %% ../nbs/08a_history.ipynb #7dfce54c
+_kept = ('n_probes','every','k','n_neg','budget','seed','ids','epochs','vocab','title','audits','source')
 
 @patch
 def state_dict(self:NeighbourHistory):
@@ -258,11 +274,12 @@ def state_dict(self:NeighbourHistory):
 def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'])
     for n in _kept: setattr(self, n, meta[n])
+    for n in ('_rows','_lineage'): self.__dict__.pop(n, None)        # of module `page`
     self.labels = {int(i): l for i,l in meta['labels']}
     blobs = {n: bytes(t.cpu().numpy()) for n,t in sorted(state['sprites'].items())}
     self.thumbs,self.recent = (Thumbnails.restore([b for n,b in blobs.items() if n.startswith(kind)], meta[names]) for kind,names in (('thumbs','names'),('recent','recent')))
     df = pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()})
-    self.tables = [t.reset_index(drop=True) for _,t in df.groupby('epoch')] if len(df) else []
+    self.tables = [df[df.epoch==m['epoch']].reset_index(drop=True) for m in self.epochs]
 
 @patch
 def save(self:NeighbourHistory,

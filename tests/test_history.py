@@ -143,3 +143,66 @@ def test_live_grid(monkeypatch):
     monkeypatch.setattr('psm_fastai.explorer.display', lambda o, display_id: Out())
     train(NeighbourGrid(n=3, k=4), 3)
     assert len(shown)==3 and 'After epoch 3' in shown[2] and shown[2].count('<img')==3*5
+
+def test_thumbnails_that_were_read_again_take_new_ones():
+    from PIL import Image
+    red,green = (lambda c=c: Image.new('RGB', (8,8), c) for c in ('red','green'))
+    t = Thumbnails()
+    t.add('0', red)
+    t = Thumbnails.restore(t.encoded(), ['0'])
+    for i in range(1, 300): t.add(str(i), green)
+    assert t.picture('20').getpixel((9,9))[1]>90 and t.picture('0').getpixel((9,9))[0]>200
+
+def test_a_data_set_that_draws_is_not_disturbed():
+    from fastai.vision.all import DataLoaders, TfmdDL
+    class Noise:
+        def __len__(self): return 64
+        def __getitem__(self, i): return torch.rand(1,16,16),torch.tensor(i%4)
+    def dls(): return DataLoaders(*(TfmdDL(Noise(), bs=16, shuffle=t, drop_last=t, num_workers=0) for t in (True,False)))
+    states = []
+    for h in (NeighbourHistory(n_probes=8), Spy()):
+        set_seed(0)
+        learn = quiet(dls(), cbs=[PSMCallback(), h], loss_func=no_loss)
+        learn.fit(2)
+        states.append(state(learn))
+    assert same(*states)
+
+def test_epochs_are_counted_on_and_those_left_out_are_known():
+    history = NeighbourHistory(n_probes=4, every=2)
+    learn = train(history, 5)
+    assert history.metrics().epoch.tolist()==[1,3,4]
+    learn.fit(2)
+    assert history.metrics().epoch.tolist()==[1,3,4,6]
+    learn.validate()
+    def cut(cb):
+        if cb.training and cb.iter==1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): learn.fit(2, cbs=Spy(after_batch=cut))
+    learn.validate()
+    assert len(history.epochs)==len(history.tables)==4
+    learn.dls = digits_dls(bs=32, limit=100)
+    with pytest.raises(ValueError, match='of other images'): learn.fit(1)
+
+def test_audits_of_one_epoch_stand_beside_each_other(learn):
+    h = NeighbourHistory(n_probes=8).look(learn)
+    first = NeighbourAudit(h, n=3)
+    for same in (True,False,True): first.judge(same)
+    second = NeighbourAudit(h, n=2, seed=1)
+    second.judge(True)
+    second.back()
+    assert second.results.same.tolist()==[2] and len(NeighbourAudit(h).results)==1
+
+def test_images_that_are_not_there_and_labels_that_are_not_known(learn):
+    for bad in (-1, 10**6):
+        with pytest.raises(ValueError, match='place in the training set, 0 to 199'): learn.explain_loss(bad)
+        with pytest.raises(ValueError, match='place in the training set, 0 to 199'): NeighbourHistory(ids=[bad]).look(learn)
+    with pytest.raises(ValueError, match='at least one image'): NeighbourHistory(ids=[])
+    learn.model.bank.labels[::2] = -1
+    texts = [t.get_text() for fig in (learn.show_loss(3), learn.show_neighbours()) for ax in fig.axes for t in (ax.title,)]
+    assert not any('nan' in t for t in texts)
+
+def test_the_lab_begins_with_the_learners_settings():
+    set_seed(0)
+    learn = quiet(cbs=[PSMCallback(bank_size=180, b=-1.5, k=120, soft_temp=.005, a=60., n_neg=20, mine_after=0.)])
+    learn.fit(1)
+    lab = MiningLab(learn, ids=[1,2,3])
+    assert {n: c.value for n,c in lab.controls.items()}==dict(k=120, n_neg=20, a=60., b=-1.5, soft_temp=.005, hard_weight=.5)
