@@ -16,7 +16,7 @@ def main():
     opts = [o for n,v in defaults.items() if n not in given for o in (n,v)] + given
     if '--out' not in opts: opts += ['--out', 'runs/cifar10'+''.join('-'+o.strip('-').replace(',','_') for o in given)]
     out = Path(opts[opts.index('--out')+1])
-    begun = (out/'checkpoint.pth').exists()
+    begun = any(out.glob('checkpoint*.pth'))
     code = subprocess.run(['psm_pretrain', 'cifar10', *opts, *['--resume']*begun]).returncode
     if code: sys.exit(code)
     run = json.loads((out/'run.json').read_text())

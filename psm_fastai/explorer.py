@@ -20,7 +20,7 @@ from .loss import PSMLoss
 from .mining import effective_number
 from .page import *
 
-# %% ../nbs/09b_explorer.ipynb #ea6f234d
+# %% ../nbs/09b_explorer.ipynb #39a2199a
 def _history(h):
     if isinstance(h, Learner): h = next((cb for cb in h.cbs if isinstance(cb, NeighbourHistory) and cb.tables), None) or NeighbourHistory().look(h)
     if not isinstance(h, NeighbourHistory): raise TypeError(f"Needs a learner or a NeighbourHistory, got a {type(h).__name__}")
@@ -32,17 +32,26 @@ def _button(text, f, **kwargs):
     b.on_click(lambda _: f())
     return b
 
+class _Readable(w.VBox):
+    "Widgets of which the parts in `still` stay to be seen where there is no kernel"
+    def _repr_mimebundle_(self, **kwargs):
+        res = super()._repr_mimebundle_(**kwargs)
+        if res: res['text/html'] = f"<div class=psm><style>{panel_css}</style>{''.join(o.value for o in self.still)}</div>"
+        return res
+
 _orders = dict(purity='fewest right first', similarity='least similar first', label='class', id='id')
 _flag_columns = ['kind','epoch','query','rank','id','similarity','query_label','label']
 
-class NeighbourExplorer(w.VBox):
+class NeighbourExplorer(_Readable):
     "Look through the neighbours of a history, or of a learner: the history among its callbacks, or its bank as it is now"
     query,epoch = traitlets.Int(),traitlets.Int()       # id of the image and number of the epoch that are shown
     def __init__(self,
         history, # A `NeighbourHistory` or a `Learner`
     ):
         self.history = h = _history(history)
-        if not h.tables: return super().__init__([w.HTML('<p>An empty history: it is filled at the end of each epoch of a training.</p>')])
+        if not h.tables:
+            self.still = [w.HTML('<p>An empty history: it is filled at the end of each epoch of a training.</p>')]
+            return super().__init__(self.still)
         self.flags,epochs = {},[m['epoch'] for m in h.epochs]
         labels = sorted({l for i in h.ids if (l := h.label(i)) is not None})
         self.order = w.Dropdown(options=[(t, n) for n,t in _orders.items()], description='Order')
@@ -54,7 +63,8 @@ class NeighbourExplorer(w.VBox):
         self.earlier,self.later = _button('‹', lambda: self.turn(-1), tooltip='An epoch earlier'),_button('›', lambda: self.turn(1), tooltip='An epoch later')      # Jupyter takes the arrow keys away from sliders
         self.play = w.Play(min=0, max=last, value=last, interval=700, description='Play epochs')
         w.link((self.play,'value'), (self.slider,'value'))
-        self.count,self.curve,self.panel = w.HTML(),w.HTML(),w.HTML()
+        self.count,*self.still = w.HTML(),w.HTML(),w.HTML()
+        self.curve,self.panel = self.still
         self.interesting = w.ToggleButton(description='⚑ image', tooltip='Flag this image as interesting', layout=w.Layout(width='auto'))
         self.marks = [w.ToggleButton(description=f'⚑ {i+1}', tooltip=f'Flag neighbour {i+1} as wrong', layout=w.Layout(width='auto')) for i in range(h.k)]
         self.buttons = {i: _button('', lambda i=i: self.set_trait('query', i), tooltip=f'image {i}' + (f', {short_name(l)}' if (l := h.label(i)) is not None else '')) for i in h.ids}
@@ -66,7 +76,7 @@ class NeighbourExplorer(w.VBox):
         style = _style(panel_css + f'.{name} button {{ flex:none; padding:0; background-size:cover; image-rendering:pixelated; margin:1px 2px; border:2px solid transparent; }} .{name} .mod-primary {{ border-color:#2f81f7; }}' + ''.join(f'button.{name}-{i} {{ background-image:url({pic(h, str(i), "")}); }}' for i in h.ids))
         self.strip.add_class(name)
         super().__init__([style, w.HBox([self.previous, self.next, self.random, self.order, self.only, self.wrong, self.text], layout=w.Layout(flex_flow='row wrap')), self.count, self.strip,
-            w.HBox([self.play, self.earlier, self.slider, self.later, self.when], layout=w.Layout(flex_flow='row wrap')), self.curve, self.panel, w.HBox([self.interesting, w.HTML('Flag as wrong:'), *self.marks], layout=w.Layout(flex_flow='row wrap'))])
+            w.HBox([self.play, self.earlier, self.slider, self.later, self.when][4*(last==0):], layout=w.Layout(flex_flow='row wrap')), self.curve, self.panel, w.HBox([self.interesting, w.HTML('Flag as wrong:'), *self.marks], layout=w.Layout(flex_flow='row wrap'))])
         self._quiet = True
         self.set_trait('epoch', epochs[-1])
         self.set_trait('query', h.worst(epochs[-1]))
@@ -146,7 +156,7 @@ class NeighbourExplorer(w.VBox):
         with whole(path) as tmp: self.flagged.to_csv(tmp, index=False)
 
 # %% ../nbs/09b_explorer.ipynb #aa1f42da
-class NeighbourAudit(w.VBox):
+class NeighbourAudit(_Readable):
     "Judge `n` random mined positives, one after the other"
     def __init__(self,
         history, # A `NeighbourHistory` or a `Learner`
@@ -161,7 +171,7 @@ class NeighbourAudit(w.VBox):
         if not pairs: raise ValueError(f"No neighbours were mined in epoch {self.epoch}, so there is nothing to judge")
         self.pairs = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
         self.judged,self.entry = [],None
-        self.view,self.said = w.HTML(),w.HTML()
+        self.still = self.said,self.view = w.HTML(),w.HTML()
         self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
         self.same,self.different,self.undo = _button('Same', lambda: self.judge(True)),_button('Different', lambda: self.judge(False)),_button('Undo', self.back)
         self.field.observe(self._typed, 'value')
@@ -209,7 +219,7 @@ class NeighbourAudit(w.VBox):
         return pd.DataFrame(self.history.audits, columns=['epoch','judged','same','purity','low','high']).sort_values('epoch', ignore_index=True)
 
 # %% ../nbs/09b_explorer.ipynb #aff24d52
-class MiningLab(w.VBox):
+class MiningLab(_Readable):
     "Try `k`, `n_neg`, `a`, `b`, `soft_temp` and `hard_weight` on the bank of a learner, as it is now; what no slider can show, `n_neg=None` and `soft_temp=inf`, begins as 256 and 1"
     def __init__(self,
         learn:Learner, # A learner with `PSMCallback` whose bank holds something
@@ -226,7 +236,7 @@ class MiningLab(w.VBox):
         self.controls = dict(k=whole_number('k', min(p.k or 5, n-1), 1, max(1, min(max(100, p.k), n-1))), n_neg=whole_number('n_neg', min(p.n_neg or 256, n), 1, n), a=real('a', p.a, 0, max(50, p.a), .5), b=real('b', p.b, min(-1, p.b), max(1, p.b), .05),
             soft_temp=real('soft_temp', 1. if p.soft_temp==np.inf else p.soft_temp, min(.01, p.soft_temp), max(1, p.soft_temp if p.soft_temp<np.inf else 1), .005), hard_weight=real('hard_weight', p.hard_weight, 0, 1, .05))
         self.query = w.Dropdown(options=[(f'{i}' + (f' ({short_name(l)})' if (l := self.history.label(i)) is not None else ''), i) for i in self.history.ids], description='Image')
-        self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
+        self.still = self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
         for c in (self.query,*self.controls.values()): c.observe(lambda _: self.redraw(), 'value')
         super().__init__([_style(panel_css), w.HBox([self.query, *self.controls.values()], layout=w.Layout(flex_flow='row wrap')), self.said, self.plot, self.view])
         self.redraw()

@@ -127,7 +127,7 @@ panel_css = """
 .psm { --right:#1a7f37; --wrong:#b42308; --z:56px; color:var(--jp-content-font-color1, inherit); font:14px/1.4 system-ui, sans-serif; }
 .quarto-dark .psm, [data-jp-theme-light=false] .psm { --right:#4ac26b; --wrong:#ff8a70; }
 .psm ol { list-style:none; margin:0; padding:0; display:flex; flex-wrap:wrap; gap:.5rem; } .psm li { width:7.4rem; text-align:center; overflow-wrap:anywhere; line-height:1.25; margin:0; }
-.psm .neg li { width:4.6rem; } .psm .t { width:var(--z); height:var(--z); display:inline-block; box-sizing:content-box; image-rendering:pixelated; border:2px solid #8886; border-radius:4px; margin:0; vertical-align:middle; }
+.psm .neg li { width:5.6rem; } .psm .t { width:var(--z); height:var(--z); display:inline-block; box-sizing:content-box; image-rendering:pixelated; border:2px solid #8886; border-radius:4px; margin:0; vertical-align:middle; }
 .psm .none { font-size:1.5rem; line-height:var(--z); text-align:center; opacity:.6; } .psm li b { display:block; font-weight:600; font-size:.85rem; } .psm small { font-size:.78rem; opacity:.85; font-weight:400; }
 .psm .right .t { border-color:var(--right); } .psm .right b { color:var(--right); } .psm .wrong .t { border:2px dashed var(--wrong); } .psm .wrong b { color:var(--wrong); }
 .psm h4 { margin:.7rem 0 .3rem; font-size:1rem; } .psm meter { width:80%; height:.55rem; } .psm meter::-webkit-meter-optimum-value { background:#2f81f7; } .psm meter::-moz-meter-bar { background:#2f81f7; } .psm .query { display:flex; gap:.7rem; align-items:center; flex-wrap:wrap; } .psm .query>.t { --z:88px; } .psm .views { --z:44px; text-align:center; } .psm .views small { display:block; }

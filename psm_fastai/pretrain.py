@@ -176,7 +176,7 @@ def psm_pretrain(
     resume:bool=False, # Go on with the run in that folder from its last whole epoch
     **kwargs,
 ):
-    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, history.csv, curves.png, neighbours.html and run.json"
+    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, history.csv, curves.png, neighbours.html, the history behind it, and run.json"
     start = time.time()
     psm = _given(kwargs)
     name = Path(data).stem if Path(data).is_file() else Path(data).resolve().name if Path(data).is_dir() else data
@@ -241,6 +241,7 @@ def psm_pretrain(
         dls.train.rng.setstate(order)   # every run sees the same batches
         l.fit_one_cycle(epochs, lr, wd=wd, start_epoch=begin, cbs=[logs[name], histories[name], checkpoint] + ([KNNCallback(max(1, epochs//50))] if 'knn' in measured else []))
         scores[name] = score(l)
+        histories[name].save(out/('neighbours' if m==method else f'neighbours_{m}'))
 
     learn.save_encoder(out/'encoder.safetensors')
     plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
@@ -265,7 +266,7 @@ def check_resume(
     "Refuse to overwrite a run, and to go on with one that is not there, is finished, or has other settings"
     left = _left(out, 'checkpoint', '.pth')
     if not (out/'run.json').exists():
-        foreign = left + _left(out, 'history', '.csv') + [f for f in (out/n for n in ('encoder.safetensors','curves.png','neighbours.html')) if f.exists()]
+        foreign = left + [f for kind in (('history','.csv'),('neighbours','.parquet'),('neighbours','.safetensors')) for f in _left(out, *kind)] + [f for f in (out/n for n in ('encoder.safetensors','curves.png','neighbours.html')) if f.exists()]
         if foreign: raise ValueError(f"{out} holds {foreign[0].name}, but no run of psm_pretrain, which would replace it. Give --out another folder")
         if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
         return

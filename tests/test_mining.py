@@ -4,7 +4,7 @@ import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from psm_fastai.bank import MemoryBank
 from psm_fastai.loss import PSMLoss
-from psm_fastai.mining import draw_probs, sample_negatives
+from psm_fastai.mining import draw_probs, sample_negatives, top_rows
 
 id_ = st.integers(-1, 5)
 
@@ -79,4 +79,30 @@ def test_a_large_bank_is_mined_in_parts(options, monkeypatch):
     def mine(): torch.manual_seed(1); return psm.mine(q, k, ids, bank)
     whole = mine()
     monkeypatch.setattr('psm_fastai.loss._table', 3*40)
+    monkeypatch.setattr('psm_fastai.loss._least', 1)
     for a,b in zip(whole, mine()): assert a is None and b is None or torch.allclose(a.float(), b.float(), atol=1e-6)     # draws of a part follow those of the part before, so not even they differ
+
+@pytest.mark.parametrize('seed', range(3))
+def test_only_the_rows_that_are_used_give_the_same_loss_and_gradient(monkeypatch, seed):
+    g = torch.Generator().manual_seed(seed)
+    q,k,rows = (F.normalize(torch.randn(n, 16, generator=g), dim=1) for n in (6,6,500))
+    bank,psm,ids = MemoryBank(500, 16),PSMLoss(k=3, n_neg=4),torch.arange(6)
+    bank.enqueue(rows, torch.arange(500))
+    q.requires_grad_()
+    mined,res = psm.mine(q.detach(), k, ids, bank),[]
+    for few in (0, 10**9):
+        monkeypatch.setattr('psm_fastai.loss._few', few)
+        loss = psm(q, k, ids, bank, mined)
+        res.append((loss.detach(), *torch.autograd.grad(loss.sum(), q)))
+    for a,b in zip(*res): assert torch.allclose(a, b, atol=1e-5)
+
+@pytest.mark.parametrize('seed', range(5))
+def test_blocks_give_what_topk_gives(seed):
+    g = torch.Generator().manual_seed(seed)
+    K,k = int(torch.randint(300, 9000, (1,), generator=g)),int(torch.randint(1, 40, (1,), generator=g))
+    s = torch.rand(5, K, generator=g).masked_fill(torch.rand(5, K, generator=g)<(.99 if seed%2 else .2), -torch.inf)
+    top,idx = top_rows(s, k)
+    want = s.topk(k, dim=1)
+    assert torch.equal(top, want.values) and torch.equal(s.gather(1, idx), want.values)
+    found = top>-torch.inf
+    assert torch.equal(idx[found], want.indices[found])

@@ -4,6 +4,7 @@ import pandas as pd, pytest
 from pathlib import Path
 from psm_fastai import pretrain
 from psm_fastai.data import digits_dls
+from psm_fastai.history import NeighbourHistory
 
 def psm_pretrain(*args): return subprocess.run([Path(sys.executable).parent/'psm_pretrain', *map(str,args)], capture_output=True, text=True)
 
@@ -12,7 +13,8 @@ def test_digits_and_moco(tmp_path):
     assert res.returncode==0, res.stderr
     for line in ('raw pixels', 'untrained', 'PSM', 'MoCo', 'chance'): assert line in res.stdout
     names = {f.name for f in (tmp_path/'run').iterdir()}
-    assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html','run.json'}
+    assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html','run.json'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
+    assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc.notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2 and h.notna().all(axis=None)
 

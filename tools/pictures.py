@@ -1,22 +1,29 @@
 """Make the pictures of nbs/images: python tools/pictures.py
-Trains on the digits as `psm_pretrain digits --compare moco` does, two minutes, and looks at its page in headless Chromium"""
+Trains on the digits as `psm_pretrain digits --compare moco` does, two minutes, and, where CIFAR-10 is at hand, on 10,000 of its images, and looks at the pages in headless Chromium"""
 import shutil, tempfile
 from pathlib import Path
+from fastai.vision.all import fastai_cfg
 from playwright.sync_api import sync_playwright
 from psm_fastai.explore import mined_neighbours
 from psm_fastai.pretrain import psm_pretrain
 
 images = Path(__file__).resolve().parent.parent/'nbs/images'
 images.mkdir(exist_ok=True)
+
+def screenshot(out, name):
+    exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    with sync_playwright() as p:
+        page = p.chromium.launch(executable_path=exe, args=['--no-sandbox','--disable-gpu']).new_page(viewport=dict(width=1200, height=900))
+        page.goto((out/'neighbours.html').resolve().as_uri())
+        page.wait_for_selector('body[data-ready]')
+        page.screenshot(path=images/name, full_page=True)
+
 out = Path(tempfile.mkdtemp())
-learn = psm_pretrain('digits', compare='moco', out=out)
+learn = psm_pretrain('digits', compare='moco', out=out/'digits')
 ids = mined_neighbours(learn, n=10, k=1).sort_values('query_label')['query'].tolist()
 learn.show_neighbours(ids, k=8, size=.75).savefig(images/'neighbours.png', dpi=110)
-
-exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-with sync_playwright() as p:
-    page = p.chromium.launch(executable_path=exe, args=['--no-sandbox','--disable-gpu']).new_page(viewport=dict(width=1200, height=900))
-    page.goto((out/'neighbours.html').as_uri())
-    page.wait_for_selector('body[data-ready]')
-    page.screenshot(path=images/'page.png', full_page=True)
+screenshot(out/'digits', 'page.png')
+if (fastai_cfg().path('data')/'cifar10').exists():
+    psm_pretrain('cifar10', limit=10000, epochs=10, out=out/'cifar10')
+    screenshot(out/'cifar10', 'page_cifar10.png')
 shutil.rmtree(out)
