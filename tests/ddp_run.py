@@ -46,5 +46,6 @@ def after(cb):
     if cb.training: seen.append(dict(asked=cb.asked, read=cb.read, **{n: getattr(m.bank, n).clone() for n in ('feats','ids','labels','steps')}, weights=[p.clone() for p in m.encoder.parameters()]))
 with learn.distrib_ctx(sync_bn=False, cpu=True):
     learn.fit(2, .1, wd=0., cbs=[Spy(order=12, before_train=start, before_batch=keep, after_pred=forward, after_batch=after), CheckpointCallback(path/'c.pth')])
+    torch.distributed.barrier()         # one that leaves while the other still talks to it aborts that one
 assert learn.dls.train is dls.train and not is_distributed(learn)
 torch.save(dict(seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')
