@@ -2,12 +2,24 @@
 import json, os, platform, statistics, subprocess, sys, time
 from pathlib import Path
 import torch
+from fastai.vision.all import ProgressCallback, TensorCategory, TensorImage, noop
 from psm_fastai.pretrain import environment
 
 here = Path(__file__).parent
 
 def sync(device='cpu'):
     if torch.device(device).type=='cuda': torch.cuda.synchronize()
+
+class Pictures:
+    "Random images, with labels where `labels`"
+    def __init__(self, n, size=32, labels=False): self.x,self.labels = torch.randint(0, 256, (n,3,size,size), dtype=torch.uint8),labels
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return (TensorImage(self.x[i]), *[TensorCategory(i%10)]*self.labels)
+
+def silent(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
 
 def in_turn(
     rounds, # How often each is measured, after one round that doesn't count

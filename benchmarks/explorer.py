@@ -4,10 +4,10 @@ python benchmarks/explorer.py
 """
 import random, statistics, time, warnings
 warnings.filterwarnings('ignore')
-from fastai.vision.all import ProgressCallback, noop, set_seed
+from fastai.vision.all import set_seed
 from fastcore.script import call_parse
 from psm_fastai.all import *
-from bench import save
+from bench import save, silent
 
 @call_parse
 def main(
@@ -16,9 +16,7 @@ def main(
 ):
     set_seed(0)
     history = NeighbourHistory()
-    learn = psm_learner(digits_dls(bs=64), mine_after=0., cbs=[history])
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
+    learn = silent(psm_learner(digits_dls(bs=64), mine_after=0., cbs=[history]))
     learn.fit(1, 1e-3)
     for _ in range(epochs-1): history.look(learn)
     start = time.perf_counter()

@@ -4,16 +4,10 @@ python benchmarks/monitors.py
 """
 import statistics, warnings
 warnings.filterwarnings('ignore')
-import torch
-from fastai.vision.all import DataLoaders, ProgressCallback, TensorCategory, TensorImage, noop, set_seed
+from fastai.vision.all import DataLoaders, set_seed
 from fastcore.script import call_parse
 from psm_fastai.all import *
-from bench import in_turn, ratio, save
-
-class Labelled:
-    def __init__(self, n, size): self.x,self.y = torch.randint(0, 256, (n,3,size,size), dtype=torch.uint8),torch.arange(n)%10
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return TensorImage(self.x[i]),TensorCategory(self.y[i])
+from bench import Pictures, in_turn, ratio, save, silent
 
 @call_parse
 def main(
@@ -26,10 +20,8 @@ def main(
 ):
     set_seed(0)
     def epoch(cbs):
-        dls = DataLoaders(*(MemoryDL(Labelled(m, size), bs=min(m, bs), shuffle=True, drop_last=True) for m in (n,2)))
-        learn = psm_learner(dls, arch, cbs=[PSMCallback(bank_size=bank, mine_after=0., views=photo_views()), *cbs])
-        learn.remove_cb(ProgressCallback)
-        learn.logger = noop
+        dls = DataLoaders(*(MemoryDL(Pictures(m, size, labels=True), bs=min(m, bs), shuffle=True, drop_last=True) for m in (n,2)))
+        learn = silent(psm_learner(dls, arch, cbs=[PSMCallback(bank_size=bank, mine_after=0., views=photo_views()), *cbs]))
         return lambda: learn.fit(1, 1e-3)
     t = in_turn(rounds, off=epoch([]), on=epoch([PurityCallback(), CollapseCallback(), AgreementCallback()]))
     over = ratio(t['on'], t['off'])

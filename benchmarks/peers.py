@@ -3,10 +3,11 @@
 pip install -r benchmarks/requirements.txt && python benchmarks/peers.py
 """
 import copy, statistics, warnings
+from types import SimpleNamespace
 warnings.filterwarnings('ignore')
 import torch, torch.nn.functional as F
 from PIL import Image
-from fastai.vision.all import Adam, DataLoaders, ProgressCallback, TensorImage, nn, noop, set_seed
+from fastai.vision.all import DataLoaders, TensorImage, nn, set_seed
 from fastcore.script import call_parse
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead, NNCLRPredictionHead, NNCLRProjectionHead, NNMemoryBankModule
@@ -14,7 +15,7 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.transforms import MoCoV2Transform, SimCLRTransform
 from psm_fastai.all import *
 from pytorch_metric_learning.losses import CrossBatchMemory, NTXentLoss as MetricNTXent
-from bench import in_turn, ratio, save
+from bench import in_turn, ratio, save, silent
 
 class Pictures:
     "Random images, held in memory as torchvision's CIFAR10 holds them"
@@ -80,10 +81,7 @@ def metric_learning(o):
 def dls(o, n=None): return DataLoaders(*(MemoryDL(Pictures(m, o.size), bs=min(o.bs, m), shuffle=True, drop_last=True) for m in (n or o.n,2)))     # hardly any validation: the peers' loops have none
 
 def ours(o, cb):
-    learn = psm_learner(dls(o), o.arch, cbs=cb)
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
-    learn.create_opt()
+    learn = silent(psm_learner(dls(o), o.arch, cbs=cb))
     def epoch(): learn.fit(1, 1e-3)
     return epoch
 
@@ -111,7 +109,6 @@ def main(
     rounds:int=5, # Measurements of each
 ):
     set_seed(0)
-    from types import SimpleNamespace
     o = SimpleNamespace(n=n, size=size, bs=bs, bank=bank, dim=dim, hidden=hidden, arch=arch, workers=workers)
     o.feats = feature_size(create_encoder(arch), torch.zeros(2, 3, size, size))
     differ = same_loss(o)

@@ -9,15 +9,10 @@ warnings.filterwarnings('ignore')
 import torch
 from contextlib import nullcontext
 from copy import deepcopy
-from fastai.vision.all import Adam, Callback, ChannelsLast, DataLoaders, ProgressCallback, TensorImage, noop, partial, set_seed
+from fastai.vision.all import Adam, Callback, ChannelsLast, DataLoaders, partial, set_seed
 from fastcore.script import call_parse
 from psm_fastai.all import *
-from bench import ratio, save, sync
-
-class Fake:
-    def __init__(self, n, size): self.x = torch.randint(0, 256, (n,3,size,size), dtype=torch.uint8)
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return (TensorImage(self.x[i]),)
+from bench import Pictures, ratio, save, silent, sync
 
 class Steps(Callback):
     "Time each step of the learner, and after it a step of the floor"
@@ -52,7 +47,7 @@ class Steps(Callback):
 def measure(arch, bs, bank, dim, steps, method, device, precision, channels_last, compile, parts):
     set_seed(0)
     n = bs*steps
-    dls = DataLoaders(*(MemoryDL(Fake(m, 32), bs=bs, shuffle=True, drop_last=True, device=device) for m in (n,bs)))
+    dls = DataLoaders(*(MemoryDL(Pictures(m), bs=bs, shuffle=True, drop_last=True, device=device) for m in (n,bs)))
     settings = dict(bank_size=bank, proj_dim=dim, views=photo_views())
     cb = PSMCallback.moco(**settings) if method=='moco' else PSMCallback(mine_after=0., **settings)
     encoder = create_encoder(arch)
@@ -69,9 +64,7 @@ def measure(arch, bs, bank, dim, steps, method, device, precision, channels_last
         f.float().square().mean().backward()
         opt.step()
         opt.zero_grad()
-    learn = psm_learner(dls, encoder, cbs=cb)
-    learn.remove_cb(ProgressCallback)
-    learn.logger = noop
+    learn = silent(psm_learner(dls, encoder, cbs=cb))
     if channels_last: learn.add_cb(ChannelsLast())
     if precision=='bf16': learn.to_bf16()
     if compile: learn.model.compile()

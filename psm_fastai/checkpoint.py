@@ -27,7 +27,9 @@ _layout = 3      # of the file
 def _by_name(cbs):
     "Callbacks by name; a second one of a name gets a number"
     res = {}
-    for cb in cbs: res[cb.name if cb.name not in res else f'{cb.name}#{len(res)}'] = cb
+    for cb in cbs:
+        n = sum(name.split('#')[0]==cb.name for name in res)
+        res[f'{cb.name}#{n}' if n else cb.name] = cb
     return res
 
 class CheckpointCallback(Callback):

@@ -156,6 +156,7 @@ class KNNCallback(GuestCallback):
         if (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("KNNCallback needs a label for each image; these have none. Leave it out, and look at `learn.show_neighbours()`")
 
     def value(self): return float(self.acc)
+    def before_fit(self): self.training_epoch = False      # the fit before may have been cut off
     def before_train(self): self.training_epoch,self.acc = not hasattr(self.learn, 'lr_finder'),float('nan')
     def after_validate(self):
         due = (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch

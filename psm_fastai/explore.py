@@ -10,15 +10,13 @@ __all__ = ['mined_neighbours']
 # %% ../nbs/09_explore.ipynb #978fafda
 import torch
 import pandas as pd, matplotlib.pyplot as plt
-from fastai.vision.all import Learner
+from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
 from .data import train_image
-from .encoder import keep_modes
-from .history import images_at, pick_images
-from .learner import batch_labels, psm_model, short_name
+from .history import filled_bank, pick_images, queries_and_keys
+from .learner import psm_model, short_name
 from .loss import check_number, nce_term
 from .mining import admissible, mine_positives, soft_weights
-from .model import undisturbed
 
 # %% ../nbs/09_explore.ipynb #521d06bb
 def _name(learn, label):
@@ -36,10 +34,9 @@ def mined_neighbours(
     seed:int=0, # For the draw
 )->pd.DataFrame: # A row a neighbour: `query`, `rank`, `id`, `similarity`, `weight`, `query_label`, `label`, `right` (None where a label is unknown)
     "The neighbours that images would mine from the bank as it is now. Raises `ValueError` for an image that the bank does not hold"
-    m = psm_model(learn)
-    bank,k = m.bank,m.loss.k or 5 if k is None else k
+    bank,loss = filled_bank(learn),psm_model(learn).loss
+    if k is None: k = loss.k or 5
     check_number('k', k, 1, whole=True)
-    if not len(bank): raise ValueError("The bank is empty: train first, if only for one epoch")
     bank_ids,labels = bank.ids.tolist(),bank.labels.tolist()
     row = {bank_ids[r]: r for r in bank.steps.argsort(stable=True).tolist() if bank_ids[r]>=0}   # an image's latest row
     if ids is None: ids = pick_images(bank, n, seed)
@@ -49,7 +46,7 @@ def mined_neighbours(
     sims = bank.feats[q] @ bank.feats.T
     idx,found = mine_positives(sims, admissible(bank.ids[q], bank.ids, bank.ready), k)
     top = sims.gather(1, idx)
-    weights,rows = soft_weights(top, found, m.loss.soft_temp),[]
+    weights,rows = soft_weights(top, found, loss.soft_temp),[]
     for query,*mined in zip(ids, idx.tolist(), found.tolist(), top.tolist(), weights.tolist()):
         l = labels[row[query]]
         for rank,(j,ok,s,w) in enumerate(zip(*mined), 1):
@@ -92,23 +89,16 @@ def explain_loss(self:Learner,
     seed:int=0, # For its views and the draw of negatives
 )->pd.DataFrame: # A row a positive or negative: `kind`, `id` (that of the image itself for its other view), `similarity`, `weight`, `share`, `label`; `attrs['loss']` is the loss
     "Shares of positives and of negatives in the loss of an image, as the bank is now; those of each kind add up to the loss. Raises `ValueError` for a method without negatives"
-    m,views = psm_model(self),self.psm.parts[0] if hasattr(self, 'psm') else self.psm_loss
-    bank,p = m.bank,m.loss
-    if not len(bank): raise ValueError("The bank is empty: train first, if only for one epoch")
+    bank,p = filled_bank(self),psm_model(self).loss
     if p.n_neg==0: raise ValueError("This method has no negatives, so its loss has no shares of them")
-    x,*yb = images_at(self.dls, [int(id)])
-    ids = torch.tensor([int(id)], device=x.device)
-    with keep_modes(m), undisturbed(m, seed=seed):
-        m.to(x.device).eval()
-        xq,xk = views.two_views(x)
-        q,k = m.query(xq),m.key(xk)
-        mined = p.mine(q, k, ids, bank)
-        to_mined,neg = p.similarities(q, bank, mined)
-        pos,w = p.positives(q, k, to_mined, mined)
-        terms = (w*nce_term(pos, neg, mined.neg_mask, p.temp))[0]
-        part = (neg/p.temp).masked_fill(~mined.neg_mask, -torch.inf).softmax(1)[0].nan_to_num(0.)
+    _,q,k,ids,labels = queries_and_keys(self, [int(id)], seed)
+    with no_random(seed): mined = p.mine(q, k, ids, bank)
+    to_mined,neg = p.similarities(q, bank, mined)
+    pos,w = p.positives(q, k, to_mined, mined)
+    terms = (w*nce_term(pos, neg, mined.neg_mask, p.temp))[0]
+    part = (neg/p.temp).masked_fill(~mined.neg_mask, -torch.inf).softmax(1)[0].nan_to_num(0.)
     names = lambda rows: [_name(self, l) for l in bank.labels[rows].tolist()]
-    own = pd.DataFrame(dict(kind='positive', id=[int(id)], similarity=pos[0,:1].tolist(), weight=w[0,:1].tolist(), share=terms[:1].tolist(), label=[_name(self, int(batch_labels(yb, 1, x.device)[0]))]))
+    own = pd.DataFrame(dict(kind='positive', id=[int(id)], similarity=pos[0,:1].tolist(), weight=w[0,:1].tolist(), share=terms[:1].tolist(), label=[_name(self, int(labels[0]))]))
     rows = mined.pos_idx[0][:len(terms)-1]
     near = pd.DataFrame(dict(kind='positive', id=bank.ids[rows].tolist(), similarity=pos[0,1:].tolist(), weight=w[0,1:].tolist(), share=terms[1:].tolist(), label=names(rows)))
     rows = torch.where(mined.neg_mask[0])[0]

@@ -13,9 +13,10 @@ __all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', '
 import torch
 from collections import namedtuple
 from contextlib import contextmanager
-from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, Tensor, ValueMetric, get_model, get_random_states, no_random, partial, set_random_states, to_cpu
+from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Tensor, ValueMetric, get_model, get_random_states, no_random, partial, set_random_states, to_cpu
 from torch.nn.parallel import DistributedDataParallel
 from .model import PSMModel
+from .views import find_normalize
 
 # %% ../nbs/05a_learner.ipynb #7783d907
 class GuestCallback(Callback):
@@ -184,7 +185,7 @@ def image_stats(
     dls, # `DataLoaders`
 )->dict: # `mean` and `std`, a number a channel; empty where batches are not normalised
     "What the `Normalize` of the batches takes off and divides by"
-    norm = next((t for t in getattr(plain_dls(dls).train.after_batch, 'fs', []) if isinstance(t, Normalize)), None)
+    norm = find_normalize(plain_dls(dls).train)
     return {n: getattr(norm,n).flatten().tolist() for n in ('mean','std')} if norm else {}
 
 def check_stats(

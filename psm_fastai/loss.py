@@ -75,7 +75,7 @@ class PSMLoss(nn.Module):
     def extra_repr(self): return ', '.join(f'{n}={getattr(self,n)}' for n in 'k n_neg a b temp soft_temp hard_weight'.split())
 
 # %% ../nbs/03_loss.ipynb #6e43f50d
-_table = 2**24      # similarities in memory at a time, while mining,
+_table = 2**22      # similarities in memory at a time, while mining,
 _least = 32         # but of so many queries at least: each part reads the whole bank
 _few = 64           # as many times more rows than are used make a look at all of them slower than gathering those
 

@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/mining.html.md"""
 
 # %% auto #0
 __all__ = ['admissible', 'top_rows', 'mine_positives', 'soft_weights', 'draw_logits', 'draw_probs', 'effective_number',
-           'sample_negatives', 'purity', 'chance_purity', 'bank_purity', 'overlap']
+           'sample_negatives', 'purity', 'chance_purity', 'bank_purities', 'bank_purity', 'overlap']
 
 # %% ../nbs/02_mining.ipynb #40175033
 import torch
@@ -23,7 +23,7 @@ def admissible(
     return ready & ~own
 
 # %% ../nbs/02_mining.ipynb #ea41c64c
-_block = 64
+_block,_enough = 64,32       # columns in a block; as many times more blocks than rows are wanted make looking at blocks first pay
 
 def top_rows(
     sims:Tensor, # `[B, K]`
@@ -31,7 +31,7 @@ def top_rows(
 )->tuple[Tensor,Tensor]: # `[B, k]` values, largest first, and their columns
     "What `sims.topk(k, dim=1)` gives, sooner where rows are long: the `k` largest lie in the `k` blocks with the largest maxima"
     n = sims.shape[1]//_block
-    if n<4*k: return sims.topk(k, dim=1)
+    if n<_enough*k: return sims.topk(k, dim=1)
     blocks,rest = sims[:,:n*_block].unflatten(1, (n,_block)),sims[:,n*_block:]
     best = blocks.amax(2).topk(k, dim=1).indices
     cols = torch.cat([(best[:,:,None]*_block + torch.arange(_block, device=sims.device)).flatten(1), torch.arange(n*_block, sims.shape[1], device=sims.device).expand(len(sims), -1)], 1)
@@ -123,18 +123,27 @@ def chance_purity(
 
 # %% ../nbs/02_mining.ipynb #88d945de
 @torch.no_grad()
+def bank_purities(
+    bank, # A `MemoryBank`
+    ks:list, # Several numbers of rows that each row mines
+    n_queries:int=2048, # At most so many rows ask, the last ones
+)->tuple[list,float]: # For each of `ks` the purity, and its chance level; nan where no label is known
+    "Purity of the neighbours that the bank's own rows mine among each other"
+    q = bank.steps.argsort(descending=True)[:min(n_queries,len(bank))]
+    sims,allowed = bank.feats[q] @ bank.feats.T, admissible(bank.ids[q], bank.ids, bank.ready)
+    allowed[torch.arange(len(q)), q] = False                                  # a row is not its own neighbour, whether its id is known or not
+    idx,found = mine_positives(sims, allowed, max(ks))
+    sums = [purity(bank.labels[q], bank.labels[idx[:,:k]], found[:,:k]) for k in ks]
+    return [(total/n).item() if n else float('nan') for total,n in sums], chance_purity(bank.labels[q], bank.labels[bank.ready])
+
 def bank_purity(
     bank, # A `MemoryBank`
     k:int, # How many rows each row mines
     n_queries:int=2048, # At most so many rows ask, the last ones
 )->tuple[float,float]: # Purity and its chance level; nan where no label is known
-    "Purity of the neighbours that the bank's own rows mine among each other"
-    q = bank.steps.argsort(descending=True)[:min(n_queries,len(bank))]
-    sims,allowed = bank.feats[q] @ bank.feats.T, admissible(bank.ids[q], bank.ids, bank.ready)
-    allowed[torch.arange(len(q)), q] = False                                  # a row is not its own neighbour, whether its id is known or not
-    idx,found = mine_positives(sims, allowed, k)
-    total,n = purity(bank.labels[q], bank.labels[idx], found)
-    return (total/n).item() if n else float('nan'), chance_purity(bank.labels[q], bank.labels[bank.ready])
+    "`bank_purities` for one number of rows"
+    (share,),chance = bank_purities(bank, [k], n_queries)
+    return share,chance
 
 # %% ../nbs/02_mining.ipynb #d8b43f67
 def overlap(

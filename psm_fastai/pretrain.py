@@ -188,7 +188,7 @@ def psm_pretrain(
         res = psm if m==method else {n: v for n,v in psm.items() if n in ('bank_size','proj_dim','hidden_dim','split_bn')}
         return dict(res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
     settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=own(method))
-    record,saved = out/'run.json',out/'checkpoint.pth'
+    record = out/'run.json'
     try:
         _check(eval, out, **dict(settings, bs=bs), workers=workers)
         device = _device(device, precision)
@@ -228,12 +228,11 @@ def psm_pretrain(
     levels,logs,histories,order = dict(scores),{},{},dls.train.rng.getstate()
     k = learn.model.loss.k or 20
     for m in [method] + ([compare] if compare else []):
-        name = _title(m)
+        name,tail,l = _title(m),'' if m==method else f'_{m}',learn
         if m!=method:
             set_seed(seed)
-            l,log,file = learner(m),f'history_{m}.csv',out/f'checkpoint_{m}.pth'
-        else: l,log,file = learn,'history.csv',saved
-        logs[name],checkpoint = RunLog(out/log, k),CheckpointCallback(file)
+            l = learner(m)
+        logs[name],checkpoint = RunLog(out/f'history{tail}.csv', k),CheckpointCallback(out/f'checkpoint{tail}.pth')
         histories[name] = NeighbourHistory(every=math.ceil(epochs/20), n_neg=10, title=name)
         begin = checkpoint.resume(l) if resume else 0
         print(f"{name}: {epochs} epochs on {n:,} images" + (f", going on after {begin}" if begin else ''))
@@ -241,11 +240,11 @@ def psm_pretrain(
         dls.train.rng.setstate(order)   # every run sees the same batches
         l.fit_one_cycle(epochs, lr, wd=wd, start_epoch=begin, cbs=[logs[name], histories[name], checkpoint] + ([KNNCallback(max(1, epochs//50))] if 'knn' in measured else []))
         scores[name] = score(l)
-        histories[name].save(out/('neighbours' if m==method else f'neighbours_{m}'))
+        histories[name].save(out/f'neighbours{tail}')
 
     learn.save_encoder(out/'encoder.safetensors')
     plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
-    with whole(out/'neighbours.html') as tmp: neighbour_page(list(histories.values()), tmp, title=f'What was mined from {data}')
+    neighbour_page(list(histories.values()), out/'neighbours.html', title=f'What was mined from {data}')
     write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
               settings=dict(learn.psm.settings, bank_size=len(learn.model.bank.ids)), seconds=round(time.time()-start, 1))
     for f in _left(out, 'checkpoint', '.pth'): f.unlink()
