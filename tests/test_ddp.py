@@ -6,6 +6,8 @@ from fastai.vision.all import nn
 from psm_fastai.all import *
 from common import mirror
 
+pytestmark = pytest.mark.posix
+
 def launch(path, n, mode='plain'):
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo', PYTHONPATH=str(Path(__file__).parent))

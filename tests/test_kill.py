@@ -3,6 +3,8 @@ import os, random, signal, sys, time
 import pandas as pd, pytest, torch
 from psm_fastai import pretrain
 
+pytestmark = pytest.mark.posix
+
 def start(out, seed, kill_write=None):
     "`psm_pretrain` in a process of its own; `kill_write`: killed halfway through writing that many checkpoints"
     pid = os.fork()

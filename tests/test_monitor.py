@@ -18,7 +18,7 @@ class Uneven:
     def __getitem__(self, i): return TensorImage(self.x[i]),self.y[i]
 
 def uneven(): return DataLoaders(TfmdDL(Uneven(200), bs=32, shuffle=True, drop_last=True, num_workers=0), TfmdDL(Uneven(40), bs=32, num_workers=0))
-def monitors(every=10): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)]
+def monitors(every=10, negatives=True): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)] + [GradientCallback(every)]*negatives
 def make(cbs, dls=None, **kwargs):
     set_seed(0)
     return silent(Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'bank_size': 128, **kwargs}), *cbs]))
@@ -61,7 +61,7 @@ cases = dict(psm=dict(k=5, n_neg=20), symmetric=dict(k=4, n_neg=10, symmetric=Tr
 def run(request):
     args = {'mine_after': 0., **cases[request.param]}
     every = 1 if request.param=='symmetric' else 3
-    spy,cbs = Spy(every),monitors(every)
+    spy,cbs = Spy(every),monitors(every, args['n_neg']!=0)
     learn = make([*cbs, spy], **args)
     learn.fit(2, 1e-3)
     return learn,spy,args
@@ -146,17 +146,95 @@ def test_agreement_is_that_of_plain_loops(run):
     assert frame.images.tolist()==[0,len(both)] and math.isnan(frame.stable[0]) and len(both)>2*k
     assert close(frame.stable[1], mean(kept)) and close(frame.stable_chance[1], k/(len(both)-1))
 
+def gradients(look, i, args):
+    "Of a query's negatives, most similar first: similarity, derivative of the loss by autograd, and whether it is false, or None where that is not known"
+    mined,bank = look.mined,look.bank
+    cols = torch.arange(len(bank['ids'])) if mined.neg_idx is None else mined.neg_idx[i]
+    cols = cols[mined.neg_mask[i]]
+    s = (look.q @ bank['feats'].T)[i][cols]
+    leaf = s.double().requires_grad_()
+    h = args.get('hard_weight', .5) if look.mining and mined.pos_found[i].any() else 1.
+    def term(p): return -(p/.07 - torch.logaddexp(p/.07, (leaf/.07).logsumexp(0)))
+    q = look.q[i].double()
+    loss = h*term(q @ look.k[i].double())
+    if h<1: loss = loss + (1-h)*sum(w*term(q @ bank['feats'][j].double()) for w,j in zip(mined.weights[i].double(), mined.pos_idx[i]))
+    grad, = torch.autograd.grad(loss, leaf)
+    own,labels = int(look.labels[i]),bank['labels'][cols].tolist()
+    return [(float(s[j]), float(grad[j]), None if own<0 or labels[j]<0 else labels[j]==own) for j in s.argsort(descending=True).tolist()]
+
+def test_gradients_by_rank_are_those_of_autograd(run):
+    learn,spy,args = run
+    if args['n_neg']==0: return
+    looks = spy.looks[-1]
+    by_query = [gradients(o, i, args) for o in looks for i in range(len(o.q))]
+    table = learn.gradient.by_rank.set_index('rank')
+    assert table.n.max()==len(by_query)==learn.gradient.frame.n.iloc[-1] and len(table)==max(map(len, by_query))
+    for rank,row in table.iterrows():
+        at = [q[rank-1] for q in by_query if len(q)>=rank]
+        assert row.n==len(at) and close(row.similarity, mean([s for s,*_ in at]))
+        for kind,keep in (('',(True,False,None)), ('_true',(False,)), ('_false',(True,))):
+            g = [x for _,x,f in at if f in keep]
+            assert math.isclose(row['mean'+kind], mean(g), rel_tol=1e-3) or math.isnan(row['mean'+kind]) and not g
+            assert math.isclose(row['var'+kind], np.var(g), rel_tol=1e-3, abs_tol=1e-7*max(g)**2) if g else math.isnan(row['var'+kind])
+        assert close(row.false_neg, mean([f for *_,f in at if f is not None]))
+    everything = [o for q in by_query for o in q if o[2] is not None]
+    last = learn.gradient.frame.iloc[-1]
+    assert close(last.false_neg, mean([f for *_,f in everything])) and math.isclose(last.false_push, sum(g for _,g,f in everything if f)/sum(g for _,g,_ in everything), rel_tol=1e-4)
+    assert math.isclose(last.positive, mean([dot(q, k) for o in looks for q,k in zip(o.q, o.k)]), rel_tol=1e-5)
+
+def test_variance_is_made_of_true_and_false_negatives(run):
+    learn,_,args = run
+    if args['n_neg']==0: return
+    cb = GradientCallback(1)
+    learn = make([cb], digits_dls(bs=32, limit=200), **args)         # where all labels are known
+    learn.fit(1, 1e-3)
+    t = cb.by_rank.fillna(0)
+    p = t.false_neg
+    assert np.allclose(t['var'], p*t.var_false + (1-p)*t.var_true + p*(1-p)*(t.mean_false-t.mean_true)**2, rtol=1e-4, atol=1e-12)
+    assert np.allclose(t['mean'], p*t.mean_false + (1-p)*t.mean_true, rtol=1e-4)
+
+def test_ranks_are_of_the_last_way_of_drawing():
+    "Mining starts within the epoch: first the whole bank is used, then 20 rows are drawn"
+    spy,cb = Spy(1),GradientCallback(1)
+    learn = make([cb, spy], k=5, n_neg=20, mine_after=.5)
+    learn.fit(1, 1e-3)
+    drawn = [o for o in spy.looks[0] if o.mining]
+    assert 0<len(drawn)<len(spy.looks[0]) and len(cb.by_rank)==20 and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in drawn)
+
+def test_ranks_of_the_whole_bank_are_of_after_mining_started_too():
+    spy,cb = Spy(1),GradientCallback(1)
+    make([cb, spy], k=5, n_neg=None, mine_after=.5).fit(1, 1e-3)
+    mined = [o for o in spy.looks[0] if o.mining]
+    assert 0<len(mined)<len(spy.looks[0]) and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in mined)
+
+def test_of_many_similarities_some_are_looked_at(monkeypatch):
+    monkeypatch.setattr('psm_fastai.monitor._look', 10*128)
+    cb = GradientCallback(1)
+    learn = make([cb], k=5, n_neg=20, mine_after=0.)
+    learn.fit(1, 1e-3)
+    assert cb.frame.n[0]==6*10
+
+def test_bins_keep_sums():
+    cb = GradientCallback(1)
+    make([cb], **cases['moco'], mine_after=0.).fit(1, 1e-3)
+    bins = cb.bins()
+    assert len(bins)<len(cb.by_rank) and bins.n.sum()==cb.by_rank.n.sum() and bins['rank'].tolist()[:5]==[1,2,3,4,5]
+    assert len(cb.bins(10**6))==len(cb.by_rank)
+    last = cb.by_rank[cb.by_rank['rank']>=bins['rank'].iloc[-1]]
+    assert math.isclose(bins['var'].iloc[-1], last['var'].mean()) and len(last)>1
+
 def test_plots_show_what_the_method_has(run):
     learn,_,args = run
     assert len(learn.purity.plot().axes)==(5 if args['k'] else 2) - (args['n_neg']==0)
     assert len(learn.collapse.plot().axes)==4 and len(learn.agreement.plot().axes)==3
+    if args['n_neg']!=0: assert len(learn.gradient.plot().axes)==3
     plt.close('all')
 
 def test_looking_at_each_batch_gives_the_columns_of_training():
     learn = make(monitors(1), k=5, n_neg=20, mine_after=.5)
     learn.fit(2, 1e-3)
     names = learn.recorder.metric_names
-    assert names==['epoch','train_loss','valid_loss','purity','false_neg','chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','time']
+    assert names==['epoch','train_loss','valid_loss','purity','false_neg','chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','false_push','rank_corr','time']
     for epoch,values in enumerate(learn.recorder.values):
         table = dict(zip(names[1:-1], values))
         for cb in (learn.purity, learn.collapse, learn.agreement):
@@ -187,7 +265,7 @@ def test_training_is_the_same_bit_for_bit(symmetric):
 
 def test_only_training_adds_rows():
     learn = make(monitors())
-    cbs = learn.purity,learn.collapse,learn.agreement
+    cbs = learn.purity,learn.collapse,learn.agreement,learn.gradient
     learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
     assert not any(len(cb.frame) for cb in cbs)
     learn.fit(1, 1e-3)
@@ -201,7 +279,7 @@ def test_fits_that_go_on():
     learn = make(monitors(), mine_after=0.)
     learn.fit(2, 1e-3)
     learn.fit(2, 1e-3)
-    for cb in (learn.purity, learn.collapse, learn.agreement): assert cb.frame.epoch.tolist()==[0,1,2,3]
+    for cb in (learn.purity, learn.collapse, learn.agreement, learn.gradient): assert cb.frame.epoch.tolist()==[0,1,2,3]
     assert learn.purity.by_label.epoch.unique().tolist()==[0,1,2,3] and learn.agreement.frame.stable.notna().tolist()==[False,True,True,True]
     again = make(monitors(), mine_after=0.)
     again.fit(4, 1e-3, start_epoch=2)
@@ -226,7 +304,7 @@ def test_columns_leave_with_their_callback():
     before = [m.name for m in learn.metrics]
     cbs = monitors()
     learn.fit(1, 1e-3, cbs=cbs)
-    assert len(learn.recorder.metric_names)==len(before)+4+8 and [m.name for m in learn.metrics]==before
+    assert len(learn.recorder.metric_names)==len(before)+4+8+2 and [m.name for m in learn.metrics]==before
     assert all(len(cb.frame)==1 for cb in cbs)
     learn.add_cbs(cbs)
     learn.remove_cbs(cbs[1:])
@@ -242,7 +320,8 @@ def test_export_and_copy(tmp_path):
     there = load_learner(tmp_path/'e.pkl')
     im = learn.dls.valid_ds[0][0]
     assert torch.allclose(there.predict(im)[2], learn.predict(im)[2], atol=1e-5)
-    for cb,other in zip((there.purity, there.collapse, there.agreement), (learn.purity, learn.collapse, learn.agreement)): pd.testing.assert_frame_equal(cb.frame, other.frame)
+    for cb,other in zip((there.purity, there.collapse, there.agreement, there.gradient), (learn.purity, learn.collapse, learn.agreement, learn.gradient)): pd.testing.assert_frame_equal(cb.frame, other.frame)
+    pd.testing.assert_frame_equal(there.gradient.by_rank, learn.gradient.by_rank)
     copied = copy.deepcopy(learn)
     copied.fit(1, 1e-3)
     assert copied.purity.frame.epoch.tolist()==[0,1,2] and len(learn.purity.frame)==2
@@ -260,10 +339,11 @@ class NoLabels(Uneven):
 def test_what_cannot_be_is_refused():
     bare = DataLoaders(TfmdDL(NoLabels(64), bs=32, num_workers=0), TfmdDL(NoLabels(32), bs=32, num_workers=0))
     with pytest.raises(ValueError, match='these images have none. AgreementCallback needs none'): make([PurityCallback()], bare)
-    learn = make([CollapseCallback(), AgreementCallback()], bare)
+    learn = make([CollapseCallback(), AgreementCallback(), GradientCallback()], bare)
     learn.fit(1)
-    assert len(learn.agreement.frame)==1
+    assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None) and (learn.gradient.by_rank['var']>0).all() and len(learn.gradient.plot().axes)==2
     with pytest.raises(ValueError, match='with k=0 and n_neg=0 there are neither'): make([PurityCallback()], k=0, n_neg=0, hard_weight=1.)
+    with pytest.raises(ValueError, match='with n_neg=0 the loss has none'): make([GradientCallback()], k=3, n_neg=0)
     for cb in monitors():
         with pytest.raises(TypeError, match='Give it a PSMCallback first'): Learner(uneven(), tiny(), loss_func=noop, cbs=[cb, PSMCallback()])
         with pytest.raises(ValueError, match='has seen no epoch yet'): type(cb)().plot()

@@ -1,0 +1,108 @@
+"The documentation, as nbdev makes it for Quarto, without Quarto: links, names, pictures and code that a reader meets"
+import configparser, importlib, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+import pytest, yaml
+
+pytestmark = pytest.mark.posix
+
+root = Path(__file__).parent.parent
+notebooks = sorted(root.glob('nbs/**/*.ipynb'))
+
+def cells(nb, kind): return [''.join(c['source']) for c in json.loads(Path(nb).read_text())['cells'] if c['cell_type']==kind]
+def without_code(md): return re.sub(r'```.*?```|`[^`\n]*`', '', md, flags=re.S)
+def links(md): return re.findall(r'\]\(([^)\s]+)\)', without_code(md)) + re.findall(r'(?:src|href)="([^"]+)"', md)
+def slug(title): return re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', re.sub(r'[`*]', '', title)).strip().lower())
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The folder `_proc`, made in a copy of the repository"
+    to = tmp_path_factory.mktemp('site')
+    for f in ('pyproject.toml','settings.ini','_quarto.yml','README.md'): shutil.copy(root/f, to)
+    for d in ('nbs','psm_fastai'): shutil.copytree(root/d, to/d, symlinks=True, ignore=shutil.ignore_patterns('__pycache__','.ipynb_checkpoints'))
+    code = "from nbdev.serve import proc_nbs\nif __name__=='__main__': proc_nbs('nbs', n_workers=2)"
+    subprocess.run([sys.executable, '-c', code], cwd=to, check=True, capture_output=True, env={**os.environ, 'MPLBACKEND':'agg'})
+    return to/'_proc'
+
+def test_every_notebook_is_processed(site):
+    assert {f.relative_to(site) for f in site.glob('**/*.ipynb')}=={f.relative_to(root/'nbs') for f in notebooks}
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda f: f.stem)
+def test_title_and_description(nb):
+    first = cells(nb, 'markdown')[0].splitlines()
+    assert first[0].startswith('# ') and len([l for l in first if l.startswith('> ')])==1
+    assert 20 < len(next(l for l in first if l.startswith('> '))) < 200
+
+def test_links_lead_somewhere(site):
+    seen = 0
+    for f in site.glob('**/*.ipynb'):
+        for md in cells(f, 'markdown') + ['\n'.join(outputs(f))]:
+            for link in links(md):
+                if link.startswith(('https://','http://','data:','mailto:')): continue
+                path,_,anchor = link.partition('#')
+                seen += 1
+                to = f.parent/path if path else f
+                source = to.with_suffix('.ipynb') if to.suffix=='.html' else to
+                assert source.exists(), f'{f.name} links to {link}'
+                if anchor and source.suffix=='.ipynb':
+                    heads = {slug(h) for md in cells(source, 'markdown') for h in re.findall(r'^#+ (.+)$', md, re.M)} | set(re.findall(r'\{#([\w.-]+)', '\n'.join(cells(source, 'markdown')+outputs(source))))
+                    assert anchor.lower() in {h.lower() for h in heads}, f'{f.name} links to {link}, there are {sorted(heads)[:20]}'
+    assert seen>60
+
+def outputs(nb): return [''.join(v) for c in json.loads(Path(nb).read_text())['cells'] for o in c.get('outputs', []) for k,v in o.get('data', {}).items() if k in ('text/markdown','text/html')]
+
+def test_sidebar_and_notebooks_are_the_same_pages():
+    def pages(o): return [o] if isinstance(o, str) else [p for c in o for p in pages(c.get('contents', c.get('href', [])) if isinstance(c, dict) else c)]
+    listed = pages(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents'])
+    assert len(listed)==len(set(listed)) and set(listed)=={str(f.relative_to(root/'nbs')) for f in notebooks}
+
+def test_public_names_are_documented_and_linked(site):
+    "Each module's public functions and classes have a heading on its page, and names in backticks lead to one"
+    linked = set()
+    for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        name = nb.stem.partition('_')[2]
+        m = importlib.import_module(f'psm_fastai.{name}')
+        shown = '\n'.join(cells(site/nb.name, 'markdown')+cells(site/nb.name, 'code')+outputs(site/nb.name))
+        for n in m.__all__:
+            if callable(getattr(m, n)) and getattr(getattr(m, n), '__module__', '')==m.__name__: assert re.search(rf'#+ .*\b{n}\b', shown), f'{n} has no heading on the page of {name}'
+    for f in site.glob('**/*.ipynb'): linked |= set(re.findall(r'\[`(\w+)`\]\(', '\n'.join(cells(f, 'markdown'))))
+    assert {'PSMCallback','MemoryBank','PSMLoss','NeighbourExplorer','knn_predict'} <= linked
+
+def test_each_public_thing_says_what_it_does():
+    for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        m = importlib.import_module(f"psm_fastai.{nb.stem.partition('_')[2]}")
+        for n in m.__all__:
+            o = getattr(m, n)
+            if callable(o) and getattr(o, '__module__', '')==m.__name__: assert (o.__doc__ or '').strip(), f'{m.__name__}.{n}'
+
+def test_readmes_python_runs(tmp_path):
+    "On a few images of noise, with fewer epochs"
+    import numpy as np
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    for c in 'ab':
+        (tmp_path/'photos'/c).mkdir(parents=True)
+        for i in range(100): Image.fromarray(rng.integers(0, 256, (32,32,3), dtype=np.uint8)).save(tmp_path/'photos'/c/f'{i}.png')
+    blocks = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(), re.S)
+    assert len(blocks)>=3
+    code = '\n'.join(blocks)
+    short = code.replace('fit_one_cycle(5,', 'fit_one_cycle(1,')
+    assert short!=code
+    script = f"from pathlib import Path\nimport torch; torch.set_num_threads(1)\npath = Path('photos')\n{short}\nassert encoder(dls.one_batch()[0]).shape[0]==64\n"
+    p = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True)
+    assert p.returncode==0, p.stderr[-2000:]
+
+def test_readmes_commands_exist():
+    text = (root/'README.md').read_text()
+    scripts = configparser.ConfigParser()
+    scripts.read(root/'settings.ini')
+    assert scripts['DEFAULT']['console_scripts'].startswith('psm_pretrain=')
+    used = {o for line in re.findall(r'psm_pretrain[^`\n&]*', text) for o in re.findall(r'--[\w-]+', line)}
+    said = subprocess.run([Path(sys.executable).parent/'psm_pretrain', '--help'], capture_output=True, text=True, check=True).stdout
+    assert used and all(o.replace('-','_') in said.replace('-','_') for o in used)
+
+def test_spelling():
+    "codespell finds nothing in what people read; a link check is above"
+    files = [*notebooks, *root.glob('*.md'), *root.glob('psm_fastai/*.py'), *root.glob('tests/*.py'), *root.glob('benchmarks/*.py'), root/'settings.ini']
+    text = {f: '\n'.join(cells(f, 'markdown')+cells(f, 'code')) if f.suffix=='.ipynb' else f.read_text() for f in files if f.name!='_modidx.py'}
+    p = subprocess.run([sys.executable, '-m', 'codespell_lib', '-', '-L', 'fo,te,ist,ue,ba'], input='\n'.join(text.values()), capture_output=True, text=True)
+    assert p.returncode==0 and not p.stdout, p.stdout+p.stderr

@@ -1,0 +1,152 @@
+"Sweeps lose nothing and compute nothing twice; stored results can be computed again, and the defaults are the setting that was chosen"
+import inspect, json, math, re, signal, subprocess, sys
+from pathlib import Path
+import pandas as pd, pytest, torch
+from fastai.vision.all import Callback
+from psm_fastai.all import *
+from psm_fastai import experiment
+from psm_fastai.experiment import *
+
+results = Path(__file__).parent.parent/'results'
+
+def double(x, **kwargs): return dict(y=2*x, **kwargs)
+
+@pytest.mark.posix
+def test_a_killed_sweep_goes_on(tmp_path):
+    "Killed in its third training, it keeps two rows, and started again it runs the third and the fourth"
+    code = f"""
+import os, sys, time
+from psm_fastai.experiment import sweep
+def run(x):
+    print('begin', x, flush=True)
+    if x==2 and not os.path.exists('again'): time.sleep(60)
+    return dict(y=2*x)
+sweep([dict(x=i) for i in range(4)], 'table.csv', run)
+"""
+    p = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while 'begin 2' not in p.stdout.readline(): assert p.poll() is None
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    before = (tmp_path/'table.csv').read_text()
+    assert pd.read_csv(tmp_path/'table.csv').y.tolist()==[0,2]
+    (tmp_path/'again').touch()
+    out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r'begin \d', out)==['begin 2','begin 3']
+    after = (tmp_path/'table.csv').read_text()
+    assert after.startswith(before) and pd.read_csv(tmp_path/'table.csv').y.tolist()==[0,2,4,6] and [f.name for f in tmp_path.glob('*.csv*')]==['table.csv']
+
+def test_an_interrupt_is_no_failure(tmp_path):
+    def run(x):
+        if x: raise KeyboardInterrupt
+        return dict(y=0)
+    with pytest.raises(KeyboardInterrupt): sweep([dict(x=0),dict(x=1)], tmp_path/'t.csv', run)
+    assert len(sweep([dict(x=0),dict(x=1)], tmp_path/'t.csv', double))==2
+
+def test_settings_are_told_apart(tmp_path):
+    "None is not 'not given', and a list is kept"
+    settings = [dict(x=1),dict(x=1, n_neg=None),dict(x=1, n_neg=3),dict(x=1, momentum=[.9,1.]),dict(x=1, t=math.inf)]
+    first = sweep(settings, tmp_path/'t.csv', double)
+    assert len(first)==5
+    def never(**_): raise AssertionError
+    pd.testing.assert_frame_equal(sweep(settings[::-1], tmp_path/'t.csv', never).iloc[::-1].reset_index(drop=True)[list(first)], first, check_dtype=False)
+
+def test_a_row_says_how_it_came_about(tmp_path):
+    t = sweep([dict(x=3, n=None, t=math.inf)], tmp_path/'t.csv', double)
+    assert {'seconds','python','torch','fastai','psm_fastai','system','machine','threads','date','call','settings'} <= {*t}
+    assert eval(t.call[0])['y']==t.y[0]==6
+
+def test_rows_belong_to_their_function(tmp_path):
+    def triple(x): return dict(y=3*x)
+    assert sweep([dict(x=1)], tmp_path/'t.csv', double).y.tolist()==[2]
+    assert sweep([dict(x=1)], tmp_path/'t.csv', triple).y.tolist()==[3]
+    assert sweep([dict(x=1)], tmp_path/'t.csv', double).y.tolist()==[2]
+
+def test_a_row_deleted_meanwhile_stays_deleted(tmp_path):
+    sweep([dict(x=1),dict(x=2)], tmp_path/'t.csv', double)
+    def deletes(x):
+        t = pd.read_csv(tmp_path/'t.csv')
+        t[t.x!=1].to_csv(tmp_path/'t.csv', index=False)
+        return dict(y=0)
+    sweep([dict(x=3)], tmp_path/'t.csv', deletes)
+    assert pd.read_csv(tmp_path/'t.csv').x.tolist()==[2,3]
+
+def test_the_commit_has_a_mark_where_code_differs(tmp_path):
+    def git(*args): subprocess.run(['git','-C',str(tmp_path),'-c','user.name=t','-c','user.email=t@example.org',*args], check=True, capture_output=True)
+    git('init')
+    (tmp_path/'a.py').write_text('1')
+    (tmp_path/'sub').mkdir()
+    (tmp_path/'sub/b.txt').write_text('1')
+    git('add','-A'), git('commit','-m','first')
+    clean = git_commit(tmp_path/'sub')
+    assert len(clean)==12
+    (tmp_path/'sub/b.txt').write_text('2')
+    assert git_commit(tmp_path/'sub')==clean
+    (tmp_path/'new.py').write_text('1')
+    assert git_commit(tmp_path/'sub')==clean+'+' and git_commit(tmp_path.parent)==''
+
+def test_several_rows_of_a_training_stay_together(tmp_path):
+    def curve(x): return [dict(epoch=e, y=x*e) for e in range(3)]
+    t = sweep([dict(x=2),dict(x=1)], tmp_path/'t.csv', curve)
+    assert t.x.tolist()==[2,2,2,1,1,1] and t.epoch.tolist()==[0,1,2]*2
+
+def test_held_out_images_are_not_trained_on():
+    "And neither are test images: the images themselves are compared"
+    def images(dl): return {bytes(dl.dataset[i][0].tobytes()) for i in range(len(dl.dataset))}
+    dls,final = experiment_dls(held_out=300),experiment_dls()
+    test = images(final.valid)
+    assert len(images(dls.valid))==300 and not images(dls.train) & images(dls.valid) and not images(dls.train) & test and not images(dls.valid) & test
+    assert images(dls.train) | images(dls.valid)==images(final.train)
+
+def test_methods_see_the_same_batches_and_other_seeds_others():
+    "The first training of a process too"
+    experiment._all_images.cache_clear()
+    def order(method, seed):
+        seen = []
+        class See(Callback):
+            def before_batch(self):
+                if self.training: seen.append(self.xb[0].sum().item())
+            order = 1
+        pretrain(method=method, epochs=1, limit=200, seed=seed, cbs=See())
+        return seen
+    a,b,c = order('psm', 0),order('moco', 0),order('psm', 1)
+    assert a==b and len(a)==3 and a!=c
+
+def test_pretraining_again_is_the_same():
+    experiment._all_images.cache_clear()
+    a,b = (pretrain(epochs=1, limit=200, bank_size=128).model.state_dict() for _ in range(2))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+def test_a_stored_row_is_computed_again():
+    "Within what another machine's arithmetic may change"
+    stored = pd.read_csv(results/'small.csv').iloc[0]
+    now = pretrain_and_measure(**json.loads(stored.settings))
+    assert set(now) <= set(stored.index)
+    assert now['n']==stored.n and abs(now['knn']-stored.knn) < .05
+    for n in ('bank_purity','purity','chance','false_neg','fn_uniform'): assert abs(now[n]-stored[n]) < .03, n
+    assert abs(now['effective_n']/stored.effective_n-1) < .1
+
+def test_defaults_are_the_row_that_was_selected():
+    "Its settings are written out in the table; a default that is changed has to be selected anew"
+    selected = json.loads((results/'selected.json').read_text())['default']
+    row = next(r for r in pd.read_csv(results/'digits_search.csv').to_dict('records') if r['settings']==selected)
+    defaults = {n: p.default for n,p in inspect.signature(PSMLoss).parameters.items()} | dict(mine_after=inspect.signature(PSMCallback).parameters['mine_after'].default)
+    assert len(defaults)==8 and {n: row[n] for n in defaults}==defaults
+
+def test_stored_rows_were_made_with_todays_defaults():
+    "So that a setting's name in a table means what it means in the library"
+    seen = 0
+    for f in results.glob('*.csv'):
+        for r in pd.read_csv(f).to_dict('records'):
+            if not r['call'].startswith('pretrain_and_measure('): continue
+            now = resolved(**{n: v for n,v in json.loads(r['settings']).items() if n not in ('arch','seed','limit','held_out','classes','linear','knn_k')})
+            for n,v in now.items(): assert str(r[n])==str(v) or r[n]==v or v is None and r[n]!=r[n], (f.name, r['settings'], n, r[n], v)
+            seen += 1
+    assert seen>100
+
+@pytest.mark.parametrize('f', sorted(results.glob('*.csv')), ids=lambda f: f.name)
+def test_stored_results_are_whole(f):
+    t = pd.read_csv(f)
+    assert t[['seconds','torch','psm_fastai','commit','call','settings']].notna().all(axis=None)
+    for row in t.itertuples(): assert isinstance(json.loads(row.settings), dict)
+    if 'knn' in t: assert t.knn[t.error.isna() if 'error' in t else slice(None)].between(0, 1).all()
+    assert 'error' not in t or 'search' in f.name, 'a failed training outside of the search; its row is to be mended and run again'

@@ -1,0 +1,67 @@
+"What is published: wheel and sdist, as a user installs them"
+import re, subprocess, sys, tarfile, zipfile
+from importlib.metadata import version
+from pathlib import Path
+import pytest
+
+pytestmark = pytest.mark.posix
+
+root = Path(__file__).parent.parent
+
+def run(*args, **kwargs):
+    p = subprocess.run([str(a) for a in args], capture_output=True, text=True, **kwargs)
+    assert p.returncode==0, p.stdout[-2000:]+p.stderr[-2000:]
+    return p.stdout
+
+@pytest.fixture(scope='module')
+def dist(tmp_path_factory):
+    "Wheel and sdist of the files that git knows"
+    d = tmp_path_factory.mktemp('package')
+    for f in run('git','-C',root,'ls-files','-z','--cached','--others','--exclude-standard').split('\0'):
+        if f and (root/f).is_file() and not f.startswith('nbs/'):
+            (d/f).parent.mkdir(parents=True, exist_ok=True)
+            (d/f).write_bytes((root/f).read_bytes())
+    run(sys.executable, '-m', 'build', '--no-isolation', d)
+    return d/'dist'
+
+def test_wheel_and_sdist(dist):
+    wheel,sdist = (next(dist.glob(p)) for p in ('*.whl','*.tar.gz'))
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = {f'psm_fastai/{f.name}' for f in (root/'psm_fastai').glob('*.py')}
+    assert modules | {'psm_fastai/py.typed'} == {n for n in names if not '.dist-info/' in n} and len(modules)>20
+    assert wheel.stat().st_size < 200_000
+    assert any(n.endswith('settings.ini') or n.endswith('pyproject.toml') for n in tarfile.open(sdist).getnames())
+    run(sys.executable, '-m', 'twine', 'check', '--strict', wheel, sdist)
+
+def test_readmes_pictures_show_on_a_package_index(dist):
+    "There, and on a code-hosting page of a fork, links have to be absolute"
+    wheel = zipfile.ZipFile(next(dist.glob('*.whl')))
+    meta = wheel.read(next(n for n in wheel.namelist() if n.endswith('METADATA'))).decode()
+    pictures = re.findall(r'!\[[^\]]*\]\(([^)]+)\)', meta)
+    assert pictures and all(p.startswith('https://raw.githubusercontent.com/') for p in pictures)
+    for p in pictures: assert (root/p.split('/main/')[1]).exists(), p
+
+def test_the_version_is_the_same_everywhere(dist):
+    import psm_fastai
+    ini = re.search(r'^version = (.+)$', (root/'settings.ini').read_text(), re.M)[1]
+    assert psm_fastai.__version__==ini==version('psm_fastai') and next(dist.glob('*.whl')).name.startswith(f'psm_fastai-{ini}-')
+    assert f'## {ini}' in (root/'CHANGELOG.md').read_text()
+
+def test_the_wheel_runs_the_quickstart(dist, tmp_path):
+    "Where the sources can't be imported; dependencies are those that are installed"
+    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', tmp_path/'lib', next(dist.glob('*.whl')))
+    (tmp_path/'away').mkdir()
+    code = f"""
+import sys, torch
+torch.set_num_threads(1)
+sys.path[:0] = [{str(tmp_path/'lib')!r}]
+import psm_fastai
+assert psm_fastai.__file__.startswith({str(tmp_path/'lib')!r}), psm_fastai.__file__
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
+nb = read_nb({str(root/'nbs/tutorials/quickstart.ipynb')!r})
+CaptureShell().run_all(nb, exc_stop=True)
+print('ran', sum(c.cell_type=='code' for c in nb.cells))
+"""
+    out = run(sys.executable, '-c', code, cwd=tmp_path/'away')
+    assert re.search(r'ran \d+', out)
