@@ -74,7 +74,7 @@ def signs(
     if len(mined)>=3 and last.pct>=.5 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
         res['purity'] = f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs"
     if 'grad_var' in fit and len(mined)>=4 and last.mining and last.grad_var > 4*mined.grad_var.iloc[:-1].median():
-        res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: false negatives are drawn. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
+        res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: harder negatives are drawn, and the most similar ones are the most often false. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
     if 'ceiling' in fit and last.epoch>=2 and (fit.ceiling-fit.loss).tail(2).abs().max() < .03*last.ceiling:
         res['ceiling'] = f"the loss sits at {last.loss:.2f}, and ln(number of negatives + 1) is {last.ceiling:.2f}: the network can't tell its own key from any other row. Try gentler views, such as photo_views(jitter=.2, hue=0), a smaller temp, or a smaller learning rate"
     elif 'ceiling' in fit and last.ceiling<.01:

@@ -41,7 +41,7 @@ def test_links_lead_somewhere(site):
                 path,_,anchor = link.partition('#')
                 seen += 1
                 to = f.parent/path if path else f
-                source = to.with_suffix('.ipynb') if to.suffix=='.html' else to
+                source = to if to.exists() else to.with_suffix('.ipynb')
                 assert source.exists(), f'{f.name} links to {link}'
                 if anchor and source.suffix=='.ipynb':
                     heads = {slug(h) for md in cells(source, 'markdown') for h in re.findall(r'^#+ (.+)$', md, re.M)} | set(re.findall(r'\{#([\w.-]+)', '\n'.join(cells(source, 'markdown')+outputs(source))))
