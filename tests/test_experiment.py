@@ -48,6 +48,7 @@ def test_settings_are_told_apart(tmp_path):
     first = sweep(settings, tmp_path/'t.csv', double)
     assert len(first)==5
     def never(**_): raise AssertionError
+    never.__name__ = 'double'
     pd.testing.assert_frame_equal(sweep(settings[::-1], tmp_path/'t.csv', never).iloc[::-1].reset_index(drop=True)[list(first)], first, check_dtype=False)
 
 def test_a_row_says_how_it_came_about(tmp_path):
