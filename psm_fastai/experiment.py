@@ -10,7 +10,7 @@ __all__ = ['some_items', 'experiment_dls', 'resolved', 'pretrain', 'pretrain_and
 
 # %% ../nbs/11_experiment.ipynb #926003dc
 import json, math, pandas as pd, subprocess, time, torch
-from fastai.vision.all import DataLoaders, Learner, Path, is_listy, listify, no_random, progress_bar, set_seed
+from fastai.vision.all import DataLoaders, Learner, Path, listify, no_random, progress_bar, set_seed
 from functools import lru_cache
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
@@ -19,8 +19,8 @@ from .data import cifar100_dls, cifar10_dls, digits_dls
 from .encoder import whole
 from .evaluate import *
 from .learner import psm_model
-from .mining import admissible, bank_purity, draw_probs, effective_number
-from .monitor import MonitorCallback, PurityCallback
+from .mining import bank_purity, draw_probs, effective_number
+from .monitor import MonitorCallback, PurityCallback, _negative_pool
 from .pretrain import environment, recipes
 
 # %% ../nbs/11_experiment.ipynb #93677b10
@@ -47,15 +47,13 @@ def experiment_dls(
 ): # `DataLoaders`
     "A data set, or a part of it, drawn by a fixed seed. Raises `ValueError` where too few images are left"
     dls = _all_images(data)
-    def idxs(ds): return [i for i in range(len(ds)) if classes is None or int(ds.tls[1][i])<classes]
-    train,valid = torch.randperm(len(dls.train_ds), generator=torch.Generator().manual_seed(0)).tolist(),idxs(dls.valid_ds)
-    if held_out: valid,train = train[:held_out],train[held_out:]
-    ok = {*idxs(dls.train_ds)}
-    train = [i for i in train if i in ok][:limit]
-    from_dl = dls.valid
-    if held_out: valid,from_dl = [i for i in valid if i in ok],dls.train
+    def wanted(dl, idxs): return [i for i in idxs if classes is None or int(dl.dataset.tls[1][i])<classes]
+    order = torch.randperm(len(dls.train_ds), generator=torch.Generator().manual_seed(0)).tolist()
+    train = wanted(dls.train, order[held_out:])[:limit]
+    source,idxs = (dls.train,order[:held_out]) if held_out else (dls.valid,range(len(dls.valid_ds)))
+    valid = wanted(source, idxs)
     if len(train)<bs or not valid: raise ValueError(f"{data} with limit={limit}, held_out={held_out} and classes={classes} leaves {len(train)} training and {len(valid)} validation images; a batch of {bs} and one image are needed")
-    return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True), some_items(from_dl, valid, bs=256, shuffle=False, drop_last=False))
+    return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True), some_items(source, valid, bs=256, shuffle=False, drop_last=False))
 
 # %% ../nbs/11_experiment.ipynb #bf2add6a
 def resolved(
@@ -100,9 +98,7 @@ def pretrain(
 class _Effective(MonitorCallback):
     "Median over queries of the number of rows that the draw of negatives spreads over"
     def look(self, step, m):
-        allowed = admissible(step.ids, m.bank.ids, m.bank.ready)
-        if m.loss.mining: allowed = allowed.scatter(1, step.mined.pos_idx, False)
-        return dict(rows=effective_number(draw_probs(step.q @ m.bank.feats.T, (step.q*step.k).sum(1), allowed, m.loss.a, m.loss.b)))
+        return dict(rows=effective_number(draw_probs(step.q @ m.bank.feats.T, (step.q*step.k).sum(1), _negative_pool(step, m), m.loss.a, m.loss.b)))
     def sum_up(self, seen): return dict(effective_n=seen['rows'].median().item())
 
 def pretrain_and_measure(
@@ -147,8 +143,9 @@ def sweep(
     def ours(table): return table[table.call.str.startswith(f'{run.__name__}(') & table.settings.isin(keys)]
     there = {*ours(stored()).settings}
     todo = [a for k,(_,a) in names.items() if k not in there]
-    env = environment()
-    how = dict(**env['versions'], **{n: env['hardware'][n] for n in ('system','machine','threads')}, gpu=', '.join(env['hardware']['gpus']), commit=git_commit(), date=time.strftime('%Y-%m-%d'))
+    if todo:
+        env = environment()
+        how = dict(**env['versions'], **{n: env['hardware'][n] for n in ('system','machine','threads')}, gpu=', '.join(env['hardware']['gpus']), commit=git_commit(), date=time.strftime('%Y-%m-%d'))
     for s in progress_bar(todo, leave=False) if todo else ():
         start = time.time()
         try: res = run(**s)

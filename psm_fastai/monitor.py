@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/monitor.html.md"""
 __all__ = ['MonitorCallback', 'PurityCallback', 'effective_rank', 'CollapseCallback', 'AgreementCallback', 'GradientCallback']
 
 # %% ../nbs/08_monitor.ipynb #47bb18bb
-import math, numpy as np, pandas as pd, torch, torch.nn.functional as F, matplotlib.pyplot as plt
+import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
 from .learner import *
 from .loss import Mined, check_number, similarity_gradients
@@ -87,6 +87,11 @@ def _bars(ax, names, y, chance, title):
 # %% ../nbs/08_monitor.ipynb #cba50d8b
 def _share(right, among): return (right & among).sum(1) / among.sum(1)   # nan where there is none
 
+def _negative_pool(step, m):
+    "`[B, K]`, the rows that negatives may be drawn from: the admissible ones, without those mined as positives where these are in use"
+    allowed = admissible(step.ids, m.bank.ids, m.bank.ready)
+    return allowed.scatter(1, step.mined.pos_idx, False) if m.loss.mining else allowed
+
 # %% ../nbs/08_monitor.ipynb #5a13db1f
 class PurityCallback(MonitorCallback):
     "Purity of mined positives beside chance, false-negative rate beside uniform and hardest draws; by rank, label and age. Needs labels"
@@ -116,8 +121,7 @@ class PurityCallback(MonitorCallback):
             seen.update(purity=_share(right, found), right=right, found=found, age=bank.age[mined.pos_idx].int())
         if m.loss.n_neg!=0: seen['false_neg'] = _share(same, mined.neg_mask & known) if mined.neg_idx is None else rate(mined.neg_idx, mined.neg_mask)
         if m.loss.n_neg:
-            allowed = admissible(step.ids, bank.ids, bank.ready)
-            if m.loss.mining: allowed = allowed.scatter(1, mined.pos_idx, False)
+            allowed = _negative_pool(step, m)
             seen.update(fn_uniform=_share(same, allowed & known), fn_hardest=rate(*mine_positives(step.q @ bank.feats.T, allowed, m.loss.n_neg)))
         return seen
 
