@@ -3,7 +3,9 @@ from importlib.metadata import version
 from pathlib import Path
 import matplotlib; matplotlib.use('Agg')
 import pytest, torch
+from fastai.torch_core import defaults
 torch.set_num_threads(1)   # several workers on few cores would only wait for each other
+defaults.use_cuda = None if torch.cuda.is_available() else False   # machines for macOS tests have a GPU, but no memory on it
 
 def pytest_addoption(parser): parser.addoption('--guarantees', action='store_true', help='write the outcomes of the marked tests to nbs/explain/guarantees.json')
 

@@ -32,12 +32,14 @@ def dump(learn, name):
     res.update(rng=torch.get_rng_state(), py=random.getstate(), loader=learn.dls.train.rng.getstate(), knn=float(learn.knn.acc), valid=learn.recorder.values[-1][1])
     torch.save(res, path/f'{name}.pth')
 
-if part=='both':
-    dump(train('whole'), 'whole')
-    def stop(cb):
-        if cb.epoch==1: raise CancelFitException
-    train('parted', cbs=[CheckpointCallback(path/'c.pth'), Spy(order=80, after_epoch=stop)])
-else:
-    learn,saved = learner('parted'),CheckpointCallback(path/'c.pth')
-    getattr(learn, schedule)(4, 3e-3, cbs=saved, start_epoch=saved.resume(learn))
-    dump(learn, 'resumed')
+def stop(cb):
+    if cb.epoch==1: raise CancelFitException
+
+if __name__=='__main__':        # a loader's workers may import this file
+    if part=='both':
+        dump(train('whole'), 'whole')
+        train('parted', cbs=[CheckpointCallback(path/'c.pth'), Spy(order=80, after_epoch=stop)])
+    else:
+        learn,saved = learner('parted'),CheckpointCallback(path/'c.pth')
+        getattr(learn, schedule)(4, 3e-3, cbs=saved, start_epoch=saved.resume(learn))
+        dump(learn, 'resumed')

@@ -240,7 +240,7 @@ def test_batches_need_no_item(classes, monkeypatch):
     for f in classes.rglob('*.png'): f.unlink()
     assert sum(len(b[0]) for b in dls.valid)==4
 
-@pytest.mark.parametrize('workers', [0,2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.posix)])     # elsewhere fastai may take none
 def test_in_memory_equals_from_disk(classes, workers):
     mem,disk = (quiet(classes, size=(8,9), in_memory=m, num_workers=workers) for m in (True,False))
     assert type(mem.train) is MemoryDL and type(disk.train) is TfmdDL and disk.train.fake_l.num_workers==workers

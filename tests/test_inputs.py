@@ -207,6 +207,7 @@ def test_hostile_names_in_the_browser(browser, tmp_path):
     assert all(i for i in page.evaluate("[...document.images].map(i => i.naturalWidth>0)"))
     for fig in (learn.show_neighbours(n=8, k=2), purity.plot()): fig.savefig(tmp_path/'f.png')
 
+@pytest.mark.posix
 @pytest.mark.guarantee('names')
 def test_hostile_names_of_files(tmp_path):
     (tmp_path/'images').mkdir()

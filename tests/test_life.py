@@ -337,6 +337,7 @@ def test_channels_last_gives_the_same_losses():
     assert learn.model.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert len(plain)==20 and torch.allclose(plain, last, atol=1e-4)
 
+@pytest.mark.posix     # torch.compile wants a C++ compiler
 @pytest.mark.guarantee('compile')
 def test_compiled_gives_the_same_losses_and_its_checkpoints_load(tmp_path):
     learn,plain = losses_of()

@@ -30,7 +30,7 @@ def test_wheel_and_sdist(dist):
     modules = {f'psm_fastai/{f.name}' for f in (root/'psm_fastai').glob('*.py')}
     assert modules | {'psm_fastai/py.typed'} == {n for n in names if not '.dist-info/' in n} and len(modules)>20
     assert wheel.stat().st_size < 200_000
-    assert any(n.endswith('settings.ini') or n.endswith('pyproject.toml') for n in tarfile.open(sdist).getnames())
+    assert modules | {'README.md','LICENSE','pyproject.toml'} <= {n.partition('/')[2] for n in tarfile.open(sdist).getnames()}
     run(sys.executable, '-m', 'twine', 'check', '--strict', wheel, sdist)
 
 def test_readmes_pictures_show_on_a_package_index(dist):

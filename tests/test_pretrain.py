@@ -1,12 +1,14 @@
 "The command as a user meets it"
-import subprocess, sys
+import subprocess, sys, sysconfig
 import pandas as pd, pytest
 from pathlib import Path
 from psm_fastai import pretrain
 from psm_fastai.data import digits_dls
 from psm_fastai.history import NeighbourHistory
 
-def psm_pretrain(*args): return subprocess.run([Path(sys.executable).parent/'psm_pretrain', *map(str,args)], capture_output=True, text=True)
+def psm_pretrain(*args):
+    if sys.platform=='darwin' and '--device' not in args: args = *args,'--device','cpu'      # see conftest.py
+    return subprocess.run([Path(sysconfig.get_path('scripts'))/'psm_pretrain', *map(str,args)], capture_output=True, text=True)
 
 def test_digits_and_moco(tmp_path):
     res = psm_pretrain('digits', '--epochs', 2, '--limit', 300, '--compare', 'moco', '--out', tmp_path/'run')

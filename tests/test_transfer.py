@@ -118,6 +118,7 @@ def test_linear_probe_is_scikit_learns(learn):
     acc = learn.linear_probe(C=.1)
     assert abs(acc-ref.score(((xv-mean)/std).numpy(), yv.numpy()))<.01 and acc.settings['C']==.1 and acc.interval[0]<acc<acc.interval[1]
 
+@pytest.mark.posix
 def test_knn_of_cifar_size_fits_into_2_gb():
     code = """import resource, torch
 from psm_fastai.evaluate import knn_predict

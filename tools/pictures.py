@@ -1,4 +1,4 @@
-"""Make the pictures of nbs/images: python tools/pictures.py
+"""Make the pictures of nbs/images, and the page of nbs/pages: python tools/pictures.py
 Trains on the digits as `psm_pretrain digits --compare moco` does, two minutes, and, where CIFAR-10 is at hand, on 10,000 of its images, and looks at the pages in headless Chromium"""
 import shutil, tempfile
 from pathlib import Path
@@ -20,9 +20,10 @@ def screenshot(out, name):
 
 out = Path(tempfile.mkdtemp())
 learn = psm_pretrain('digits', compare='moco', out=out/'digits')
-ids = mined_neighbours(learn, n=10, k=1).sort_values('query_label')['query'].tolist()
+ids = mined_neighbours(learn, n=10, k=1).sort_values('query_label')['query'].tolist()[1::2]      # every other class: the home page's first screen holds no more
 learn.show_neighbours(ids, k=8, size=.75).savefig(images/'neighbours.png', dpi=110)
 screenshot(out/'digits', 'page.png')
+shutil.copy(out/'digits/neighbours.html', images.parent/'pages')
 if (fastai_cfg().path('data')/'cifar10').exists():
     psm_pretrain('cifar10', limit=10000, epochs=10, out=out/'cifar10')
     screenshot(out/'cifar10', 'page_cifar10.png')
