@@ -1,4 +1,4 @@
-"""Callbacks for the loss, the momentum network and the bank, and `PSMCallback`, which composes them
+"""Callbacks for the loss, the momentum network and the bank, and PSMCallback, which composes them
 
 Docs: https://psm-fastai.github.io/psm_fastai/callback.html.md"""
 

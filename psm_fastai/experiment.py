@@ -64,7 +64,7 @@ def resolved(
     lr:float|None=None, # Highest learning rate
     wd:float|None=None, # Weight decay
     **psm, # Settings of the method
-)->dict:
+)->dict: # By name
     "All settings of a training, those that were not given included"
     r = recipes.get(data, recipes[None])
     given = {n: v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd).items() if v is not None}
@@ -85,7 +85,7 @@ def pretrain(
     classes:int|None=None, # Images of the first so many classes only
     cbs=None, # Further callbacks
     **psm, # Settings of the method
-)->Learner:
+)->Learner: # After its last epoch
     "A learner that was pretrained silently"
     s = resolved(data, method, epochs, bs, lr, wd, **psm)
     set_seed(seed)

@@ -186,7 +186,7 @@ def look(self:NeighbourHistory,
     learn, # A learner with `PSMCallback` whose bank holds something
     epoch:int|None=None, # Its number; None: the one after the last
     **values, # Figures to keep beside it, by name
-)->NeighbourHistory:
+)->NeighbourHistory: # This one
     "Keep what the probes would mine now, as one more epoch. Raises `ValueError` where the bank is empty"
     m,dls,first = psm_model(learn),learn.dls,not self.tables
     if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 0
@@ -210,28 +210,28 @@ def probes(self:NeighbourHistory, learn):
     return views,q,k,ids,labels
 
 @patch
-@torch.no_grad()
 def mined(self:NeighbourHistory, q, k, ids, labels, bank, loss, epoch=0):
     "What these queries and keys mine by the settings of `loss`: a table, the false-negative rate, and the drawing probabilities, `[n, K]`"
-    miner = loss if loss.k else PSMLoss(k=self.k)
-    idx,found,weights,allowed = miner.candidates(k, ids, bank)
-    if not loss.k: allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)      # nothing is taken from the negatives
-    sims,pos = q @ bank.feats.T,(q*k).sum(1)
-    a = loss.a if loss.n_neg is not None and loss.mining else 0.
-    probs = draw_probs(sims, pos, allowed, a, loss.b)
-    with no_random(self.seed): neg,neg_found = sample_negatives(sims, pos, allowed, self.n_neg if loss.n_neg!=0 else 0, a, loss.b)
-    def rows(idx, found, negative, similarity, weight, prob):
-        i,rank = torch.where(found)
-        j = idx[i,rank]
-        res = dict(epoch=torch.full_like(i, epoch), query=ids[i], negative=torch.full_like(i, negative), rank=rank+1, id=bank.ids[j], similarity=similarity[i,rank], weight=weight[i,rank], prob=prob[i,rank], age=bank.age[j])
-        return pd.DataFrame({n: t.cpu().numpy().astype(_columns[n]) for n,t in res.items()})
-    idx,found,none = idx[:,:self.k],found[:,:self.k],sims.new_full(sims.shape, math.nan)
-    near = (bank.feats[idx] @ k[:,:,None]).squeeze(2)
-    table = pd.concat([rows(idx, found, False, near, weights if loss.k else none, none), rows(neg, neg_found, True, sims.gather(1, neg), none, probs.gather(1, neg))], ignore_index=True)
-    known = (labels[:,None]>=0) & (bank.labels>=0)
-    wrong = ((labels[:,None]==bank.labels) & known)*probs
-    share = (wrong.sum(1)/(known*probs).sum(1)).nanmean().item() if loss.n_neg!=0 else math.nan
-    return table,share,probs
+    with torch.no_grad():
+        miner = loss if loss.k else PSMLoss(k=self.k)
+        idx,found,weights,allowed = miner.candidates(k, ids, bank)
+        if not loss.k: allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)      # nothing is taken from the negatives
+        sims,pos = q @ bank.feats.T,(q*k).sum(1)
+        a = loss.a if loss.n_neg is not None and loss.mining else 0.
+        probs = draw_probs(sims, pos, allowed, a, loss.b)
+        with no_random(self.seed): neg,neg_found = sample_negatives(sims, pos, allowed, self.n_neg if loss.n_neg!=0 else 0, a, loss.b)
+        def rows(idx, found, negative, similarity, weight, prob):
+            i,rank = torch.where(found)
+            j = idx[i,rank]
+            res = dict(epoch=torch.full_like(i, epoch), query=ids[i], negative=torch.full_like(i, negative), rank=rank+1, id=bank.ids[j], similarity=similarity[i,rank], weight=weight[i,rank], prob=prob[i,rank], age=bank.age[j])
+            return pd.DataFrame({n: t.cpu().numpy().astype(_columns[n]) for n,t in res.items()})
+        idx,found,none = idx[:,:self.k],found[:,:self.k],sims.new_full(sims.shape, math.nan)
+        near = (bank.feats[idx] @ k[:,:,None]).squeeze(2)
+        table = pd.concat([rows(idx, found, False, near, weights if loss.k else none, none), rows(neg, neg_found, True, sims.gather(1, neg), none, probs.gather(1, neg))], ignore_index=True)
+        known = (labels[:,None]>=0) & (bank.labels>=0)
+        wrong = ((labels[:,None]==bank.labels) & known)*probs
+        share = (wrong.sum(1)/(known*probs).sum(1)).nanmean().item() if loss.n_neg!=0 else math.nan
+        return table,share,probs
 
 @patch
 def _picture(self:NeighbourHistory, dls, xq, xk, first):
@@ -308,7 +308,7 @@ def save(self:NeighbourHistory,
 def load(cls:NeighbourHistory,
     path, # As it was given to `save`
 )->NeighbourHistory:
-    "Read a history. Raises `ValueError` for files that are none"
+    "Read a history. Raises `ValueError` for files that hold none"
     path,res = Path(path),cls()
     files = [path.with_name(path.name+e) for e in ('.parquet','.safetensors')]
     try:

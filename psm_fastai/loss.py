@@ -80,21 +80,20 @@ _least = 32         # but of so many queries at least: each part reads the whole
 _few = 64           # as many times more rows than are used make a look at all of them slower than gathering those
 
 @patch
-@torch.no_grad()
 def candidates(self:PSMLoss,
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
 )->tuple: # Columns of the mined positives, whether they were found and their weights, each `[B, k]`; and which rows may be negatives, `[B, K]` bool
     "Mine positives by the keys, and leave them out of the negatives"
-    allowed = admissible(ids, bank.ids, bank.ready)
-    ks = k @ bank.feats.T
-    pos_idx,found = mine_positives(ks, allowed, self.k)
-    weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
-    return pos_idx,found,weights,allowed.scatter(1, pos_idx, False) if self.mining else allowed
+    with torch.no_grad():
+        allowed = admissible(ids, bank.ids, bank.ready)
+        ks = k @ bank.feats.T
+        pos_idx,found = mine_positives(ks, allowed, self.k)
+        weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
+        return pos_idx,found,weights,allowed.scatter(1, pos_idx, False) if self.mining else allowed
 
 @patch
-@torch.no_grad()
 def mine(self:PSMLoss,
     q:Tensor, # `[B, D]` queries
     k:Tensor, # `[B, D]` keys
@@ -102,8 +101,9 @@ def mine(self:PSMLoss,
     bank:MemoryBank, # Only read
 )->Mined:
     "Mine positives by the keys and draw negatives by the queries, a part of them at a time where the bank is very large"
-    parts = [self._mine(*o, bank) for o in zip(*(t.split(max(_least, _table//len(bank.ids))) for t in (q,k,ids)))]
-    return parts[0] if len(parts)==1 else Mined(*(None if o[0] is None else torch.cat(o) for o in zip(*parts)))
+    with torch.no_grad():
+        parts = [self._mine(*o, bank) for o in zip(*(t.split(max(_least, _table//len(bank.ids))) for t in (q,k,ids)))]
+        return parts[0] if len(parts)==1 else Mined(*(None if o[0] is None else torch.cat(o) for o in zip(*parts)))
 
 @patch
 def _mine(self:PSMLoss, q, k, ids, bank):

@@ -1,4 +1,4 @@
-"""`PSMModel`: an encoder, its projector, the momentum network that follows both, the bank and the loss
+"""PSMModel: an encoder, its projector, the momentum network that follows both, the bank and the loss
 
 Docs: https://psm-fastai.github.io/psm_fastai/model.html.md"""
 
@@ -85,14 +85,14 @@ class PSMModel(nn.Module):
 
 # %% ../nbs/05_model.ipynb #3e253476
 @patch
-@torch.no_grad()
 def update_momentum(self:PSMModel,
     momentum:float, # Share of its own weights that the momentum network keeps, 0 to 1
 ):
     "Momentum network ← momentum · itself + (1 - momentum) · online network"
-    online = [*self.encoder.parameters(), *self.projector.parameters()]
-    slow = [*self.momentum_encoder.parameters(), *self.momentum_projector.parameters()]
-    torch._foreach_lerp_(slow, [p.to(s.dtype) for p,s in zip(online,slow)], 1-momentum)
+    with torch.no_grad():
+        online = [*self.encoder.parameters(), *self.projector.parameters()]
+        slow = [*self.momentum_encoder.parameters(), *self.momentum_projector.parameters()]
+        torch._foreach_lerp_(slow, [p.to(s.dtype) for p,s in zip(online,slow)], 1-momentum)
 
 # %% ../nbs/05_model.ipynb #8960e352
 @contextmanager

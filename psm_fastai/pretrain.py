@@ -1,4 +1,4 @@
-"""The `psm_pretrain` command: pretrain an encoder on a folder of images, and see what it learned
+"""The command psm_pretrain: pretrain an encoder on a folder of images, and see what it learned
 
 Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 
@@ -13,7 +13,7 @@ import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
 import fastai, inspect, json, math, os, platform, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
-from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, ranger, set_seed
+from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, default_device, delegates, nn, ranger, set_seed
 from fastcore.script import call_parse, is_cli
 from . import __version__
 from .callback import PSMCallback, psm_learner, psm_methods
@@ -81,10 +81,9 @@ class Default:
     def __init__(self, value): self.value = value
     def __repr__(self): return str(self.value)
 
-def _numbers(s): return tuple(map(float, s.split(','))) if ',' in s else float(s)
-def _count(s): return None if s.lower()=='none' else int(s)
-_types = dict(n_neg=_count)
-_numbers.__name__,_count.__name__ = 'float or float,float','int or none'
+def _reader(name, read): return type(name, (), dict(__new__=lambda cls, s: read(s), __module__='builtins'))     # a class, which help and docs show by its name
+_numbers = _reader('float or float,float', lambda s: tuple(map(float, s.split(','))) if ',' in s else float(s))
+_types = dict(n_neg=_reader('int or none', lambda s: None if s.lower()=='none' else int(s)))
 
 def psm_options(f):
     "Give command `f` the settings of `PSMCallback` as options"
@@ -143,7 +142,7 @@ def _check(eval, out, **opts):
     if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file; give a folder")
 
 def _device(name, precision):
-    dev = torch.device(name or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'))
+    dev = torch.device(name) if name else default_device()
     try: torch.empty(1, device=dev)
     except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {name} can't be used here: {str(e).splitlines()[0]}") from e
     if precision!='fp32' and dev.type!='cuda': raise ValueError(f"--precision {precision} needs a CUDA GPU, and this run is on {dev}. Leave it out")
@@ -293,7 +292,7 @@ def summary(
             res += [f"  {n:<24}{float(a):>8.3f}   {a.interval[0]:.3f} to {a.interval[1]:.3f}" for n,a in rows.items()]
     log = next(iter(logs.values()))
     if log.chance==log.chance:
-        res += ['', f"{f'Purity of the {k} nearest keys':<26}{'':>2}  first     last epoch"]
+        res += ['', f"{f'Purity of {k} nearest keys':<29}first   last epoch"]
         res += [f"  {n:<24}{l.frame.bank_purity.iloc[0]:>8.3f}   {l.frame.bank_purity.iloc[-1]:.3f}" for n,l in logs.items()]
         res += [f"  {'untrained':<24}{log.untrained:>8.3f}", f"  {'chance':<24}{log.chance:>8.3f}"]
     return '\n'.join(res)

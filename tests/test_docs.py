@@ -1,5 +1,5 @@
 "The documentation, as nbdev makes it for Quarto, without Quarto: links, names, pictures and code that a reader meets"
-import configparser, importlib, json, os, re, shutil, subprocess, sys
+import ast, configparser, importlib, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest, yaml
 
@@ -32,21 +32,28 @@ def test_title_and_description(nb):
     assert first[0].startswith('# ') and len([l for l in first if l.startswith('> ')])==1
     assert 20 < len(next(l for l in first if l.startswith('> '))) < 200
 
+address = 'https://psm-fastai.github.io/psm_fastai/'
+def page_of(site, path):
+    "The notebook behind a page of the published site, where names have no numbers"
+    path = Path(path).with_suffix('.ipynb')
+    return next((f for f in (site/path.parent).glob('*.ipynb') if re.sub(r'^\d+[a-z]?_', '', f.name)==path.name), site/path)
+
 def test_links_lead_somewhere(site):
-    seen = 0
+    seen = doclinks = 0
     for f in site.glob('**/*.ipynb'):
         for md in cells(f, 'markdown') + ['\n'.join(outputs(f))]:
             for link in links(md):
-                if link.startswith(('https://','http://','data:','mailto:')): continue
                 path,_,anchor = link.partition('#')
-                seen += 1
-                to = f.parent/path if path else f
+                ours = path.startswith(address)
+                if not ours and path.startswith(('https://','http://','data:','mailto:')): continue
+                seen,doclinks = seen+1,doclinks+ours
+                to = page_of(site, path.removeprefix(address)) if ours else f.parent/path if path else f
                 source = to if to.exists() else to.with_suffix('.ipynb')
                 assert source.exists(), f'{f.name} links to {link}'
                 if anchor and source.suffix=='.ipynb':
-                    heads = {slug(h) for md in cells(source, 'markdown') for h in re.findall(r'^#+ (.+)$', md, re.M)} | set(re.findall(r'\{#([\w.-]+)', '\n'.join(cells(source, 'markdown')+outputs(source))))
+                    heads = {slug(h) for md in cells(source, 'markdown') for h in re.findall(r'^#+ (.+)$', md, re.M)} | set(re.findall(r'\{#([\w.-]+)', '\n'.join(cells(source, 'markdown')))) | set(re.findall(r'^#+ ([\w.]+)$', '\n'.join(outputs(source)), re.M))
                     assert anchor.lower() in {h.lower() for h in heads}, f'{f.name} links to {link}, there are {sorted(heads)[:20]}'
-    assert seen>60
+    assert seen>200 and doclinks>60
 
 def outputs(nb): return [''.join(v) for c in json.loads(Path(nb).read_text())['cells'] for o in c.get('outputs', []) for k,v in o.get('data', {}).items() if k in ('text/markdown','text/html')]
 
@@ -61,9 +68,9 @@ def test_public_names_are_documented_and_linked(site):
     for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
         name = nb.stem.partition('_')[2]
         m = importlib.import_module(f'psm_fastai.{name}')
-        shown = '\n'.join(cells(site/nb.name, 'markdown')+cells(site/nb.name, 'code')+outputs(site/nb.name))
+        shown = '\n'.join(outputs(site/nb.name))
         for n in m.__all__:
-            if callable(getattr(m, n)) and getattr(getattr(m, n), '__module__', '')==m.__name__: assert re.search(rf'#+ .*\b{n}\b', shown), f'{n} has no heading on the page of {name}'
+            if callable(getattr(m, n)) and getattr(getattr(m, n), '__module__', '')==m.__name__: assert re.search(rf'^### {n}$', shown, re.M), f'{n} has no heading on the page of {name}'
     for f in site.glob('**/*.ipynb'): linked |= set(re.findall(r'\[`(\w+)`\]\(', '\n'.join(cells(f, 'markdown'))))
     assert {'PSMCallback','PSMLoss','NeighbourExplorer','PurityCallback'} <= linked and len(linked)>40
 
@@ -99,6 +106,19 @@ def test_readmes_commands_exist():
     used = {o for line in re.findall(r'psm_pretrain[^`\n&]*', text) for o in re.findall(r'--[\w-]+', line)}
     said = subprocess.run([Path(sys.executable).parent/'psm_pretrain', '--help'], capture_output=True, text=True, check=True).stdout
     assert used and all(o.replace('-','_') in said.replace('-','_') for o in used)
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda f: f.stem)
+def test_what_a_cell_shows_is_saved(nb):
+    "A cell that prints, or ends in a value, has an output"
+    def shows(code):
+        body = [s for s in ast.parse(code).body]
+        calls = [s.value.func.id for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name)]
+        last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+        return 'print' in calls or isinstance(last, (ast.Name,ast.Attribute,ast.Subscript,ast.Dict,ast.JoinedStr)) or isinstance(last, ast.Call) and getattr(last.func, 'attr', '') in ('round','plot','show_neighbours','show_loss','show_batch')
+    for c in json.loads(nb.read_text())['cells']:
+        code = ''.join(c['source'])
+        if c['cell_type']!='code' or re.search(r'^#\s*\|\s*(export|hide|output: false)', code, re.M): continue
+        if shows(re.sub(r'^#\s*\|.*\n', '', code, flags=re.M)): assert c['outputs'], f'{nb.name} was saved without what this shows: {code[-200:]}'
 
 def test_spelling():
     "codespell finds nothing in what people read; a link check is above"

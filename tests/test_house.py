@@ -43,6 +43,10 @@ def test_notebook_outputs_are_clean(nb):
             for bad in ('Traceback', 'Warning:', '/home/', '/root/', '/work/', '/tmp/'): assert bad not in text, f"{nb.name} prints {bad!r}:\n{text[:300]}"
     assert nb.stat().st_size < 1_000_000
 
+def test_the_repository_stays_small():
+    files = [root/f for f in run('git', 'ls-files', '-z').split('\0') if f]
+    assert len(files)>100 and sum(f.stat().st_size for f in files if f.is_file()) < 12e6
+
 def test_public_names_do_not_hide_fastais():
     import fastai.vision.all, psm_fastai.all as ours
     own = {n for n,o in vars(ours).items() if getattr(o, '__module__', '').startswith('psm_fastai')}

@@ -6,8 +6,8 @@ from nbconvert import MarkdownExporter
 
 root = Path(__file__).resolve().parent.parent
 nb = nbformat.read(root/'nbs/index.ipynb', as_version=4)
-nb.cells = [c for c in nb.cells if not re.search(r'^#\s*\|\s*hide\b|^:::', c.source, re.M)]      # ::: is for the site alone
-for c in nb.cells: c.source = re.sub(r'^#\s*\|.*\n?', '', c.source, flags=re.M)
+nb.cells = [c for c in nb.cells if not re.search(r'^#\s*\|\s*hide\b|^::: .*content-visible', c.source, re.M)]      # what only the site can show
+for c in nb.cells: c.source = re.sub(r'^(#\s*\||:::).*\n?', '', c.source, flags=re.M)
 nb.metadata['language_info'] = dict(name='python')   # what nbconvert marks code blocks with
 body,resources = MarkdownExporter().from_notebook_node(nb)
 if resources['outputs']: sys.exit(f"index.ipynb holds pictures as outputs, {list(resources['outputs'])}; save them under nbs/images and show them by a markdown link")
