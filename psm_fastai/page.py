@@ -122,7 +122,7 @@ def neighbour_grid(
         cls,mark,_ = _marks[right]
         return f'<span class="{cls}" style="display:inline-block;text-align:center;line-height:1.1">{picture_inline(history, str(i), alt)}<b style="display:block;font-size:.75rem">{mark or "&nbsp;"}</b></span>'
     rows = ''.join(f'<div style="--z:36px;white-space:nowrap">{cell(q, f"image {q}")} → ' + ' '.join(cell(r['id'], f"image {r['id']}, similarity {r['similarity']:.2f}", r['right']) for r in history.rows(q, epoch)[0]) + '</div>' for q in history.ids)
-    return f'<div class=psm><style>{panel_css}</style><b>After epoch {epoch+1}</b>{rows}</div>'
+    return f'<div class=psm style="overflow-x:auto"><style>{panel_css}</style><b>After epoch {epoch+1}</b>{rows}</div>'
 
 # %% ../nbs/09a_page.ipynb #123d55c2
 _line = {'purity_1': ('purity of the nearest','2 0'), 'purity_5': ('purity of 5','6 3'), 'false_neg': ('false negatives','2 3'), 'chance': ('chance','1 4'), 'knn_acc': ('kNN accuracy','10 3 2 3')}
