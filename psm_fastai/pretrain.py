@@ -144,7 +144,7 @@ def _check(eval, out, **opts):
 def _device(name, precision):
     dev = torch.device(name) if name else default_device()
     try: torch.empty(1, device=dev)
-    except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {name} can't be used here: {str(e).splitlines()[0]}") from e
+    except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {dev} can't be used here: {str(e).splitlines()[0]}. Try --device cpu") from e
     if precision!='fp32' and dev.type!='cuda': raise ValueError(f"--precision {precision} needs a CUDA GPU, and this run is on {dev}. Leave it out")
     return dev
 

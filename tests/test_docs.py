@@ -35,7 +35,7 @@ def test_title_and_description(nb):
 address = 'https://psm-fastai.github.io/psm_fastai/'
 def page_of(site, path):
     "The notebook behind a page of the published site, where names have no numbers"
-    path = Path(path).with_suffix('.ipynb')
+    path = Path((re.sub(r'\.html(\.md)?$', '', path) or 'index')+'.ipynb')
     return next((f for f in (site/path.parent).glob('*.ipynb') if re.sub(r'^\d+[a-z]?_', '', f.name)==path.name), site/path)
 
 def test_links_lead_somewhere(site):
@@ -117,7 +117,7 @@ def test_what_a_cell_shows_is_saved(nb):
         return 'print' in calls or isinstance(last, (ast.Name,ast.Attribute,ast.Subscript,ast.Dict,ast.JoinedStr)) or isinstance(last, ast.Call) and getattr(last.func, 'attr', '') in ('round','plot','show_neighbours','show_loss','show_batch')
     for c in json.loads(nb.read_text())['cells']:
         code = ''.join(c['source'])
-        if c['cell_type']!='code' or re.search(r'^#\s*\|\s*(export|hide|output: false)', code, re.M): continue
+        if c['cell_type']!='code' or re.search(r'^#\s*\|\s*(export|hide|output: false|eval: false)', code, re.M): continue
         if shows(re.sub(r'^#\s*\|.*\n', '', code, flags=re.M)): assert c['outputs'], f'{nb.name} was saved without what this shows: {code[-200:]}'
 
 def test_spelling():

@@ -37,7 +37,7 @@ def test_readmes_first_command_on_a_new_machine(dist, tmp_path):
     "Word for word, but for the wheel of this clone in place of what it would download, and a shorter training"
     line = re.search(r'^python3 -m venv .*psm_pretrain digits$', (root/'README.md').read_text(), re.M)[0]
     deps = next(p for p in map(Path, sys.path) if (p/'torch').is_dir())
-    short = line.replace('pip install .', f"echo {deps} > $(echo .venv/lib/python*/site-packages)/deps.pth && python -m pip install --no-deps --no-index -q {next(dist.glob('*.whl'))}") + ' --epochs 1 --limit 200'
+    short = line.replace('pip install .', f"echo {deps} > $(echo .venv/lib/python*/site-packages)/deps.pth && python -m pip install --no-deps --no-index --ignore-installed -q {next(dist.glob('*.whl'))}") + ' --epochs 1 --limit 200'
     assert short.count('deps.pth')==1
     out = run('bash', '-ec', short.replace('python3 -m venv', f'{sys.executable} -m venv'), cwd=tmp_path)
     assert 'kNN accuracy' in out and (tmp_path/'runs/digits/neighbours.html').exists()
