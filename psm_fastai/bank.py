@@ -62,26 +62,29 @@ def enqueue(self:MemoryBank,
     labels:Tensor|None=None, # `[B]` whole numbers; none or -1 = unknown
 ):
     "Write `keys` over the oldest rows, in order. Keys that are not finite or not of unit length (within 0.01) are left out and counted"
-    with torch.no_grad():
-        K,D = self.feats.shape
-        if keys.ndim!=2 or keys.shape[1]!=D: raise ValueError(f"MemoryBank.enqueue: keys must have the shape [B, {D}], got {list(keys.shape)}")
-        keys = keys.to(self.feats).as_subclass(Tensor)
-        unknown = self.ids.new_full((len(keys),), -1)
-        ids,labels = (unknown if t is None else t.to(self.ids).as_subclass(Tensor) for t in (ids,labels))
-        if ids.shape!=unknown.shape or labels.shape!=unknown.shape:
-            raise ValueError(f"MemoryBank.enqueue: {len(keys)} keys need as many ids and labels, got {list(ids.shape)} and {list(labels.shape)}")
-        ok = (keys.norm(dim=1)-1).abs() < 1e-2                                # false for nan and inf too
-        self._count_rejected(ids, ~ok)
-        order = ok.int().argsort(stable=True)[-K:]
-        ok = ok[order]
-        n,n_ok = len(order),ok.sum()
-        pos = (self.ptr + torch.arange(n, device=ok.device) - (n-n_ok)) % K   # all different, since n <= K
-        self.steps[pos] = torch.where(ok, -1, self.steps[pos])                # not ready until all of a row is there: an interrupt in between leaves no row with another's id
-        for buf,new in ((self.feats,keys[order]), (self.ids,ids[order]), (self.labels,labels[order]), (self.steps,self.step.expand(n))):
-            buf[pos] = torch.where(ok.view(-1, *[1]*(buf.ndim-1)), new, buf[pos])
-        self.ptr.copy_((self.ptr+n_ok) % K)
-        self.filled.copy_((self.filled+n_ok).clamp(max=K))
-        self.step += 1
+    with torch.no_grad(): self._enqueue(keys, ids, labels)
+
+@patch
+def _enqueue(self:MemoryBank, keys, ids, labels):
+    K,D = self.feats.shape
+    if keys.ndim!=2 or keys.shape[1]!=D: raise ValueError(f"MemoryBank.enqueue: keys must have the shape [B, {D}], got {list(keys.shape)}")
+    keys = keys.to(self.feats).as_subclass(Tensor)
+    unknown = self.ids.new_full((len(keys),), -1)
+    ids,labels = (unknown if t is None else t.to(self.ids).as_subclass(Tensor) for t in (ids,labels))
+    if ids.shape!=unknown.shape or labels.shape!=unknown.shape:
+        raise ValueError(f"MemoryBank.enqueue: {len(keys)} keys need as many ids and labels, got {list(ids.shape)} and {list(labels.shape)}")
+    ok = (keys.norm(dim=1)-1).abs() < 1e-2                                # false for nan and inf too
+    self._count_rejected(ids, ~ok)
+    order = ok.int().argsort(stable=True)[-K:]
+    ok = ok[order]
+    n,n_ok = len(order),ok.sum()
+    pos = (self.ptr + torch.arange(n, device=ok.device) - (n-n_ok)) % K   # all different, since n <= K
+    self.steps[pos] = torch.where(ok, -1, self.steps[pos])                # not ready until all of a row is there: an interrupt in between leaves no row with another's id
+    for buf,new in ((self.feats,keys[order]), (self.ids,ids[order]), (self.labels,labels[order]), (self.steps,self.step.expand(n))):
+        buf[pos] = torch.where(ok.view(-1, *[1]*(buf.ndim-1)), new, buf[pos])
+    self.ptr.copy_((self.ptr+n_ok) % K)
+    self.filled.copy_((self.filled+n_ok).clamp(max=K))
+    self.step += 1
 
 # %% ../nbs/01_bank.ipynb #250d51d8
 @patch

@@ -213,7 +213,7 @@ def test_an_interrupt_anywhere_in_enqueue_mixes_no_rows():
     "`enqueue` is cut off before each line that it executes, those of its loop each time round; a row that counts holds one image's key, id and label"
     def key(i): return torch.nn.functional.one_hot(torch.as_tensor(i)%8, 8).float()
     def batch(start): ids = torch.arange(start, start+3); return key(ids),ids,ids%5
-    code,cuts,through = MemoryBank.enqueue.__code__,0,False
+    code,cuts,through = MemoryBank._enqueue.__code__,0,False
     while not through:
         bank = MemoryBank(7, 8)
         for s in (0,3,6): bank.enqueue(*batch(s))
