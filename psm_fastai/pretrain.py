@@ -13,7 +13,7 @@ import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
 import fastai, inspect, json, math, os, platform, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
-from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, default_device, delegates, nn, ranger, set_seed
+from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, ranger, set_seed
 from fastcore.script import call_parse, is_cli
 from . import __version__
 from .callback import PSMCallback, psm_learner, psm_methods
@@ -142,7 +142,7 @@ def _check(eval, out, **opts):
     if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file; give a folder")
 
 def _device(name, precision):
-    dev = torch.device(name) if name else default_device()
+    dev = torch.device(name or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'))
     try: torch.empty(1, device=dev)
     except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {dev} can't be used here: {str(e).splitlines()[0]}. Try --device cpu") from e
     if precision!='fp32' and dev.type!='cuda': raise ValueError(f"--precision {precision} needs a CUDA GPU, and this run is on {dev}. Leave it out")

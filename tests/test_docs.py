@@ -111,7 +111,7 @@ def test_readmes_commands_exist():
 def test_what_a_cell_shows_is_saved(nb):
     "A cell that prints, or ends in a value, has an output"
     def shows(code):
-        body = [s for s in ast.parse(code).body]
+        body = ast.parse(code).body
         calls = [s.value.func.id for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name)]
         last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
         return 'print' in calls or isinstance(last, (ast.Name,ast.Attribute,ast.Subscript,ast.Dict,ast.JoinedStr)) or isinstance(last, ast.Call) and getattr(last.func, 'attr', '') in ('round','plot','show_neighbours','show_loss','show_batch')

@@ -76,7 +76,7 @@ def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
 
 def test_only_its_own_checkpoints_are_deleted(tmp_path):
     (tmp_path/'checkpoint_mine.pth').write_text('of the user')
-    pretrain.psm_pretrain('digits', epochs=1, limit=100, out=tmp_path)
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, device='cpu', out=tmp_path)
     assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint_mine.pth'}
 
 def test_resume_keeps_the_batch_size(tmp_path):
@@ -95,5 +95,5 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
         momenta.append(cbs.settings['momentum'])
         return make(dls, arch, cbs=cbs)
     monkeypatch.setattr(pretrain, 'psm_learner', spy)
-    learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', out=tmp_path/'run')
+    learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu', out=tmp_path/'run')
     assert momenta==[(.99,1.),.99] and learn.dls.train.bs==4 and not getattr(learn.dls, 'vocab', None)
