@@ -9,6 +9,7 @@ __all__ = ['MemoryBank']
 
 # %% ../nbs/01_bank.ipynb #593be69b
 import torch
+from numbers import Integral
 from fastcore.basics import patch
 from torch import nn, Tensor
 
@@ -21,7 +22,7 @@ class MemoryBank(nn.Module):
     ):
         super().__init__()
         for name,v in (('size',size),('dim',dim)):
-            if not isinstance(v, int) or v<1: raise ValueError(f"MemoryBank: {name} must be a whole number of at least 1, got {v!r}")
+            if not isinstance(v, Integral) or v<1: raise ValueError(f"MemoryBank: {name} must be a whole number of at least 1, got {v!r}")
         self.register_buffer('feats', torch.zeros(size, dim))                 # [K, D], rows of unit length
         for n in ('ids','labels','steps'): self.register_buffer(n, torch.full((size,), -1))
         for n in ('ptr','filled','step','rejected'): self.register_buffer(n, torch.tensor(0))

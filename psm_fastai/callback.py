@@ -22,7 +22,7 @@ from .encoder import create_encoder, pool_features
 from .health import HealthCallback
 from .model import PSMModel, check_network, undisturbed
 from .preflight import PreflightCallback
-from .views import digit_views, photo_views
+from .views import TwoViews, digit_views, photo_views
 
 # %% ../nbs/06_callback.ipynb #5a25978e
 enough_agreement = .2   # of the neighbours, above chance, for `mine_after='agreement'`
@@ -79,8 +79,10 @@ class PSMLossCallback(GuestCallback):
         if dl.drop_last and n<dl.bs: raise ValueError(f"The training loader gives no batch: {n} images{', of each process' if is_distributed(self.learn) else ''}, batch size {dl.bs}, drop_last=True. Use a smaller batch size")
         if not dl.drop_last and n%dl.bs==1: raise ValueError(f"{n} images in batches of {dl.bs} leave one for the last batch, and batch-norm can't train on one. Use another batch size, or drop_last=True")
         if dl.bs<2*split: raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {dl.bs}. Use larger batches, or a smaller split_bn")
-        v = self.views or (photo_views if peek_batch(dls)[0].shape[1]==3 else digit_views)()
+        x = as_floats(peek_batch(dls)[0])
+        v = self.views or (photo_views if x.shape[1]==3 else digit_views)()
         self.ready_views = v.setup(dls) if hasattr(v, 'setup') else v
+        if isinstance(v, TwoViews): self.ready_views.check_range(x)
 
     def two_views(self,
         x:Tensor, # `[B, C, H, W]`, a batch of the learner's
@@ -272,7 +274,7 @@ class PSMCallback(GuestCallback):
         learn.model,learn.splitter,learn.opt = self.psm_net,partial(_split, learn.splitter),None
         try:
             for p in self.parts: p.learn = learn
-        except Exception:
+        except BaseException:       # an interrupt too
             self.leave()
             raise
 
@@ -345,6 +347,7 @@ def psm_learner(
 )->Learner:
     "A learner that pretrains `arch` by potential sample mining; further arguments go to `PSMCallback`"
     cbs = L(cbs)
+    if bad := [n for n in kwargs if n not in inspect.signature(PSMCallback).parameters]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own, such as opt_func, set afterwards: learn.opt_func = ...")
     if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
     elif kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1])

@@ -9,7 +9,7 @@ __all__ = ['CheckpointCallback']
 
 # %% ../nbs/07b_checkpoint.ipynb #aad4af46
 import numpy as np, pickle, torch
-from fastai.vision.all import Callback, Learner, L, TrackerCallback, get_model, is_listy, rank_distrib
+from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, rank_distrib
 from pathlib import Path
 from .encoder import whole
 from .learner import is_distributed, randomness, set_randomness
@@ -54,6 +54,7 @@ class CheckpointCallback(Callback):
         if s.get('layout')!=_layout: raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. Finish the training with the version that wrote it")
         ours,theirs = ({n: t.shape for n,t in d.items()} for d in (m.state_dict(),s['model']))
         if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n)]: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
+        if other := self.other_settings(learn, s): raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. Build the learner as it was built then")
         m.to(device)
         before = learn.opt
         learn.create_opt()
@@ -65,7 +66,13 @@ class CheckpointCallback(Callback):
         self.saved = s
         return s['epoch']
 
+    def settings(self, learn): return _plain(getattr(getattr(learn, 'psm', None), 'settings', {}))
+    def other_settings(self, learn, s):
+        now,then = self.settings(learn),s.get('settings', {})       # the first files had none
+        return [f"{n} was {then[n]!r} and is {now[n]!r}" for n in now if n in then and now[n]!=then[n]]
+
     def before_fit(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.trained = False        # the fit before may have been cut off
         if self.saved is not None: self.rest(True)
 
@@ -80,6 +87,10 @@ class CheckpointCallback(Callback):
         self.remind()
         for h,saved in zip(self.opt.hypers, s['opt']['hypers']): h.update(saved)     # `fit` has set them anew
         if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
+        if 'waiting' in s:
+            for name,cb in self.accumulating().items(): cb.count = s['waiting']['counts'].get(name, 0)
+            for name,p in get_model(self.model).named_parameters():
+                if name in s['waiting']['grads']: p.grad = s['waiting']['grads'][name].to(p)
         set_randomness(self.dls, s['random'][rank_distrib() if n>1 else 0])
 
     def after_epoch(self):
@@ -89,6 +100,9 @@ class CheckpointCallback(Callback):
                 callbacks={n: _plain(cb.state_dict()) for n,cb in self.members().items()}, random=self.all_randomness(),
                 trackers={n: _plain({a: cb.__dict__[a] for a in ('best','wait') if a in cb.__dict__}) for n,cb in self.trackers().items()})
             if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
+            s['settings'] = self.settings(self.learn)
+            if counts := {n: cb.count for n,cb in self.accumulating().items() if cb.count}:      # gradients that wait for the next epoch's
+                s['waiting'] = dict(counts=counts, grads={n: p.grad for n,p in get_model(self.model).named_parameters() if p.grad is not None})
             if not rank_distrib():
                 with whole(self.path) as tmp: torch.save(s, tmp)
         elif self.saved is not None and done==self.n_epoch==self.saved['epoch']:      # nothing was left to train
@@ -115,6 +129,7 @@ class CheckpointCallback(Callback):
         "Let trackers rest in the epochs that are skipped"
         for cb in self.trackers().values(): cb.run = not on
 
+    def accumulating(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, GradientAccumulation)))
     def trackers(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback)))
 
     def members(self):

@@ -281,6 +281,7 @@ def _from_frame(df, root, fn_col, label_col, valid_col):
     "The same of a table"
     if not len(df): raise ValueError("The table has no rows")
     names = _column(df, fn_col, 'fn_col').astype(str)
+    if (root/str(names.name)).is_file(): raise ValueError(f"The table's header names the image {names.name}, so that it would be lost. Give the table a first row of column names, such as file,label")
     if names.duplicated().any(): raise ValueError(f"{names.duplicated().sum()} of {len(df)} rows name a file once more, such as {names[names.duplicated()].iloc[0]}. Keep one row for each file")
     valid = None if valid_col is None else _column(df, valid_col, 'valid_col')
     if valid is not None and not valid.isin([0,1]).all(): raise ValueError(f"valid_col={valid_col!r} must hold True or False, got {valid[~valid.isin([0,1])].iloc[0]!r}")
@@ -362,7 +363,7 @@ def cifar10_dls(
     **kwargs, # For `image_dls`
 ):
     "CIFAR-10, 32×32, 50,000 training images and the 10,000 test images as validation set; fastai's `untar_data` fetches it (135 MB)"
-    return image_dls(untar_data(URLs.CIFAR), size=32, bs=bs, limit=limit, seed=seed, **merge(dict(channels=3, stats=cifar_stats, verify=False), kwargs))
+    return image_dls(untar_data(URLs.CIFAR), bs=bs, limit=limit, seed=seed, **merge(dict(size=32, channels=3, stats=cifar_stats, verify=False), kwargs))
 
 cifar100_stats = [.5071,.4865,.4409],[.2673,.2564,.2762]
 
@@ -373,7 +374,7 @@ def cifar100_dls(
     **kwargs, # For `image_dls`
 ):
     "CIFAR-100, 32×32, 50,000 training images of 100 classes and the 10,000 test images as validation set; fastai's `untar_data` fetches it (169 MB)"
-    return image_dls(untar_data(URLs.CIFAR_100), size=32, bs=bs, limit=limit, seed=seed, **merge(dict(channels=3, stats=cifar100_stats, verify=False), kwargs))
+    return image_dls(untar_data(URLs.CIFAR_100), bs=bs, limit=limit, seed=seed, **merge(dict(size=32, channels=3, stats=cifar100_stats, verify=False), kwargs))
 
 def tiny_imagenet_dls(
     path, # The folder of the unpacked tiny-imagenet-200.zip
@@ -391,4 +392,4 @@ def tiny_imagenet_dls(
     valid['name'] = 'val/images/' + valid['name']
     other = set(valid.label) - set(train.label)
     if other: raise ValueError(f"{notes} has labels that are no folder of {path/'train'}, such as {min(other)}")
-    return image_dls(pd.concat([train,valid]), path=path, valid_col='is_valid', size=64, bs=bs, limit=limit, seed=seed, **merge(dict(channels=3, stats=imagenet_stats), kwargs))
+    return image_dls(pd.concat([train,valid]), path=path, valid_col='is_valid', bs=bs, limit=limit, seed=seed, **merge(dict(size=64, channels=3, stats=imagenet_stats), kwargs))

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from .encoder import keep_modes, pool_features
+from .encoder import PoolFeatures, keep_modes, pool_features
 from .learner import GuestCallback, as_floats, batch_labels, no_skips, peek_batch, plain_dls
 from .loss import check_number
 from .mining import top_rows
@@ -27,9 +27,10 @@ from .model import PSMModel
 def learner_encoder(
     learn:Learner, # Pretraining, or not
 )->nn.Module:
-    "The encoder of a learner: that of its `PSMModel`, or its model"
+    "The encoder of a learner: that of its `PSMModel`, that of a classifier from `to_classifier`, or its model"
     m = get_model(learn.model)
-    return m.encoder if isinstance(m, PSMModel) else m
+    if isinstance(m, PSMModel): return m.encoder
+    return m[0] if isinstance(m, nn.Sequential) and any(isinstance(o, PoolFeatures) for o in m) else m
 
 @torch.no_grad()
 def encoder_features(

@@ -135,9 +135,11 @@ def sweep(
     seeds=None, # Run each of the settings with each of these as `seed`
 )->pd.DataFrame: # The rows of these settings, seed by seed, in their order; column `name` where they have names
     "Run the settings that are not in the table yet, and add them to it"
+    if not hasattr(run, '__name__'): raise TypeError(f"run must be a function with a name, as each row holds the call that computes it again; got {run!r}")
     named = settings if isinstance(settings, dict) else dict(enumerate(settings))
-    names = {_key(a): (n,a) for seed in (seeds or [None]) for n,s in named.items() for a in [s if seed is None else {**s, 'seed': seed}]}
-    if len(names)<len(named)*len(list(seeds or [0])): raise ValueError("Two of the settings are the same. Leave one out")
+    seeds = [None] if seeds is None else [int(s) for s in seeds]
+    names = {_key(a): (n,a) for seed in seeds for n,s in named.items() for a in [s if seed is None else {**s, 'seed': seed}]}
+    if len(names)<len(named)*len(seeds): raise ValueError("Two of the settings are the same. Leave one out")
     out,keys = Path(out),list(names)
     def stored(): return pd.read_csv(out) if out.exists() else pd.DataFrame(dict(settings=[], call=[]), dtype=str)
     def ours(table): return table[table.call.str.startswith(f'{run.__name__}(') & table.settings.isin(keys)]
@@ -165,16 +167,18 @@ def sweep(
 def paired_differences(
     table:pd.DataFrame, # Rows with a `seed`
     by:str|list, # Column, or columns, that tell the settings apart
-    than, # Value of `by` that the others are compared with
+    than, # Value of `by` that the others are compared with; None stands for the rows that have none
     value:str='knn', # What is compared
 )->pd.DataFrame: # For each setting `seeds`, `mean`, and of the pairs, the seeds that both have, `difference`, `low` and `high` of the 95 % interval; nan for fewer than two pairs
     "Means over seeds, and paired differences with their intervals. Raises `ValueError` where a seed occurs twice or `than` is not there"
     if table.duplicated([*listify(by), 'seed']).any(): raise ValueError(f"A setting has a seed twice, so there is no telling which rows are pairs. Tell the settings apart by more columns than {by}")
     wide = table.pivot(index='seed', columns=by, values=value)
+    if than is None: than = math.nan
+    def is_than(name): return name==than or name!=name and than!=than      # nan is not itself
     if than not in wide: raise ValueError(f"There is no row with {by} = {than!r}; there are {list(wide)}")
     rows = []
     for name in wide:
         d = (wide[name]-wide[than]).dropna()
-        ci = ttest_1samp(d, 0).confidence_interval(.95) if len(d)>1 and name!=than else (math.nan,)*2
-        rows.append(dict(seeds=int(wide[name].notna().sum()), mean=wide[name].mean(), difference=d.mean() if name!=than else math.nan, low=ci[0], high=ci[1]))
+        ci = ttest_1samp(d, 0).confidence_interval(.95) if len(d)>1 and not is_than(name) else (math.nan,)*2
+        rows.append(dict(seeds=int(wide[name].notna().sum()), mean=wide[name].mean(), difference=math.nan if is_than(name) else d.mean(), low=ci[0], high=ci[1]))
     return pd.DataFrame(rows, index=wide.columns)

@@ -250,7 +250,7 @@ class MiningLab(_Readable):
         h,loss = self.history,self.loss
         table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
         table = table[(table['rank']<=loss.n_neg) | ~table.negative]
-        h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True)]
+        h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True, k=loss.k, n_neg=loss.n_neg)]
         for i in table.id.unique().tolist():
             if i>=0: h._add(h.recent, self.learn.dls, i)
         self.effective = effective_number(self.probs).median().item()

@@ -194,7 +194,7 @@ def look(self:NeighbourHistory,
     table,false_neg,_ = self.mined(*asked, m.bank, m.loss, epoch)
     purities,chance = bank_purities(m.bank, ks := sorted({1, 5, self.k}))
     self.tables.append(table)
-    self.epochs.append(dict(epoch=epoch, mining=bool(m.loss.mining and (m.loss.k or m.loss.n_neg)), **{f'purity_{j}': v for j,v in zip(ks, purities)}, chance=chance, false_neg=false_neg, **values))
+    self.epochs.append(dict(epoch=epoch, mining=bool(m.loss.mining and (m.loss.k or m.loss.n_neg)), k=m.loss.k, n_neg=m.loss.n_neg, **{f'purity_{j}': v for j,v in zip(ks, purities)}, chance=chance, false_neg=false_neg, **values))
     with no_random(): self._picture(dls, xq, xk, first)       # a data set may draw
     return self
 
@@ -271,12 +271,12 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # `epoch`, `query`, `kind`, `
     return df.assign(kind=np.where(df.negative, 'negative', 'positive'), query_label=name('query'), label=name('id'), right=right)[['epoch','query','kind','rank','id','similarity','weight','prob','age','query_label','label','right']]
 
 @patch
-def metrics(self:NeighbourHistory)->pd.DataFrame: # A row an epoch: `epoch`, `mining`, `purity_k` of the bank for several k, `chance`, `false_neg`, `train_loss`, and `knn_acc` where it was measured
+def metrics(self:NeighbourHistory)->pd.DataFrame: # A row an epoch: `epoch`, `mining` (whether what was mined or drawn was in use), `k` and `n_neg` of the method, `purity_k` of the bank for several k, `chance`, `false_neg`, `train_loss`, and `knn_acc` where it was measured
     "The figures beside the neighbours"
     return pd.DataFrame(self.epochs)
 
 # %% ../nbs/08a_history.ipynb #7dfce54c
-_kept = ('n_probes','every','k','n_neg','budget','seed','ids','epochs','vocab','title','audits','source')
+_kept = ('n_probes','every','k','n_neg','budget','seed','ids','epochs','vocab','title','audits','source','offset')
 
 @patch
 def state_dict(self:NeighbourHistory):
@@ -288,7 +288,7 @@ def state_dict(self:NeighbourHistory):
 @patch
 def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'])
-    for n in _kept: setattr(self, n, meta[n])
+    for n in _kept: setattr(self, n, meta.get(n, 0) if n=='offset' else meta[n])      # which the first files had not
     self.labels = {int(i): l for i,l in meta['labels']}
     blobs = {n: bytes(t.cpu().numpy()) for n,t in sorted(state['sprites'].items())}
     self.thumbs,self.recent = (Thumbnails.restore([b for n,b in blobs.items() if n.startswith(kind)], meta[names]) for kind,names in (('thumbs','names'),('recent','recent')))

@@ -33,7 +33,7 @@ class GuestCallback(Callback):
         self.__dict__['_learn'] = learn
         if learn is None: return
         try: self.arrive()
-        except Exception:
+        except BaseException:
             self.__dict__['_learn'] = None   # a guest that was turned away is not there
             raise
         for name,f in dict(self.columns).items():

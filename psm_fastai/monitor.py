@@ -136,7 +136,7 @@ class PurityCallback(MonitorCallback):
             first,last,age = of(self.by_rank, 0),of(self.by_rank, -1),of(self.by_age, -1)
             age = age[age.n>age.n.sum()/100]
             _curves(axs['purity'], df.epoch, {'mined': df.purity, 'chance': df.chance}, 'purity')
-            _curves(axs['by rank'], last['rank'], {'last epoch': last.purity, 'chance': last.chance, 'first epoch': first.purity}, 'purity by rank', 'rank of the mined row')
+            _curves(axs['by rank'], last['rank'], {'last epoch': last.purity, 'chance': last.chance, 'first epoch': first.set_index('rank').purity.reindex(last['rank'])}, 'purity by rank', 'rank of the mined row')
             _curves(axs['by age'], (age.age+age.age_to)/2, {'last epoch': age.purity, 'chance': age.chance}, 'purity by age', 'steps since the row came in')
         if 'false_neg' in df: _curves(axs['false negatives'], df.epoch, {n: df[c] for n,c in (('used','false_neg'),('uniform draw','fn_uniform'),('hardest','fn_hardest')) if c in df}, 'false negatives')
         for n,ax in axs.items():

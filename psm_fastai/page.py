@@ -104,7 +104,8 @@ def neighbour_panel(
     n = [r['right'] for r in pos if r['right'] is not None]
     label = history.label(query)
     said = '' if not n else f"{sum(n)} of {len(n)} have its label"
-    rest = '' if meta['mining'] else ' Not in use yet: at this epoch training took the other view alone as positive, and the whole bank as negatives.' if any(m['mining'] for m in history.epochs) else ' This method mines nothing: they are its nearest keys.'
+    unused = meta.get('k')==0 or not any(m['mining'] for m in history.epochs)
+    rest = ' This method mines none: they are its nearest keys.' if unused else '' if meta['mining'] else f" Not in use yet: at this epoch training took the other view alone as positive{'' if meta.get('n_neg')==0 else ', and the whole bank as negatives'}."
     views = ''.join(picture(history, f'{v}{query}', f"view {w} of image {query}") for v,w in (('q','for the query'),('k','for the key')))
     return (f'<div class=panel><div class=query>{picture(history, str(query), "query: "+history.what(query))}<div><b dir=auto>{escape(short_name(label)) if label is not None else f"image {query}"}</b><br><small>image {query}</small></div>'
             f'<div class=views>{views}<small>its two views</small></div></div><h4>Mined positives <small>{said}.{rest}</small></h4>' +
@@ -247,10 +248,14 @@ def neighbour_page(
     history, # A `NeighbourHistory`, a learner with `PSMCallback`, whose bank is asked as it is now, or a list of such, to be shown side by side
     path, # File to write
     title:str='Mined neighbours', # Heading of the page
-    ids=None, # Images to show where a learner is given; None: 64 that are drawn
+    ids=None, # Images to show where a learner is given; None: those of a history beside it, or 64 that are drawn
 )->Path: # The file
     "Write one self-contained HTML file: images, what they mined and what was drawn against them, epoch by epoch. Raises `ValueError` where runs can't be shown side by side"
-    hs = [NeighbourHistory(ids=ids).look(h) if isinstance(h, Learner) else h for h in (history if isinstance(history, (list,tuple)) else [history])]
+    hs = list(history) if isinstance(history, (list,tuple)) else [history]
+    if ids is None: ids = next((h.ids for h in hs if isinstance(h, NeighbourHistory)), None)
+    for i,h in enumerate(hs):
+        if isinstance(h, Learner): hs[i] = NeighbourHistory(ids=ids).look(h)
+        if ids is None: ids = getattr(hs[i], 'ids', None)       # side by side all show the same
     if not hs: raise ValueError("neighbour_page needs at least one history, got an empty list")
     if bad := [h for h in hs if not isinstance(h, NeighbourHistory)]: raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of such, got a {type(bad[0]).__name__}")
     path = Path(path)
@@ -258,7 +263,7 @@ def neighbour_page(
     if not all(h.tables for h in hs): return _write(path, f'{head}<style>{_page_css}</style></head><body><h1>{escape(title)}</h1><p>Nothing was kept yet: a history is filled at the end of each epoch of a training.</p></body></html>')
     ids = hs[0].ids
     epochs = [m['epoch'] for m in hs[0].epochs if all(m['epoch'] in [o['epoch'] for o in h.epochs] for h in hs)]
-    if any(set(h.ids)!=set(ids) for h in hs): raise ValueError("The histories follow different images, so they can't be shown side by side. Give each NeighbourHistory the same ids=")
+    if any(set(h.ids)!=set(ids) for h in hs): raise ValueError("The histories follow different images, so they can't be shown side by side. Give each NeighbourHistory the same ids=, and learners those of the histories, by ids= here")
     if not epochs: raise ValueError("The histories have no epoch in common, so they can't be shown side by side")
     pics,styles = zip(*(_sprited(j, h) for j,h in enumerate(hs)))
     labels = sorted({l for i in ids if (l := hs[0].label(i)) is not None})

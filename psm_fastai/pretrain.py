@@ -126,7 +126,7 @@ def _load(data, size, workers, in_memory, **kwargs):
     if not path.exists(): raise ValueError(f"{data!r} is neither digits, cifar10 nor cifar100, nor a folder or a CSV file that exists")
     if path.is_file() and path.suffix.lower()!='.csv': raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
     if path.is_file() and len(pd.read_csv(path, nrows=0).columns)==1: kwargs['label_col'] = None
-    if (path/'wnids.txt').exists(): return tiny_imagenet_dls(path, in_memory=in_memory, num_workers=workers, **kwargs)
+    if (path/'wnids.txt').exists(): return tiny_imagenet_dls(path, **(dict(size=size) if size else {}), in_memory=in_memory, num_workers=workers, **kwargs)
     return image_dls(data, size=size or 64, in_memory=in_memory, num_workers=workers, **kwargs)
 
 def _check(eval, out, **opts):
@@ -161,7 +161,7 @@ def psm_pretrain(
     wd:float=None, # Weight decay (default: 0.05 for digits, else 0.01)
     momentum:_numbers=None, # Share of its own weights that the momentum network keeps at each step, or start,end of a cosine (default: 0.98 for digits, else 0.99; for byol 0.99,1)
     size:int=None, # Height and width of the images of a folder (default: 64)
-    limit:int=None, # At most so many training images, and a fifth as many validation images
+    limit:int=None, # At most so many training images, and, but for the digits, a fifth as many validation images
     from_disk:bool=False, # Read images from disk again and again instead of decoding them once into memory
     workers:int=0, # Processes that read images which are not in memory
     views:str=None, # photo or digit (default: photo for three channels, else digit)

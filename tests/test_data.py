@@ -196,6 +196,12 @@ def test_tables(classes, source):
 ])
 def test_tables_that_cannot_work(classes, change, says):
     with pytest.raises(ValueError, match=says): quiet(change(table(classes)), path=classes)
+
+def test_a_table_without_a_header_is_refused(classes):
+    names = [f.relative_to(classes).as_posix() for f in sorted(classes.glob('**/*.png'))]
+    (classes/'t.csv').write_text('\n'.join(f'{n},a' for n in names))
+    with pytest.raises(ValueError, match=f'header names the image {names[0]}'): image_dls(classes/'t.csv')
+
 def test_columns_that_cannot_work(classes):
     with pytest.raises(ValueError, match="valid_col='label' must hold True or False, got 'class0'"): quiet(table(classes), path=classes, valid_col='label')
     with pytest.raises(ValueError, match="fn_col='file' is not a column"): quiet(table(classes), path=classes, fn_col='file')
@@ -340,6 +346,7 @@ def test_tiny_imagenet(tmp_path):
     assert list(dls.vocab)==wnids and (len(dls.train_ds),len(dls.valid_ds))==(6,4)
     assert [dls.vocab[y] for _,y in dls.valid_ds]==['n02','n01','n01','n02'] and [f.name for f in dls.valid_ds.items]==[f'val_{i}.JPEG' for i in range(4)]
     assert all(dls.vocab[y]==f.parent.parent.name for f,(_,y) in zip(dls.train_ds.items, dls.train_ds)) and dls.train.one_batch()[0].shape==(2,3,64,64)
+    assert tiny_imagenet_dls(tmp_path, bs=2, size=32).one_batch()[0].shape==(2,3,32,32)
     annotate(['n02','n01','n09','n02'])
     with pytest.raises(ValueError, match='labels that are no folder of .*train, such as n09'): tiny_imagenet_dls(tmp_path)
 

@@ -1,8 +1,8 @@
 "Sweeps lose nothing and compute nothing twice; stored results can be computed again, and the defaults are the setting that was chosen"
 import inspect, json, math, re, signal, subprocess, sys
 from pathlib import Path
-import pandas as pd, pytest, torch
-from fastai.vision.all import Callback
+import numpy as np, pandas as pd, pytest, torch
+from fastai.vision.all import Callback, partial
 from psm_fastai.all import *
 from psm_fastai import experiment
 from psm_fastai.experiment import *
@@ -41,6 +41,17 @@ def test_an_interrupt_is_no_failure(tmp_path):
         return dict(y=0)
     with pytest.raises(KeyboardInterrupt): sweep([dict(x=0),dict(x=1)], tmp_path/'t.csv', run)
     assert len(sweep([dict(x=0),dict(x=1)], tmp_path/'t.csv', double))==2
+
+def test_none_is_a_setting_to_compare_with():
+    t = pd.DataFrame([dict(n_neg=n, seed=s, knn=.5+.1*s+(n is None)*.02) for n in (None,256) for s in (0,1,2)])
+    for than in (None, float('nan')):
+        d = paired_differences(t, 'n_neg', than)
+        assert abs(d.difference[256.]+.02)<1e-9 and d.difference.isna().sum()==d.low.isna().sum()==1
+
+def test_seeds_of_numpy_and_runs_without_a_name(tmp_path):
+    def run(seed): return dict(y=seed)
+    assert sweep([{}], tmp_path/'t.csv', run, seeds=np.arange(2)).y.tolist()==[0,1]
+    with pytest.raises(TypeError, match='a function with a name'): sweep([{}], tmp_path/'t.csv', partial(run), seeds=[0])
 
 def test_settings_are_told_apart(tmp_path):
     "None is not 'not given', and a list is kept"

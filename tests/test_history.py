@@ -1,4 +1,5 @@
 "What a history keeps is what was mined, of the images it says, and stays small"
+import re
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import CancelFitException, set_seed
 from psm_fastai.all import *
@@ -93,6 +94,35 @@ def test_training_is_the_same_with_and_without_a_history():
     a,b = (train(h, 2) for h in (NeighbourHistory(n_probes=8), Spy()))
     assert same(state(a), state(b))
 
+def test_a_second_fit_that_is_resumed_goes_on_counting(tmp_path):
+    def build():
+        h = NeighbourHistory(n_probes=4, k=3, n_neg=2)
+        return quiet(cbs=[PSMCallback(bank_size=128), h]),h,CheckpointCallback(tmp_path/'c.pth')
+    def stop(cb):
+        if cb.epoch==0: raise KeyboardInterrupt
+    learn,h,saved = build()
+    learn.fit(2, cbs=saved)
+    with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=[saved, Spy(order=80, after_epoch=stop)])
+    learn,h,saved = build()
+    learn.fit(3, cbs=saved, start_epoch=saved.resume(learn))
+    assert [m['epoch'] for m in h.epochs]==[0,1,2,3,4] and all(len(t)==len(h.tables[0]) for t in h.tables)
+
+def test_a_page_of_learners_shows_the_same_images(tmp_path):
+    a,b = (quiet(cbs=[PSMCallback(bank_size=64)]) for _ in range(2))
+    for l in (a,b): l.fit(1)
+    neighbour_page([a,b], tmp_path/'two.html')
+    h = NeighbourHistory(n_probes=3).look(b)
+    neighbour_page([a,h], tmp_path/'one.html')
+    assert (tmp_path/'one.html').read_text().count('"id":')==3
+    with pytest.raises(ValueError, match='learners those of the histories'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
+
+@pytest.mark.parametrize('method,said', [('pnsm','This method mines none'), ('moco','This method mines none'), ('msf','took the other view alone as positive\\.'), ('psm','and the whole bank as negatives\\.')])
+def test_what_the_panel_says_of_mining(method, said):
+    h = NeighbourHistory(n_probes=2)
+    quiet(cbs=[psm_methods[method](bank_size=128, **({} if method=='moco' else dict(mine_after=.9))), h]).fit(2)
+    assert re.search(said, neighbour_panel(h, h.ids[0], 0))
+    assert ('Not in use yet' in neighbour_panel(h, h.ids[0], 0))==(method in ('msf','psm'))
+
 def test_without_labels_and_with_little(tmp_path):
     for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'{i}.png')
     history = NeighbourHistory(k=50, n_neg=50)
@@ -120,6 +150,10 @@ def test_what_is_refused(learn):
     with pytest.raises(TypeError, match='Needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
     with pytest.raises(ValueError, match='nothing to judge'): NeighbourAudit(NeighbourHistory())
     assert 'empty history' in NeighbourExplorer(NeighbourHistory()).children[0].value and 'empty history' in NeighbourHistory()._repr_html_()
+
+def test_ids_of_the_bank_are_ids(learn):
+    assert mined_neighbours(learn, learn.model.bank.ids[:2]).equals(mined_neighbours(learn, learn.model.bank.ids[:2].tolist()))
+    with pytest.raises(ValueError, match='at least one image, got none'): mined_neighbours(learn, [])
 
 def test_shares_add_up_to_the_loss(learn):
     for settings in (dict(k=6, n_neg=20, hard_weight=.3), dict(k=6, n_neg=None), dict(k=0, n_neg=None, hard_weight=1.)):

@@ -1,7 +1,7 @@
 "Whatever a user brings: sizes, loaders, labels, images, encoders, settings, files and names"
 import inspect, math, os, pickle, re
 import pandas as pd, pytest, torch
-from fastai.vision.all import DataLoader, DataLoaders, Learner, TensorCategory, TensorImage, TensorMultiCategory, TfmdDL, nn, set_seed
+from fastai.vision.all import DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorImage, TensorMultiCategory, TfmdDL, imagenet_stats, nn, set_seed
 from psm_fastai.all import *
 from common import *
 
@@ -79,6 +79,25 @@ def test_kinds_of_images(shape, dtype):
     assert torch.allclose(feats, encoder_features(learn, 1)[0], atol=1e-5)
     want = torch.stack([Images(40, shape, dtype)[i][0] for i in range(3)]).float()/(255 if dtype==torch.uint8 else 1)
     assert torch.allclose(feats[:3], learn.model.encoder.eval()(want.as_subclass(torch.Tensor)).mean((2,3)), atol=1e-5)
+
+class Changed(Images):
+    def __init__(self, n, change, **kwargs): super().__init__(n, **kwargs); self.change = change
+    def __getitem__(self, i): return (self.change(super().__getitem__(i)[0]),)
+
+@pytest.mark.guarantee('kinds')
+@pytest.mark.parametrize('change,tfms,says', [
+    (lambda x: (x-.5)/.25, [], 'go from -2 to 2, and'), (lambda x: x*255, [], 'to 25[45], and'), (lambda x: (x*255).int(), [], 'to 25[45], and'),
+    (lambda x: x*10_000, [Normalize.from_stats([5000.],[2900.], cuda=False)], r'to 9.99e\+03 once their Normalize is undone'),
+], ids=['normalised in the data set','floats to 255','int32','bands'])
+def test_images_outside_0_to_1_are_refused_by_views_that_would_cut_them_off(change, tfms, says):
+    dls = DataLoaders(*(TfmdDL(Changed(40, change), bs=8, shuffle=t, after_batch=tfms, num_workers=0) for t in (True,False)))
+    with pytest.raises(ValueError, match=says): make(dls)
+    make(dls, views=mirror).fit(1)
+
+@pytest.mark.guarantee('kinds')
+def test_overshoot_and_normalised_images_are_taken():
+    make(DataLoaders(*(TfmdDL(Changed(40, lambda x: x*1.1-.05), bs=8, num_workers=0) for _ in range(2))))
+    make(DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2))), tiny(3))
 
 @pytest.mark.guarantee('broken')
 @pytest.mark.parametrize('what', ['image','weights'])

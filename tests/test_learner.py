@@ -1,8 +1,8 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
-import pytest, torch
+import numpy as np, pytest, torch
 from fastai.vision.all import (Callback, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize,
-    Resize, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
+    Resize, SGD, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
 
@@ -92,6 +92,23 @@ def test_a_guest_that_is_turned_away_changes_nothing():
     assert isinstance(learn.model, PSMModel)
     with pytest.raises(ValueError, match='has a PSMModel already'): learn.add_cb(PSMCallback())
     with pytest.raises(ValueError, match='bank_size would be lost'): psm_learner(learn.dls, bank_size=7, cbs=PSMCallback())
+    with pytest.raises(TypeError, match='PSMCallback, which has no opt_func. What is the Learner'): psm_learner(learn.dls, opt_func=SGD)
+
+def test_a_guest_that_is_interrupted_can_be_given_again(monkeypatch):
+    learn,cb = quiet(),PSMCallback(bank_size=64)
+    model = learn.model
+    def stop(self): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(PSMLossCallback, 'arrive', stop)
+        with pytest.raises(KeyboardInterrupt): learn.add_cb(cb)
+    assert learn.model is model and cb.learn is None
+    if cb in learn.cbs: learn.cbs.remove(cb)
+    learn.add_cb(cb)
+    learn.fit(1)
+    assert len(learn.model.bank)==64
+
+def test_whole_numbers_of_numpy_are_numbers():
+    assert len(quiet(cbs=[PSMCallback(bank_size=np.int64(64), proj_dim=np.int32(16))]).model.bank.ids)==64
 
 def test_other_data_empties_the_bank_and_has_its_own_normalisation():
     views = digit_views()

@@ -171,6 +171,38 @@ def test_an_optimizer_state_that_does_not_fit_is_refused(tmp_path):
     assert same(before, state(other))
 
 @pytest.mark.guarantee('resume')
+def test_other_settings_are_refused(tmp_path):
+    quiet(cbs=[PSMCallback(bank_size=64)]).fit(1, cbs=CheckpointCallback(tmp_path/'c.pth'))
+    other = quiet(cbs=[PSMCallback.moco(bank_size=64, temp=.5)])
+    before = state(other)
+    with pytest.raises(ValueError, match=r'other settings: .*temp was 0.07 and is 0.5'): CheckpointCallback(tmp_path/'c.pth').resume(other)
+    assert same(before, state(other))
+    assert CheckpointCallback(tmp_path/'c.pth').resume(quiet(cbs=[PSMCallback(bank_size=64)]))==1
+
+@pytest.mark.guarantee('resume')
+def test_a_folder_that_is_not_there_is_made_before_the_first_step(tmp_path):
+    def stop(cb): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): quiet(cbs=[PSMCallback(bank_size=64)]).fit(9, cbs=[CheckpointCallback(tmp_path/'new/er/c.pth', every=9), Spy(before_batch=stop)])
+    assert (tmp_path/'new/er').is_dir()
+
+@pytest.mark.guarantee('resume')
+@pytest.mark.guarantee('accumulation')
+def test_gradients_that_wait_at_the_end_of_an_epoch_are_resumed(tmp_path):
+    "Six batches an epoch, five of them a step"
+    def run(**kwargs):
+        set_seed(0)
+        learn,saved = quiet(cbs=[PSMCallback(bank_size=128), GradientAccumulation(160)]),CheckpointCallback(tmp_path/'c.pth')
+        if kwargs.pop('resume', False): kwargs['start_epoch'] = saved.resume(learn)
+        try: learn.fit_one_cycle(4, 1e-2, cbs=[saved, *kwargs.pop('cbs', [])], **kwargs)
+        except KeyboardInterrupt: pass
+        return state(learn)
+    def stop(cb):
+        if cb.epoch==1: raise KeyboardInterrupt
+    want = run()
+    assert not same(run(cbs=[Spy(order=80, after_epoch=stop)]), want)
+    assert same(run(resume=True), want)
+
+@pytest.mark.guarantee('resume')
 def test_save_model_keeps_the_bank_of_the_best_epoch(tmp_path):
     "lightly: the bank is lost on resume, since its buffer isn't saved"
     set_seed(0)

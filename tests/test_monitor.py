@@ -230,6 +230,13 @@ def test_plots_show_what_the_method_has(run):
     if args['n_neg']!=0: assert len(learn.gradient.plot().axes)==3
     plt.close('all')
 
+def test_a_plot_of_trainings_that_mined_different_numbers():
+    watch = PurityCallback(1)
+    for k in (8,3): make([watch], k=k, n_neg=20, mine_after=0.).fit(1, 1e-3)
+    lines = {l.get_label(): l for l in watch.plot().axes[1].lines}
+    assert len(lines['last epoch'].get_xdata())==len(lines['first epoch'].get_xdata())==3
+    plt.close('all')
+
 def test_looking_at_each_batch_gives_the_columns_of_training():
     learn = make(monitors(1), k=5, n_neg=20, mine_after=.5)
     learn.fit(2, 1e-3)

@@ -5,7 +5,7 @@ from fastai.callback.tensorboard import TensorBoardCallback
 from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, DataLoaders, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock, TfmdDL,
     accuracy_multi, create_body, get_image_files, load_learner, resnet18, set_seed)
 from psm_fastai.all import *
-from common import quiet, silent
+from common import quiet, same, silent
 
 @pytest.fixture(scope='module')
 def learn():
@@ -32,12 +32,10 @@ def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
     assert torch.equal(again(x), l.model.encoder.eval()(x)) and again.images==dict(n_in=1, size=[24,24], **image_stats(l.dls))
     silent(psm_learner(l.dls, again)).fit(1)                 # and may be where another training begins
 
-def several(x): return multi_labels[x.name]
-multi_labels = {}
+def several(x): return ['a','b'] if int(x.stem)%2 else ['b']
 
 def test_targets_that_are_no_classes_need_a_loss(learn, folder):
     files = get_image_files(folder)
-    multi_labels.update({f.name: ['a','b'] if i%2 else ['b'] for i,f in enumerate(files)})
     norm = Normalize.from_stats(*image_stats(learn.dls).values(), cuda=False)
     def dls(block, get_y): return DataBlock((ImageBlock(PILImageBW), block), get_y=get_y, batch_tfms=norm).dataloaders(files, bs=8)
     for d in (dls(MultiCategoryBlock, several), dls(RegressionBlock(1), lambda f: len(f.name)/9)):
@@ -174,6 +172,19 @@ def test_monitors_and_rows_survive_a_resume(tmp_path):
     assert all(torch.equal(a, b) for a,b in zip(whole_.model.state_dict().values(), again.model.state_dict().values()))
     for frame in ('frame','by_rank','by_label'): pd.testing.assert_frame_equal(getattr(whole_.purity, frame), getattr(again.purity, frame))
     assert len(again.psm_health.frame)==3 and again.diagnose()=={}
+
+def test_a_classifiers_encoder_is_its_encoder(learn, tmp_path):
+    clf = learn.to_classifier()
+    assert clf.features().equals(learn.features())
+    clf.save_encoder(tmp_path/'e.safetensors')
+    assert same(load_encoder(tmp_path/'e.safetensors').state_dict(), clf.model[0].state_dict())
+
+def test_a_refused_encoder_changes_nothing(learn, tmp_path):
+    learn.save_encoder(tmp_path/'e.safetensors')
+    other = create_encoder('small_resnet', 3)
+    before = {n: t.clone() for n,t in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r'another architecture than Sequential: 0.weight is \(32, 1, 3, 3\) in the file and \(32, 3, 3, 3\) here'): load_encoder(tmp_path/'e.safetensors', arch=other)
+    assert same(before, other.state_dict())
 
 def test_a_classifier_takes_uint8_as_pretraining_does():
     class Bytes:
