@@ -66,7 +66,7 @@ def create_encoder(
         m.set_submodule(last[-1], nn.Identity())
         if n_in!=3:
             try: _update_first_layer(m, n_in, pretrained=False)
-            except (AssertionError, StopIteration) as e: raise ValueError(f"{name or arch} does not have a convolution's weights first, so it can't be changed to take {n_in} channels instead of 3. Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
+            except (AssertionError, StopIteration) as e: raise ValueError(f"{name or arch} does not have the weights of a convolution first, so it can't be changed to take {n_in} channels instead of 3. Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
     m.arch = name
     return m
 

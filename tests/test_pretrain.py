@@ -41,7 +41,7 @@ def folder(tmp_path):
     (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, moco, nnclr, msf, byol, got 'simclr'"),
     (['digits','--views','photo'], 'These views change colours and need 3 channels'),
     (['digits','--split-bn','40'], 'split_bn=40 needs batches of at least 80'),
-    (['digits','--arch','vit_b_16'], 'vit_b_16 does not begin with a convolution'),
+    (['digits','--arch','vit_b_16'], 'vit_b_16 does not have the weights of a convolution first'),
     (['EMPTY'], 'No images in'),
     (['BROKEN'], "1 of 13 images can't be read: broken.png"),
 ])
