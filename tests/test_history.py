@@ -122,6 +122,8 @@ def test_what_the_panel_says_of_mining(method, said):
     quiet(cbs=[psm_methods[method](bank_size=128, **({} if method=='moco' else dict(mine_after=.9))), h]).fit(2)
     assert re.search(said, neighbour_panel(h, h.ids[0], 0))
     assert ('Not in use yet' in neighbour_panel(h, h.ids[0], 0))==(method in ('msf','psm'))
+    h.epochs,h.tables = h.epochs[:1],h.tables[:1]          # a training that was cut off before mining began
+    assert re.search(said, neighbour_panel(h, h.ids[0], 0))
 
 def test_without_labels_and_with_little(tmp_path):
     for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'{i}.png')
