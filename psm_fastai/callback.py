@@ -347,7 +347,7 @@ def psm_learner(
 )->Learner:
     "A learner that pretrains `arch` by potential sample mining; further arguments go to `PSMCallback`"
     cbs = L(cbs)
-    if bad := [n for n in kwargs if n not in inspect.signature(PSMCallback).parameters]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own, such as opt_func, set afterwards: learn.opt_func = ...")
+    if bad := [n for n in kwargs if n not in inspect.signature(PSMCallback).parameters]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own needs a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
     if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
     elif kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1])

@@ -66,7 +66,7 @@ class CheckpointCallback(Callback):
         self.saved = s
         return s['epoch']
 
-    def settings(self, learn): return _plain(getattr(getattr(learn, 'psm', None), 'settings', {}))
+    def settings(self, learn): return {n: _plain(v) for n,v in getattr(getattr(learn, 'psm', None), 'settings', {}).items() if n!='bank_size'}       # which the model's shapes tell
     def other_settings(self, learn, s):
         now,then = self.settings(learn),s.get('settings', {})       # the first files had none
         return [f"{n} was {then[n]!r} and is {now[n]!r}" for n in now if n in then and now[n]!=then[n]]
@@ -87,7 +87,8 @@ class CheckpointCallback(Callback):
         self.remind()
         for h,saved in zip(self.opt.hypers, s['opt']['hypers']): h.update(saved)     # `fit` has set them anew
         if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
-        if 'waiting' in s:
+        for p in get_model(self.model).parameters(): p.grad = None       # of a batch that was cut off in this very learner
+        if 'waiting' in s and self.accumulating():
             for name,cb in self.accumulating().items(): cb.count = s['waiting']['counts'].get(name, 0)
             for name,p in get_model(self.model).named_parameters():
                 if name in s['waiting']['grads']: p.grad = s['waiting']['grads'][name].to(p)
@@ -101,7 +102,7 @@ class CheckpointCallback(Callback):
                 trackers={n: _plain({a: cb.__dict__[a] for a in ('best','wait') if a in cb.__dict__}) for n,cb in self.trackers().items()})
             if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
             s['settings'] = self.settings(self.learn)
-            if counts := {n: cb.count for n,cb in self.accumulating().items() if cb.count}:      # gradients that wait for the next epoch's
+            if counts := {n: cb.count for n,cb in self.accumulating().items() if cb.__dict__.get('count')}:      # gradients that wait for the next epoch's
                 s['waiting'] = dict(counts=counts, grads={n: p.grad for n,p in get_model(self.model).named_parameters() if p.grad is not None})
             if not rank_distrib():
                 with whole(self.path) as tmp: torch.save(s, tmp)

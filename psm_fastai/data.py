@@ -281,7 +281,7 @@ def _from_frame(df, root, fn_col, label_col, valid_col):
     "The same of a table"
     if not len(df): raise ValueError("The table has no rows")
     names = _column(df, fn_col, 'fn_col').astype(str)
-    if (root/str(names.name)).is_file(): raise ValueError(f"The table's header names the image {names.name}, so that it would be lost. Give the table a first row of column names, such as file,label")
+    if Path(str(names.name)).suffix and (root/str(names.name)).is_file(): raise ValueError(f"The table's header names the image {names.name}, so that it would be lost. Give the table a first row of column names, such as file,label")
     if names.duplicated().any(): raise ValueError(f"{names.duplicated().sum()} of {len(df)} rows name a file once more, such as {names[names.duplicated()].iloc[0]}. Keep one row for each file")
     valid = None if valid_col is None else _column(df, valid_col, 'valid_col')
     if valid is not None and not valid.isin([0,1]).all(): raise ValueError(f"valid_col={valid_col!r} must hold True or False, got {valid[~valid.isin([0,1])].iloc[0]!r}")

@@ -148,8 +148,9 @@ def load_encoder(
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as e: raise ValueError(f"{path} is not an encoder that psm_fastai saved, or it is damaged: {e}") from e
     if not built_by: raise ValueError(f"The encoder in {path} was not built by name. Pass its architecture: load_encoder(path, arch=module)")
     m = create_encoder(built_by, n_in=n_in)
-    ours,theirs = ({n: tuple(t.shape) for n,t in d.items()} for d in (m.state_dict(),weights))
-    if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n)]: raise ValueError(f"The weights in {path} are those of another architecture than {built_by if isinstance(built_by, str) else type(m).__name__}: {', '.join(f'{n} is {theirs.get(n)} in the file and {ours.get(n)} here' for n in other[:3])}")
+    ours,theirs = ({n: () if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in d.items()} for d in (m.state_dict(),weights))
+    lazy = {n for n,t in m.state_dict().items() if nn.parameter.is_lazy(t)}
+    if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n) and not (n in lazy and n in theirs)]: raise ValueError(f"The weights in {path} are those of another architecture than {built_by if isinstance(built_by, str) else type(m).__name__}: {', '.join(f'{n} is {theirs.get(n)} in the file and {ours.get(n)} here' for n in other[:3])}")
     m.load_state_dict(weights)
     m.images = {k: v for k,v in meta.items() if k not in ('arch','psm_fastai')}
     return m.eval()

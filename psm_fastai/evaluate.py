@@ -30,7 +30,7 @@ def learner_encoder(
     "The encoder of a learner: that of its `PSMModel`, that of a classifier from `to_classifier`, or its model"
     m = get_model(learn.model)
     if isinstance(m, PSMModel): return m.encoder
-    return m[0] if isinstance(m, nn.Sequential) and any(isinstance(o, PoolFeatures) for o in m) else m
+    return m[0] if isinstance(m, nn.Sequential) and len(m)==3 and isinstance(m[1], PoolFeatures) else m
 
 @torch.no_grad()
 def encoder_features(

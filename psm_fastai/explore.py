@@ -39,6 +39,7 @@ def mined_neighbours(
     check_number('k', k, 1, whole=True)
     bank_ids,labels = bank.ids.tolist(),bank.labels.tolist()
     row = {bank_ids[r]: r for r in bank.steps.argsort(stable=True).tolist() if bank_ids[r]>=0}   # an image's latest row
+    if ids is None: check_number('n', n, 1, whole=True)
     ids = pick_images(bank, n, seed) if ids is None else [int(i) for i in ids]
     if not ids: raise ValueError("ids must name at least one image, got none")
     missing = [i for i in ids if i not in row]

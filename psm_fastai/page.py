@@ -253,8 +253,9 @@ def neighbour_page(
     "Write one self-contained HTML file: images, what they mined and what was drawn against them, epoch by epoch. Raises `ValueError` where runs can't be shown side by side"
     hs = list(history) if isinstance(history, (list,tuple)) else [history]
     if ids is None: ids = next((h.ids for h in hs if isinstance(h, NeighbourHistory)), None)
+    last = min((h.epochs[-1]['epoch'] for h in hs if isinstance(h, NeighbourHistory) and h.epochs), default=None)
     for i,h in enumerate(hs):
-        if isinstance(h, Learner): hs[i] = NeighbourHistory(ids=ids).look(h)
+        if isinstance(h, Learner): hs[i] = NeighbourHistory(ids=ids).look(h, last)
         if ids is None: ids = getattr(hs[i], 'ids', None)       # side by side all show the same
     if not hs: raise ValueError("neighbour_page needs at least one history, got an empty list")
     if bad := [h for h in hs if not isinstance(h, NeighbourHistory)]: raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of such, got a {type(bad[0]).__name__}")

@@ -126,8 +126,10 @@ class TwoViews:
         x:Tensor, # `[B, C, H, W]`, some images, normalised as they are for `__call__`
     ):
         "Raise `ValueError` where images aren't in [0, 1]: what lies outside would be cut off"
+        if not self.norm and not any(isinstance(t, (ColorMatrix,RandomTone,RandomNoise)) for t in self.tfms): return      # nothing cuts
         lo,hi = (o.item() for o in (self.norm.decode(TensorImage(x)) if self.norm else x).aminmax())
-        if lo<-.1 or hi>1.1: raise ValueError(f"Views are made of images in [0, 1]; these go from {lo:.3g} to {hi:.3g}{' once their Normalize is undone' if self.norm else ''}, and what lies outside would be cut off. Scale the images to 0 to 1 and leave their normalisation to a `Normalize` among the batch transforms, or pass `views=` of your own")
+        slack = 1 if self.norm else .1       # transforms of the loader may overshoot, and erase with normalised noise
+        if lo<-slack or hi>1+slack: raise ValueError(f"Views are made of images in [0, 1]; these go from {lo:.3g} to {hi:.3g}{' once their Normalize is undone' if self.norm else ''}, and what lies outside would be cut off. Scale the images to 0 to 1 and leave their normalisation to a `Normalize` among the batch transforms, or pass `views=` of your own")
 
     def __call__(self,
         x:Tensor, # `[B, C, H, W]`, in [0, 1], or normalised by the `dls` given to `setup`

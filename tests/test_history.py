@@ -114,6 +114,10 @@ def test_a_page_of_learners_shows_the_same_images(tmp_path):
     h = NeighbourHistory(n_probes=3).look(b)
     neighbour_page([a,h], tmp_path/'one.html')
     assert (tmp_path/'one.html').read_text().count('"id":')==3
+    h = NeighbourHistory(n_probes=3)
+    b.fit(3, cbs=h)
+    neighbour_page([h,b], tmp_path/'last.html')
+    assert '"epochs": [2]' in (tmp_path/'last.html').read_text()
     with pytest.raises(ValueError, match='learners those of the histories'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
 
 @pytest.mark.parametrize('method,said', [('pnsm','This method mines none'), ('moco','This method mines none'), ('msf','took the other view alone as positive\\.'), ('psm','and the whole bank as negatives\\.')])

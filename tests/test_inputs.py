@@ -1,7 +1,7 @@
 "Whatever a user brings: sizes, loaders, labels, images, encoders, settings, files and names"
 import inspect, math, os, pickle, re
 import pandas as pd, pytest, torch
-from fastai.vision.all import DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorImage, TensorMultiCategory, TfmdDL, imagenet_stats, nn, set_seed
+from fastai.vision.all import AffineCoordTfm, DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorImage, TensorMultiCategory, TfmdDL, imagenet_stats, nn, set_seed
 from psm_fastai.all import *
 from common import *
 
@@ -96,6 +96,7 @@ def test_images_outside_0_to_1_are_refused_by_views_that_would_cut_them_off(chan
 
 @pytest.mark.guarantee('kinds')
 def test_overshoot_and_normalised_images_are_taken():
+    make(DataLoaders(*(TfmdDL(Changed(40, lambda x: (x-.5)*8), bs=8, num_workers=0) for _ in range(2))), views=TwoViews([AffineCoordTfm(crop_mat(.5))]))     # which cut nothing
     make(DataLoaders(*(TfmdDL(Changed(40, lambda x: x*1.1-.05), bs=8, num_workers=0) for _ in range(2))))
     make(DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2))), tiny(3))
 

@@ -203,6 +203,21 @@ def test_gradients_that_wait_at_the_end_of_an_epoch_are_resumed(tmp_path):
     assert same(run(resume=True), want)
 
 @pytest.mark.guarantee('resume')
+def test_a_learner_that_was_cut_off_resumes_itself(tmp_path):
+    "The gradients of the batch in which it was cut off are gone"
+    def make():
+        set_seed(0)
+        return quiet(cbs=[PSMCallback(bank_size=128)])
+    def stop(cb):
+        if cb.epoch==1 and cb.iter==2: raise KeyboardInterrupt
+    want = make()
+    want.fit(3, 1e-2)
+    learn,saved = make(),CheckpointCallback(tmp_path/'c.pth')
+    with pytest.raises(KeyboardInterrupt): learn.fit(3, 1e-2, cbs=[saved, Spy(after_backward=stop)])
+    learn.fit(3, 1e-2, cbs=saved, start_epoch=saved.resume(learn))
+    assert same(state(learn), state(want))
+
+@pytest.mark.guarantee('resume')
 def test_save_model_keeps_the_bank_of_the_best_epoch(tmp_path):
     "lightly: the bank is lost on resume, since its buffer isn't saved"
     set_seed(0)
