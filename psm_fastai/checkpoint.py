@@ -11,7 +11,7 @@ __all__ = ['CheckpointCallback']
 import numpy as np, pickle, torch
 from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, rank_distrib
 from pathlib import Path
-from .encoder import whole
+from .encoder import _misfits, whole
 from .learner import is_distributed, randomness, set_randomness
 from .loss import check_number
 
@@ -52,8 +52,7 @@ class CheckpointCallback(Callback):
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged") from e
         if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys(): raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote; models that `learn.save` wrote are for `learn.load`")
         if s.get('layout')!=_layout: raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. Finish the training with the version that wrote it")
-        ours,theirs = ({n: t.shape for n,t in d.items()} for d in (m.state_dict(),s['model']))
-        if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n)]: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
+        if other := [*_misfits(m, s['model'])]: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
         if other := self.other_settings(learn, s): raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. Build the learner as it was built then")
         m.to(device)
         before = learn.opt
@@ -87,7 +86,7 @@ class CheckpointCallback(Callback):
         self.remind()
         for h,saved in zip(self.opt.hypers, s['opt']['hypers']): h.update(saved)     # `fit` has set them anew
         if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
-        for p in get_model(self.model).parameters(): p.grad = None       # of a batch that was cut off in this very learner
+        get_model(self.model).zero_grad()       # of a batch that was cut off in this very learner
         if 'waiting' in s and self.accumulating():
             for name,cb in self.accumulating().items(): cb.count = s['waiting']['counts'].get(name, 0)
             for name,p in get_model(self.model).named_parameters():

@@ -135,6 +135,13 @@ def write_encoder(
     weights = {k: v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
     with whole(path) as tmp: save_file(weights, tmp, {k: json.dumps(v) for k,v in dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images).items()})
 
+def _misfits(module, weights):
+    "Shapes, here and there, of the weights that differ in it or that only one of the two has (None); a lazy layer takes any shape"
+    def shape(d, n): return None if n not in d else ... if nn.parameter.is_lazy(d[n]) else tuple(d[n].shape)
+    ours = module.state_dict()
+    pairs = {n: (shape(ours, n), shape(weights, n)) for n in {**ours, **weights}}
+    return {n: (a,b) for n,(a,b) in pairs.items() if a!=b and not (a is ... and b is not None)}
+
 def load_encoder(
     path, # A file that `write_encoder` or `Learner.save_encoder` wrote
     arch=None, # The architecture, for an encoder that was not built by name: a module, whose weights are replaced, or a function for `create_encoder`
@@ -148,9 +155,7 @@ def load_encoder(
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as e: raise ValueError(f"{path} is not an encoder that psm_fastai saved, or it is damaged: {e}") from e
     if not built_by: raise ValueError(f"The encoder in {path} was not built by name. Pass its architecture: load_encoder(path, arch=module)")
     m = create_encoder(built_by, n_in=n_in)
-    ours,theirs = ({n: () if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in d.items()} for d in (m.state_dict(),weights))
-    lazy = {n for n,t in m.state_dict().items() if nn.parameter.is_lazy(t)}
-    if other := [n for n in {**ours, **theirs} if ours.get(n)!=theirs.get(n) and not (n in lazy and n in theirs)]: raise ValueError(f"The weights in {path} are those of another architecture than {built_by if isinstance(built_by, str) else type(m).__name__}: {', '.join(f'{n} is {theirs.get(n)} in the file and {ours.get(n)} here' for n in other[:3])}")
+    if other := _misfits(m, weights): raise ValueError(f"The weights in {path} are those of another architecture than {built_by if isinstance(built_by, str) else type(m).__name__}: {', '.join(f'{n} is {b} in the file and {a} here' for n,(a,b) in [*other.items()][:3])}")
     m.load_state_dict(weights)
     m.images = {k: v for k,v in meta.items() if k not in ('arch','psm_fastai')}
     return m.eval()
