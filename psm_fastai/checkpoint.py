@@ -67,7 +67,7 @@ class CheckpointCallback(Callback):
 
     def settings(self, learn): return {n: _plain(v) for n,v in getattr(getattr(learn, 'psm', None), 'settings', {}).items() if n!='bank_size'}       # which the model's shapes tell
     def other_settings(self, learn, s):
-        now,then = self.settings(learn),s.get('settings', {})       # the first files had none
+        now,then = self.settings(learn),s['settings']
         return [f"{n} was {then[n]!r} and is {now[n]!r}" for n in now if n in then and now[n]!=then[n]]
 
     def before_fit(self):

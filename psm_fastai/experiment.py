@@ -12,6 +12,7 @@ __all__ = ['some_items', 'experiment_dls', 'resolved', 'pretrain', 'pretrain_and
 import json, math, pandas as pd, subprocess, time, torch
 from fastai.vision.all import DataLoaders, Learner, Path, listify, no_random, progress_bar, set_seed
 from functools import lru_cache
+from operator import index
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from .callback import psm_learner, psm_methods
@@ -137,7 +138,7 @@ def sweep(
     "Run the settings that are not in the table yet, and add them to it"
     if not hasattr(run, '__name__'): raise TypeError(f"run must be a function with a name, as each row holds the call that computes it again; got {run!r}")
     named = settings if isinstance(settings, dict) else dict(enumerate(settings))
-    seeds = [None] if seeds is None else [int(s) for s in seeds]
+    seeds = [None] if seeds is None else [index(s) for s in seeds]
     names = {_key(a): (n,a) for seed in seeds for n,s in named.items() for a in [s if seed is None else {**s, 'seed': seed}]}
     if len(names)<len(named)*len(seeds): raise ValueError("Two of the settings are the same. Leave one out")
     out,keys = Path(out),list(names)

@@ -288,7 +288,7 @@ def state_dict(self:NeighbourHistory):
 @patch
 def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'])
-    for n in _kept: setattr(self, n, meta.get(n, 0) if n=='offset' else meta[n])      # which the first files had not
+    for n in _kept: setattr(self, n, meta[n])
     self.labels = {int(i): l for i,l in meta['labels']}
     blobs = {n: bytes(t.cpu().numpy()) for n,t in sorted(state['sprites'].items())}
     self.thumbs,self.recent = (Thumbnails.restore([b for n,b in blobs.items() if n.startswith(kind)], meta[names]) for kind,names in (('thumbs','names'),('recent','recent')))

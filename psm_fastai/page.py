@@ -104,8 +104,7 @@ def neighbour_panel(
     n = [r['right'] for r in pos if r['right'] is not None]
     label = history.label(query)
     said = '' if not n else f"{sum(n)} of {len(n)} have its label"
-    unused = meta['k']==0 if 'k' in meta else not any(m['mining'] for m in history.epochs)      # which the first files had not
-    rest = ' This method mines none: they are its nearest keys.' if unused else '' if meta['mining'] else f" Not in use yet: at this epoch training took the other view alone as positive{'' if meta.get('n_neg')==0 else ', and the whole bank as negatives'}."
+    rest = ' This method mines none: they are its nearest keys.' if meta['k']==0 else '' if meta['mining'] else f" Not in use yet: at this epoch training took the other view alone as positive{'' if meta['n_neg']==0 else ', and the whole bank as negatives'}."
     views = ''.join(picture(history, f'{v}{query}', f"view {w} of image {query}") for v,w in (('q','for the query'),('k','for the key')))
     return (f'<div class=panel><div class=query>{picture(history, str(query), "query: "+history.what(query))}<div><b dir=auto>{escape(short_name(label)) if label is not None else f"image {query}"}</b><br><small>image {query}</small></div>'
             f'<div class=views>{views}<small>its two views</small></div></div><h4>Mined positives <small>{said}.{rest}</small></h4>' +
