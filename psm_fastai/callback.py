@@ -173,7 +173,7 @@ def data_source(
     "A number that differs for data sets of another length or of other files"
     items = getattr(ds, 'items', ())
     if isinstance(items, pd.DataFrame): items = items.to_csv().splitlines()
-    return crc32('\n'.join([str(len(ds)), *(str(o) for o in items if isinstance(o, (str,Path)))]).encode())
+    return crc32('\n'.join([str(len(ds)), *(str(o) for o in items if isinstance(o, (str,Path)))]).encode(errors='surrogateescape'))     # a name need not be text
 
 class MemoryBankCallback(Callback):
     "Prime the bank before the first step, and let each training batch's keys enter it"

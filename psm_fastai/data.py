@@ -195,7 +195,9 @@ class ReadImage(Transform):
     def read(self, o):
         if isinstance(o, (Path,str)):
             im,alpha = _open(o, self.channels)
-            if isinstance(im, Image.Image): im.draft(None, tuple(2*s for s in self.size[::-1]))   # a large JPEG is decoded at an eighth to a half of its size, never below twice ours
+            if isinstance(im, Image.Image):
+                im.draft(None, tuple(2*s for s in self.size[::-1]))   # a large JPEG is decoded at an eighth to a half of its size, never below twice ours
+                ImageOps.exif_transpose(im, in_place=True)            # as the camera was held
         elif isinstance(o, Image.Image): im,alpha = o,o.has_transparency_data
         else: im,alpha = _chw(np.asarray(o), self.channels),False
         if isinstance(im, Image.Image) and im.mode[0] in 'IF': im = np.asarray(im)[None]
@@ -267,9 +269,20 @@ def _from_folder(path):
     if not files: raise ValueError(f"No images in {path}. Looked for files such as .jpg, .png, .gif and .tiff, or else .npy, in all folders below it")
     roots = [path/n for n in split] if split else [path]
     loose = [f for f in files if f.parent in roots]
-    labelled = len({f.parent.name for f in files}) > 1 and len(loose) < len(files)
+    names = {f.parent.name for f in files}
+    labelled = len(names) > 1 and len(loose) < len(files)
+    if labelled and names <= {'train','valid','val','test'}: raise ValueError(f"All images in {path} are in folders named {' and '.join(sorted(names))}, such as {files[0].parent}: parts of a data set, not classes. Give the folder right above them")
     if labelled and loose: raise ValueError(f"{len(loose)} of {len(files)} images in {path} lie outside a class folder, such as {loose[0].name}. Put each image into the folder of its class, or all of them into one folder without any")
     return files,files.map(parent_label) if labelled else None,split and [f.relative_to(path).parts[0]==split[1] for f in files]
+
+def _read_csv(fn, fn_col, label_col):
+    "A table with names and labels as they stand: pandas would take NA for no label, and 007 for 7. Whole numbers are numbers"
+    is_text = lambda i,c: any(o is not None and o==(i if isinstance(o, int) else c) for o in (fn_col,label_col))
+    text = {c: str for i,c in enumerate(pd.read_csv(fn, nrows=0).columns) if is_text(i, c)}
+    df = pd.read_csv(fn, dtype=text, keep_default_na=False, na_values=[''])
+    for c in text:
+        if df[c].str.fullmatch('0|-?[1-9][0-9]{0,17}', na=False).all(): df[c] = df[c].astype(int)
+    return df
 
 def _column(df, col, name):
     if not (0<=col<df.shape[1] if isinstance(col, int) else col in df): raise ValueError(f"{name}={col!r} is not a column of the table, which has {list(df.columns)}" + (". For images without labels pass label_col=None" if name=='label_col' else ''))
@@ -309,7 +322,7 @@ def image_dls(
     if isinstance(source, pd.DataFrame): root,df = Path(path or '.'),source
     else:
         source = Path(source)
-        if source.is_file() and source.suffix.lower()=='.csv': root,df = Path(path or source.parent),pd.read_csv(source)
+        if source.is_file() and source.suffix.lower()=='.csv': root,df = Path(path or source.parent),_read_csv(source, fn_col, label_col)
         elif source.is_dir(): root,df = source,None
         else: raise ValueError(f"{source} is neither a folder nor a CSV file")
     files,labels,valid = _from_folder(root) if df is None else _from_frame(df, root, fn_col, label_col, valid_col)

@@ -12,11 +12,12 @@ import ipywidgets as w, numpy as np, pandas as pd, torch, traitlets
 from fastai.vision.all import Callback, Learner, Path
 from fastcore.imports import in_notebook
 from IPython.display import HTML, display
+from .callback import data_source
 from .encoder import whole
 from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .learner import psm_model, short_name
-from .loss import PSMLoss
+from .loss import PSMLoss, check_number
 from .mining import effective_number
 from .page import *
 
@@ -164,6 +165,7 @@ class NeighbourAudit(_Readable):
         epoch:int|None=None, # One that was kept; None: the last one
         seed:int=0, # For the draw
     ):
+        check_number('n', n, 1, whole=True)
         self.history = h = _history(history)
         if not h.tables: raise ValueError("An empty history: there is nothing to judge yet")
         self.epoch = h.epochs[-1]['epoch'] if epoch is None else epoch
@@ -228,8 +230,7 @@ class MiningLab(_Readable):
         m = psm_model(learn)
         self.bank,p = m.bank,m.loss
         self.history = NeighbourHistory(ids=ids, k=20, n_neg=20).look(learn)
-        _,*self.asked = self.history.probes(learn)
-        self.learn,n = learn,len(m.bank)
+        self.learn,self.step,n = learn,None,len(m.bank)
         wide = w.Layout(width='22rem')
         def whole_number(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=wide, continuous_update=False)
         def real(name, v, lo, hi, step): return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=wide, continuous_update=False, readout_format='.3g')
@@ -247,7 +248,10 @@ class MiningLab(_Readable):
         return PSMLoss(**{n: c.value for n,c in self.controls.items()}, temp=psm_model(self.learn).loss.temp)
 
     def redraw(self):
-        h,loss = self.history,self.loss
+        h,loss,step = self.history,self.loss,int(self.bank.step)
+        if step!=self.step:         # it has trained since
+            h.check_source(self.learn)
+            self.step,(_,*self.asked) = step,h.probes(self.learn)
         table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
         table = table[(table['rank']<=loss.n_neg) | ~table.negative]
         h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True, k=loss.k, n_neg=loss.n_neg)]
@@ -276,11 +280,13 @@ class NeighbourGrid(Callback):
     def __init__(self,
         n:int=5, # Images
         k:int=8, # Neighbours of each
-    ): self.history,self.out,self.active = NeighbourHistory(n_probes=n, k=k, n_neg=0),None,False
+    ): self.n,self.k,self.history,self.out,self.active = n,k,None,None,False
     def before_fit(self): self.active = False      # the fit before may have been cut off
     def before_train(self):
         self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')
-        if self.active and (self.epoch==0 or self.out is None): self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)
+        if not self.active: return
+        if self.history is None or self.history.source!=data_source(self.dls.train_ds): self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0),None
+        if self.epoch==0 or self.out is None: self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)
     def after_epoch(self):
         if not self.active: return
         self.active = False

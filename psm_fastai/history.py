@@ -166,12 +166,16 @@ class NeighbourHistory(GuestCallback):
         self.active = not hasattr(self.learn, 'lr_finder')
         if not self.active: return
         psm_model(self.learn)
-        source = data_source(self.dls.train_ds)
-        if self.tables and self.source not in (None,source): raise ValueError("This history is of other images than the learner has now. Give it a new NeighbourHistory")
-        self.source = source
+        self.check_source(self.learn)
         if self.begins:
             last = self.epochs[-1]['epoch'] if self.epochs else -1
             self.offset,self.begins = 0 if last<self.epoch else last+1-self.epoch,False       # a second fit goes on counting
+
+    def check_source(self, learn):
+        "Raise `ValueError` where a learner has other images than those followed so far"
+        source = data_source(learn.dls.train_ds)
+        if self.tables and self.source not in (None,source): raise ValueError("This history is of other images than the learner has now. Give it a new NeighbourHistory")
+        self.source = source
 
     def after_epoch(self):
         if not self.active: return
@@ -187,8 +191,9 @@ def look(self:NeighbourHistory,
     epoch:int|None=None, # Its number; None: the one after the last
     **values, # Figures to keep beside it, by name
 )->NeighbourHistory: # This one
-    "Keep what the probes would mine now, as one more epoch. Raises `ValueError` where the bank is empty"
+    "Keep what the probes would mine now, as one more epoch. Raises `ValueError` where the bank is empty, or the images are others than before"
     m,dls,first = psm_model(learn),learn.dls,not self.tables
+    self.check_source(learn)
     if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 0
     (xq,xk),*asked = self.probes(learn)
     table,false_neg,_ = self.mined(*asked, m.bank, m.loss, epoch)

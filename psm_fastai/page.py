@@ -103,11 +103,11 @@ def neighbour_panel(
     meta,first = next(m for m in history.epochs if m['epoch']==epoch),history.epochs[0]['epoch']
     n = [r['right'] for r in pos if r['right'] is not None]
     label = history.label(query)
-    said = '' if not n else f"{sum(n)} of {len(n)} have its label"
+    said = '' if not n else f"{sum(n)} of {len(n)} have its label."
     rest = ' This method mines none: they are its nearest keys.' if meta['k']==0 else '' if meta['mining'] else f" Not in use yet: at this epoch training took the other view alone as positive{'' if meta['n_neg']==0 else ', and the whole bank as negatives'}."
     views = ''.join(picture(history, f'{v}{query}', f"view {w} of image {query}") for v,w in (('q','for the query'),('k','for the key')))
     return (f'<div class=panel><div class=query>{picture(history, str(query), "query: "+history.what(query))}<div><b dir=auto>{escape(short_name(label)) if label is not None else f"image {query}"}</b><br><small>image {query}</small></div>'
-            f'<div class=views>{views}<small>its two views</small></div></div><h4>Mined positives <small>{said}.{rest}</small></h4>' +
+            f'<div class=views>{views}<small>its two views</small></div></div><h4>Mined positives <small>{said}{rest}</small></h4>' +
             (f'<ol>{"".join(_positive(history, r, picture, first) for r in pos)}</ol>' if pos else '<p>No neighbours: the bank held no key of another image.</p>') +
             '<h4>Negatives <small>a sample, with similarity and the probability of being drawn first; ⚠ has the label of the query</small></h4>' +
             (f'<ol class=neg>{"".join(_negative(history, r, picture) for r in neg)}</ol>' if neg else '<p>There are none: this method uses no negatives, or none were kept.</p>') + '</div>')
@@ -282,5 +282,5 @@ def neighbour_page(
     return _write(path, f'{head}<style>{panel_css}{_page_css}{"".join(styles)}</style></head><body class=psm><h1 dir=auto>{escape(title)}</h1>{controls}<div class=runs>{runs}</div>{foot}<noscript>This page needs JavaScript, its own; it loads nothing.</noscript><script type=text/plain id=panels>{packed}</script><script type=application/json id=data>{_json(data)}</script><script>{_js}</script></body></html>')
 
 def _write(path, html):
-    with whole(path) as tmp: tmp.write_text(html, encoding='utf-8')
+    with whole(path) as tmp: tmp.write_text(html, encoding='utf-8', errors='replace')      # a class name, a folder's, need not be text
     return path

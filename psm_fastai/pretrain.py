@@ -63,7 +63,7 @@ def plot_curves(
     fig,axs = plt.subplots(1, 3, figsize=(12,3.2), layout='constrained')
     for name,log in logs.items():
         for ax,col in zip(axs, ('train_loss','knn_acc','bank_purity')):
-            if col in log.frame and log.frame[col].notna().any(): ax.plot(log.frame.epoch+1, log.frame[col], label=name)
+            if col in log.frame and len(s := log.frame.set_index('epoch')[col].dropna()): ax.plot(s.index+1, s, marker='.' if len(s)<30 else None, label=name)     # one point has no line
     for (name,v),ls in zip(levels.items(), ('--',':')): axs[1].axhline(v, color='grey', ls=ls, lw=1, label=name)
     log = next(iter(logs.values()))
     if log.chance==log.chance:
@@ -71,7 +71,7 @@ def plot_curves(
     for ax,title in zip(axs, ('training loss','kNN accuracy','purity of the bank')):
         ax.set(title=title, xlabel='epoch')
         if ax.lines: ax.legend(fontsize=8)
-        else: ax.text(.5, .5, 'needs labels', ha='center', transform=ax.transAxes)
+        else: ax.text(.5, .5, 'not measured' if log.chance==log.chance else 'needs labels', ha='center', transform=ax.transAxes)
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
@@ -142,9 +142,9 @@ def _check(eval, out, **opts):
     if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file; give a folder")
 
 def _device(name, precision):
-    dev = torch.device(name or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'))
-    try: torch.empty(1, device=dev)
-    except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {dev} can't be used here: {str(e).splitlines()[0]}. Try --device cpu") from e
+    name = name or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
+    try: dev = torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {name} can't be used here: {str(e).splitlines()[0]}. Try --device cpu") from e
     if precision!='fp32' and dev.type!='cuda': raise ValueError(f"--precision {precision} needs a CUDA GPU, and this run is on {dev}. Leave it out")
     return dev
 
@@ -155,7 +155,7 @@ def psm_pretrain(
     method:str='psm', # psm, ppsm, pnsm, moco, nnclr, msf or byol
     arch:str='small_resnet', # Encoder: small_resnet, cifar_resnet18, or a model of torchvision or timm such as resnet18
     epochs:int=None, # Epochs (default: 65 for digits, else 20)
-    bs:int=None, # Batch size (default: 64 for digits, else 128, or fewer, so that an epoch has at least 16 steps)
+    bs:int=None, # Batch size (default: 64 for digits, else 128; for few images a 16th of them, but at least 4)
     lr:float=None, # Highest learning rate (default: 0.008 for digits, else 0.003)
     opt:str='adam', # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop
     wd:float=None, # Weight decay (default: 0.05 for digits, else 0.01)
@@ -170,7 +170,7 @@ def psm_pretrain(
     compile:bool=False, # Compile the model with torch.compile
     seed:int=0, # Seed of weights, views and order
     eval:str=None, # What to measure where there are labels: knn, linear, knn,linear or none (default: knn)
-    compare:str=None, # A second method to train in the same way
+    compare:str=None, # A second method to train in the same way, with the settings that it has in common with the first
     out:str=None, # Folder for the results (default: runs/DATA)
     resume:bool=False, # Go on with the run in that folder from its last whole epoch
     **kwargs,
@@ -183,8 +183,8 @@ def psm_pretrain(
     recipe,given_bs = recipes.get(data, recipes[None]),bs
     epochs,bs,lr,wd = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd).items())
     def own(m):
-        "What of the settings is for method `m`: all for the one asked for; for one to compare with, those of the network and its momentum"
-        res = psm if m==method else {n: v for n,v in psm.items() if n in ('bank_size','proj_dim','hidden_dim','split_bn')}
+        "What of the settings is for method `m`: all for the one asked for; for one to compare with, those that it takes"
+        res = {n: v for n,v in psm.items() if m==method or n in inspect.signature(psm_methods[m]).parameters}
         return dict(res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
     settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=own(method))
     record = out/'run.json'
@@ -204,6 +204,7 @@ def psm_pretrain(
         labelled = bool(getattr(dls, 'vocab', None))
         measured = (eval or ('knn' if labelled else 'none')).split(',')
         if not labelled and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs labels, and these images have none")
+        if 'linear' in measured and len(dls.vocab)<2: raise ValueError(f"--eval {eval} needs two classes, and all of these images are {dls.vocab[0]}. Leave out linear")
         def learner(m):
             cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own(m))
             learn = psm_learner(dls, arch, cbs=cb)
@@ -214,17 +215,18 @@ def psm_pretrain(
         learn = learner(method)
         learn.psm.parts[0].two_views(peek_batch(dls)[0])     # views that don't fit the images are known before anything is written
         out.mkdir(parents=True, exist_ok=True)
+        command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
+        if not resume: write_run(record, **dict(settings, bs=dls.train.bs, bs_given=given_bs), finished=False, scores={}, command=command, device=str(device), **environment())
     except (ValueError, TypeError, OSError) as e:
         if not is_cli(psm_pretrain): raise
         print(f'psm_pretrain: {e}', file=sys.stderr)
         raise SystemExit(2)
 
-    command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
-    if not resume: write_run(record, **dict(settings, bs=dls.train.bs, bs_given=given_bs), finished=False, scores={}, command=command, device=str(device), **environment())
     tests = dict(knn=lambda l,**kw: l.knn_accuracy(**kw), linear=lambda l,**kw: l.linear_probe(**kw))
     def score(l, **kw): return {e: tests[e](l, **kw) for e in measured if e in tests}
-    scores = {'raw pixels': score(learn, encoder=nn.Flatten()), 'untrained': score(learn)}
-    levels,logs,histories,order = dict(scores),{},{},dls.train.rng.getstate()
+    pixels,flat = _pixels(dls)
+    scores = {pixels: {e: a(learn, encoder=flat) for e,a in tests.items() if e=='knn' in measured}, 'untrained': score(learn)}
+    levels,logs,histories,used,order = dict(scores),{},{},{},dls.train.rng.getstate()
     k = learn.model.loss.k or 20
     for m in [method] + ([compare] if compare else []):
         name,tail,l = _title(m),'' if m==method else f'_{m}',learn
@@ -239,13 +241,14 @@ def psm_pretrain(
         dls.train.rng.setstate(order)   # every run sees the same batches
         l.fit_one_cycle(epochs, lr, wd=wd, start_epoch=begin, cbs=[logs[name], histories[name], checkpoint] + ([KNNCallback(max(1, epochs//50))] if 'knn' in measured else []))
         scores[name] = score(l)
+        used[name] = dict(l.psm.settings, bank_size=len(l.model.bank.ids))
         histories[name].save(out/f'neighbours{tail}')
 
     learn.save_encoder(out/'encoder.safetensors')
     plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
     neighbour_page(list(histories.values()), out/'neighbours.html', title=f'What was mined from {data}')
     write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
-              settings=dict(learn.psm.settings, bank_size=len(learn.model.bank.ids)), seconds=round(time.time()-start, 1))
+              settings=used, seconds=round(time.time()-start, 1))
     for f in _left(out, 'checkpoint', '.pth'): f.unlink()
     print(summary(scores, logs, k))
     print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-start:.0f} s)")
@@ -253,6 +256,11 @@ def psm_pretrain(
 
 # %% ../nbs/10_pretrain.ipynb #03410656
 def _left(out, name, suffix): return [f for f in (out/f'{name}{m}{suffix}' for m in ('', *(f'_{m}' for m in psm_methods))) if f.exists()]
+
+def _pixels(dls):
+    "Raw pixels as features, and a name for them. Those of large images are averaged, so that a whole data set fits into memory"
+    n = min(peek_batch(dls)[0].shape[2:])//32
+    return ('raw pixels',nn.Flatten()) if n<2 else (f'pixels, means of {n}×{n}',nn.Sequential(nn.AvgPool2d(n), nn.Flatten()))
 
 def _title(method): return dict(moco='MoCo', nnclr='NNCLR-like', msf='MSF-like').get(method, method.upper())
 
@@ -286,9 +294,9 @@ def summary(
 )->str:
     "The closing table of a run"
     res = []
-    for kind,title in dict(knn='kNN accuracy (k=20)', linear='Linear probe').items():
+    for kind,title in dict(knn='kNN accuracy (k={k})', linear='Linear probe').items():
         if rows := {n: s[kind] for n,s in scores.items() if kind in s}:
-            res += ['', f"{title:<26}{'':>8}   95 % interval"]
+            res += ['', f"{title.format(**next(iter(rows.values())).settings):<26}{'':>8}   95 % interval"]
             res += [f"  {n:<24}{float(a):>8.3f}   {a.interval[0]:.3f} to {a.interval[1]:.3f}" for n,a in rows.items()]
     log = next(iter(logs.values()))
     if log.chance==log.chance:

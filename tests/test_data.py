@@ -202,6 +202,33 @@ def test_a_table_without_a_header_is_refused(classes):
     (classes/'t.csv').write_text('\n'.join(f'{n},a' for n in names))
     with pytest.raises(ValueError, match=f'header names the image {names[0]}'): image_dls(classes/'t.csv')
 
+@pytest.mark.parametrize('labels,vocab', [(['NA','None'],['NA','None']), (['01','1'],['01','1']), (['1e1','10'],['10','1e1']), (['7','10'],[7,10])])
+def test_labels_of_a_csv_stay_what_they_are(classes, labels, vocab):
+    t = table(classes)
+    t.assign(label=[labels[i%2] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
+    assert list(quiet(classes/'t.csv', valid_col='held').vocab)==list(quiet(classes/'t.csv', label_col='label').vocab)==vocab
+    t.assign(label=[['a',''][i==3] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
+    with pytest.raises(ValueError, match='label_col: 1 of 24 rows have no value'): quiet(classes/'t.csv')
+
+def test_names_of_a_csv_stay_what_they_are(tmp_path):
+    for i in range(8): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'{i:03}', 'PNG')
+    (tmp_path/'t.csv').write_text('name,label\n' + ''.join(f'{i:03},{i%2}\n' for i in range(8)))
+    assert len(quiet(tmp_path/'t.csv', bs=2).train_ds)==7
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path):
+    for n in ('train','val'):
+        (tmp_path/'images'/n).mkdir(parents=True)
+        for i in range(4): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'images/{n}/{i}.png')
+    with pytest.raises(ValueError, match='folders named train and val, such as .*Give the folder right above them'): quiet(tmp_path)
+    assert len(quiet(tmp_path/'images').valid_ds)==4
+
+def test_photographs_stand_as_the_camera_was_held(tmp_path):
+    a = pixels(16,16,3)
+    exif = Image.Exif()
+    exif[274] = 6                # turned by a quarter
+    Image.fromarray(a).save(tmp_path/'a.png', exif=exif)
+    assert np.array_equal(np.asarray(ReadImage(16).read(tmp_path/'a.png')), np.rot90(a, -1))
+
 def test_columns_that_cannot_work(classes):
     with pytest.raises(ValueError, match="valid_col='label' must hold True or False, got 'class0'"): quiet(table(classes), path=classes, valid_col='label')
     with pytest.raises(ValueError, match="fn_col='file' is not a column"): quiet(table(classes), path=classes, fn_col='file')

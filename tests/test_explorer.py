@@ -1,6 +1,7 @@
 "The explorer in JupyterLab and in Notebook 7, driven as a person does; and its parts without a browser"
 import json, os, signal, socket, subprocess, sys, time, urllib.request
 import nbformat, pandas as pd, pytest
+from types import SimpleNamespace
 from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import silent
@@ -125,3 +126,27 @@ def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
     history.save(tmp_path/'h')
     assert NeighbourHistory.load(tmp_path/'h').audits==history.audits and len(history.audits)==1
     with pytest.raises(ValueError, match='epoch 9 was not kept'): NeighbourAudit(history, epoch=9)
+    with pytest.raises(ValueError, match='n must be a whole number, at least 1, got 0'): NeighbourAudit(history, n=0)
+
+def test_the_lab_asks_the_network_as_it_is_now():
+    learn = silent(psm_learner(digits_dls(bs=64, limit=128), k=5))
+    learn.fit(1, 1e-3)
+    lab,before = MiningLab(learn, ids=range(8)),None
+    def mined(lab): return lab.history.tables[0].query('negative==False')[['query','id']].to_numpy().tolist()
+    before = mined(lab)
+    learn.fit(3, 8e-3)
+    lab.redraw()
+    assert mined(lab)==mined(MiningLab(learn, ids=range(8)))!=before
+
+def test_a_grid_begins_anew_with_other_images(monkeypatch):
+    monkeypatch.setattr('psm_fastai.explorer.in_notebook', lambda: True)
+    monkeypatch.setattr('psm_fastai.explorer.display', lambda *args, **kwargs: SimpleNamespace(update=lambda html: None))
+    learn = silent(psm_learner(digits_dls(bs=32, limit=64), k=3, cbs=[grid := NeighbourGrid(n=3)]))
+    learn.fit(1)
+    learn.fit(1)
+    first = grid.history
+    assert len(first.epochs)==2
+    learn.dls = digits_dls(bs=32, limit=40)
+    learn.fit(1)
+    assert grid.history is not first and len(grid.history.epochs)==1
+    with pytest.raises(ValueError, match='of other images'): first.look(learn)

@@ -1,8 +1,8 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
 import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize,
-    Resize, SGD, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
+from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, ImageBlock, ImageDataLoaders, ItemGetter, Learner, Normalize, PILImageBW,
+    RandomSplitter, Resize, SGD, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
 
@@ -212,3 +212,10 @@ def test_export_and_copy(learn, tmp_path):
     copied = copy.deepcopy(learn)
     copied.fit(1)
     assert not same(state(learn), state(copied))
+
+def test_accuracy_needs_validation_images_from_the_start():
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=ItemGetter(0), get_y=ItemGetter(1), splitter=RandomSplitter(0.))
+    dls = block.dataloaders([*digits_dls(limit=64).train_ds], bs=32)
+    learn = quiet(dls, cbs=[PSMCallback(views=mirror)])
+    learn.fit(1)
+    with pytest.raises(ValueError, match="measured on a validation set, and this learner's dls have none"): learn.add_cb(KNNCallback())

@@ -84,3 +84,12 @@ def test_a_page_of_the_usual_size_is_small(tmp_path):
     learn.fit(1, 1e-3)
     for _ in range(19): h.look(learn)
     assert neighbour_page(h, tmp_path/'p.html').stat().st_size<5e6
+
+def test_a_panel_without_labels_says_no_more_than_it_knows():
+    learn = silent(psm_learner(digits_dls(bs=32, limit=64), k=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))
+    learn.fit(2)
+    with_labels = neighbour_panel(h, h.ids[0], 0)
+    h.labels.clear()
+    h.tables[0] = h.tables[0].copy()         # rows are kept by table
+    without = neighbour_panel(h, h.ids[0], 0)
+    assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without and '<small> Not in use yet' in without

@@ -1,6 +1,6 @@
 "The command as a user meets it"
-import subprocess, sys, sysconfig
-import pandas as pd, pytest
+import json, math, os, subprocess, sys, sysconfig
+import matplotlib.pyplot as plt, pandas as pd, pytest, torch
 from pathlib import Path
 from psm_fastai import pretrain
 from psm_fastai.data import digits_dls
@@ -42,11 +42,16 @@ def folder(tmp_path):
     (['digits','--views','photo'], 'These views change colours and need 3 channels'),
     (['digits','--split-bn','40'], 'split_bn=40 needs batches of at least 80'),
     (['digits','--arch','vit_b_16'], 'vit_b_16 does not have the weights of a convolution first'),
+    (['digits','--device','gpu'], "--device gpu can't be used here"),
     (['EMPTY'], 'No images in'),
+    (['ALIKE','--eval','linear'], '--eval linear needs two classes, and all of these images are a'),
     (['BROKEN'], "1 of 13 images can't be read: broken.png"),
 ])
 def test_what_cannot_work_is_one_line_and_exit_code_2(folder, tmp_path, args, says):
     if args==['EMPTY']: args = [tmp_path/'empty']; args[0].mkdir()
+    if args[0]=='ALIKE':
+        args = [folder/'t.csv',*args[1:]]
+        args[0].write_text('name,label\n' + ''.join(f'{f.name},a\n' for f in folder.glob('*.png')))
     if args==['BROKEN']: args = [folder]; (folder/'broken.png').write_text('no image')
     res = psm_pretrain(*args, '--out', tmp_path/'run')
     assert res.returncode==2 and says in res.stderr and res.stderr.count('\n')==1 and not res.stdout
@@ -97,3 +102,41 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, 'psm_learner', spy)
     learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu', out=tmp_path/'run')
     assert momenta==[(.99,1.),.99] and learn.dls.train.bs==4 and not getattr(learn.dls, 'vocab', None)
+
+def test_a_comparison_shares_what_both_take(tmp_path):
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, k=7, a=2., compare='ppsm', device='cpu', out=tmp_path)
+    used = json.loads((tmp_path/'run.json').read_text())['settings']
+    assert {n: (s['temp'],s['k'],s['n_neg']) for n,s in used.items()}=={'PSM': (.5,7,256), 'PPSM': (.5,7,None)}
+
+def test_curves_show_what_was_measured(tmp_path, monkeypatch):
+    "Also where kNN accuracy was measured in some epochs only, and after one epoch"
+    axes,make = [],plt.subplots
+    monkeypatch.setattr(plt, 'subplots', lambda *args, **kwargs: axes.append(r := make(*args, **kwargs)) or r)
+    class Log: chance,untrained = .1,.2
+    def drawn(**cols):
+        log = Log()
+        log.frame = pd.DataFrame(dict(epoch=range(len(cols['train_loss'])), **cols))
+        pretrain.plot_curves({'PSM': log}, tmp_path/'c.png', {})
+        return axes[-1][1]
+    axs = drawn(train_loss=[3.,2.,1.,1.], knn_acc=[math.nan,.5,math.nan,.6], bank_purity=[.1,.2,.3,.4])
+    assert axs[1].lines[0].get_xydata().tolist()==[[2,.5],[4,.6]]
+    axs = drawn(train_loss=[3.], bank_purity=[.1])
+    assert axs[0].lines[0].get_marker()=='.' and axs[1].texts[0].get_text()=='not measured'
+
+def test_pixels_of_large_images_are_averaged(monkeypatch):
+    "So that those of a whole data set fit into memory"
+    for side,name,n in ((24,'raw pixels',3*24*24), (64,'pixels, means of 2×2',3*32*32), (224,'pixels, means of 7×7',3*32*32)):
+        x = torch.rand(2,3,side,side)
+        monkeypatch.setattr(pretrain, 'peek_batch', lambda dls: (x,))
+        said,flat = pretrain._pixels(None)
+        assert said==name and flat(x).shape==(2,n) and torch.allclose(flat(x).mean(), x.mean(), atol=1e-4)
+
+@pytest.mark.posix
+def test_names_need_not_be_text(tmp_path):
+    "Folders of old archives are named in other encodings"
+    for i,d in enumerate((b'caf\xe9', b'b')):
+        path = Path(os.fsdecode(os.fsencode(tmp_path/'images')+b'/'+d))
+        path.mkdir(parents=True)
+        for j,(im,_) in enumerate(digits_dls(limit=8).train_ds): im.save(path/f'{j}.png')
+    pretrain.psm_pretrain(str(tmp_path/'images'), epochs=1, size=24, device='cpu', out=tmp_path/'run')
+    assert json.loads((tmp_path/'run/run.json').read_text())['finished'] and 'caf?' in (tmp_path/'run/neighbours.html').read_text(encoding='utf-8')
