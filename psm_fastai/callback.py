@@ -12,7 +12,7 @@ __all__ = ['enough_agreement', 'psm_methods', 'OwnLoss', 'PSMLossCallback', 'Mom
 import inspect, math, pandas as pd, torch
 from itertools import islice
 from zlib import crc32
-from fastai.vision.all import Callback, GetAttr, L, Learner, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, noop, partial, progress_bar, trainable_params
+from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, nn, noop, partial, progress_bar, trainable_params
 from fastcore.basics import patch
 from .data import no_loss
 from .learner import *
@@ -53,12 +53,12 @@ class PSMLossCallback(GuestCallback):
         self.views,self.mine_after = views,mine_after
 
     def arrive(self):
-        m,(x,*yb) = psm_model(self.learn),peek_batch(self.learn.dls)
+        m = psm_model(self.learn)
         self.look_at_data()
         own = self.learn.loss_func
         self.plain_loss,self.learn.loss_func,self.learn.psm_step = own.loss if isinstance(own, OwnLoss) else own,self.compute_loss,None
         self.learn.all_batches,self.columns = self.all_batches,{}
-        if (batch_labels(yb, len(x), x.device)>=0).any():
+        if has_labels(self.learn.dls):
             if m.loss.k: self.columns['purity'] = partial(self.share, 'purity')
             if m.loss.n_neg!=0: self.columns['false_neg'] = partial(self.share, 'false_neg')
         if self.mine_after=='agreement': self.columns['agreement'] = partial(self.share, 'agreement')
@@ -81,7 +81,7 @@ class PSMLossCallback(GuestCallback):
         if dl.bs<2*split: raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {dl.bs}. Use larger batches, or a smaller split_bn")
         x = as_floats(peek_batch(dls)[0])
         v = self.views or (photo_views if x.shape[1]==3 else digit_views)()
-        self.ready_views = v.setup(dls) if hasattr(v, 'setup') else v
+        self.ready_views = hasattr(v, 'setup') and v.setup(dls) or v        # that of a fastai transform gives nothing
         if isinstance(v, TwoViews): self.ready_views.check_range(x)
 
     def two_views(self,
@@ -90,11 +90,12 @@ class PSMLossCallback(GuestCallback):
         "The two views of a batch. Raises `ValueError` where `views` doesn't return two"
         res = self.ready_views(as_floats(x))
         if not is_listy(res) or len(res)!=2 or any(not isinstance(v, Tensor) or len(v)!=len(x) for v in res):
-            raise ValueError(f"views must return two views of the {len(x)} images of a batch, a tuple of two tensors [{len(x)}, C, H, W]; got {apply(lambda t: list(t.shape), res)}")
+            raise ValueError(f"views must return two views of the {len(x)} images of a batch, a tuple of two tensors [{len(x)}, C, H, W]; got {apply(lambda t: list(t.shape) if isinstance(t, Tensor) else type(t).__name__, res)}")
         return tuple(res)
 
     def before_train(self):
         self.sums = {}
+        if isinstance(self.learn.model, nn.DataParallel) and psm_model(self.learn).symmetric: raise TypeError("With symmetric=True, nn.DataParallel would mix up queries and keys of different images. Train in several processes instead: learn.distrib_ctx()")
         self.look_at_data()   # the learner may have got other data since the last fit
         self.waiting = self.mine_after=='agreement' and not psm_model(self.learn).loss.started
 
@@ -127,6 +128,7 @@ class PSMLossCallback(GuestCallback):
                 mined = m.loss.mine(q, k, ids, m.bank)
                 loss = m.loss(q, k, ids, m.bank, mined)
                 if self.training and loss.device.type=='cpu' and not loss.isfinite().all():       # elsewhere looking would mean waiting; there the bank notices
+                    if hasattr(self.learn, 'lr_finder'): raise CancelFitException()               # this far the rate was too high; lr_find puts the model back
                     raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}. Look at these images, lower the learning rate, or, with half precision, use bf16")
                 if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
             if not self.training and m.loss.n_neg!=0 and not len(m.bank): loss = loss*math.nan      # against nothing every loss is 0
@@ -187,7 +189,7 @@ class MemoryBankCallback(Callback):
         bank,source = psm_model(self.learn).bank,data_source(self.dls.train_ds)
         other = self.data is not None and self.data is not self.dls.train_ds or bank.source>=0 and int(bank.source)!=source    # the second after `load`
         if other: bank.clear()      # its ids are of other images
-        self.data = self.dls.train_ds
+        if not hasattr(self.learn, 'lr_finder'): self.data = self.dls.train_ds       # lr_find puts the bank back, with the rows of the data before
         bank.source.fill_(source)
         if not len(bank): self.prime()
 
@@ -204,7 +206,8 @@ class MemoryBankCallback(Callback):
         (keys,images),self.pending = self.pending,None
         bank.enqueue(gather_ranks(self.learn, keys), *gather_ranks(self.learn, images).unbind(1))
         if bank.feats.device.type=='cpu': bank.check()
-    def after_train(self): psm_model(self.learn).bank.check()
+    def after_train(self):
+        if not hasattr(self.learn, 'lr_finder'): psm_model(self.learn).bank.check()
 
 # %% ../nbs/06_callback.ipynb #25056d2d
 @patch
@@ -264,8 +267,7 @@ class PSMCallback(GuestCallback):
     def arrive(self):
         learn = self.learn
         if isinstance(get_model(learn.model), PSMModel): raise ValueError("This learner has a PSMModel already. Remove its PSMCallback first: learn.remove_cb(PSMCallback)")
-        metrics = [m.name for m in learn.metrics if not isinstance(m, ValueMetric)]
-        if metrics: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")
+        self.before_train()
         x,dl = peek_batch(learn.dls)[0],plain_dls(learn.dls).train
         if dl.n is None or not dl.bs: raise TypeError(no_stream)
         if self.psm_net is None or self.psm_net.encoder is not learn.model:
@@ -277,6 +279,9 @@ class PSMCallback(GuestCallback):
         except BaseException:       # an interrupt too
             self.leave()
             raise
+
+    def before_train(self):
+        if metrics := [m.name for m in self.learn.metrics if not isinstance(m, ValueMetric)]: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")
 
     def leave(self):
         for p in self.parts: p.learn = None

@@ -9,10 +9,10 @@ __all__ = ['CheckpointCallback']
 
 # %% ../nbs/07b_checkpoint.ipynb #aad4af46
 import numpy as np, pickle, torch
-from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, rank_distrib
+from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, partial, rank_distrib
 from pathlib import Path
 from .encoder import _misfits, whole
-from .learner import is_distributed, randomness, set_randomness
+from .learner import is_distributed, plain_dls, randomness, set_randomness
 from .loss import check_number
 
 # %% ../nbs/07b_checkpoint.ipynb #3ae142e5
@@ -22,7 +22,9 @@ def _plain(o):
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 
-_layout = 3      # of the file
+_layout = 4      # of the file
+
+def _opt_name(f): return '/'.join([_opt_name(f.func), *(_opt_name(v) for v in f.keywords.values() if callable(v))]) if isinstance(f, partial) else getattr(f, '__name__', type(f).__name__)
 
 def _by_name(cbs):
     "Callbacks by name; a second one of a name gets a number"
@@ -37,7 +39,7 @@ class CheckpointCallback(Callback):
     order,_only_train_loop = 75,True      # after all that an epoch's end changes or draws
     def __init__(self,
         path, # The file
-        every:int=1, # Every so many epochs, and after the last one
+        every:int=1, # Every so many epochs, and after the last one that was asked for
     ):
         check_number('every', every, 1, whole=True)
         self.path,self.every,self.saved,self.trained = Path(path),every,None,False
@@ -57,18 +59,24 @@ class CheckpointCallback(Callback):
         m.to(device)
         before = learn.opt
         learn.create_opt()
-        try: learn.opt.load_state_dict(dict(s['opt'], hypers=[dict(h) for h in s['opt']['hypers']]))     # which `fit` will overwrite
-        except (AssertionError, KeyError) as e:
+        try:
+            if [h.keys() for h in learn.opt.hypers]!=[h.keys() for h in s['hypers']]: raise KeyError('hypers')
+            learn.opt.load_state_dict(dict(s['opt'], hypers=[dict(h) for h in s['hypers']]))     # copies, as `fit` will overwrite them
+        except (AssertionError, KeyError, ValueError) as e:
             learn.opt = before
             raise ValueError(f"{self.path} was written by a training with another optimizer than {getattr(learn.opt_func, '__name__', learn.opt_func)}, or with other parameter groups. Build the learner as it was built then") from e
         m.load_state_dict(s['model'])
         self.saved = s
         return s['epoch']
 
-    def settings(self, learn): return {n: _plain(v) for n,v in getattr(getattr(learn, 'psm', None), 'settings', {}).items() if n!='bank_size'}       # which the model's shapes tell
+    def settings(self, learn):
+        "What a training and the one that it goes on from have in common"
+        dl,psm = plain_dls(learn.dls).train,getattr(getattr(learn, 'psm', None), 'settings', {})
+        return _plain(dict({n: v for n,v in psm.items() if n!='bank_size'}, optimizer=_opt_name(learn.opt_func), batch_size=dl.bs, images=len(dl.dataset)))       # the model's shapes tell bank_size
+
     def other_settings(self, learn, s):
         now,then = self.settings(learn),s['settings']
-        return [f"{n} was {then[n]!r} and is {now[n]!r}" for n in now if n in then and now[n]!=then[n]]
+        return [f"{n} was {then.get(n)!r} and is {v!r}" for n,v in now.items() if then.get(n)!=v]
 
     def before_fit(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +92,7 @@ class CheckpointCallback(Callback):
         if self.n_epoch!=s['n_epoch']: raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {s['n_epoch']}")
         if len(s['random'])!=(n := torch.distributed.get_world_size() if is_distributed(self.learn) else 1): raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: its batches would be others")
         self.remind()
-        for h,saved in zip(self.opt.hypers, s['opt']['hypers']): h.update(saved)     # `fit` has set them anew
+        for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
         if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
         get_model(self.model).zero_grad()       # of a batch that was cut off in this very learner
         if 'waiting' in s and self.accumulating():
@@ -96,7 +104,7 @@ class CheckpointCallback(Callback):
     def after_epoch(self):
         done = self.epoch+1
         if self.trained and (done%self.every==0 or done==self.n_epoch):
-            s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()),
+            s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()), hypers=_plain([dict(h) for h in self.opt.hypers]),
                 callbacks={n: _plain(cb.state_dict()) for n,cb in self.members().items()}, random=self.all_randomness(),
                 trackers={n: _plain({a: cb.__dict__[a] for a in ('best','wait') if a in cb.__dict__}) for n,cb in self.trackers().items()})
             if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision

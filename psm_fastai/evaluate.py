@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .encoder import PoolFeatures, keep_modes, pool_features
-from .learner import GuestCallback, as_floats, batch_labels, no_skips, peek_batch, plain_dls
+from .learner import GuestCallback, as_floats, batch_labels, has_labels, no_skips, plain_dls
 from .loss import check_number
 from .mining import top_rows
 from .model import PSMModel
@@ -161,8 +161,7 @@ class KNNCallback(GuestCallback):
 
     def arrive(self):
         check_valid(self.learn.dls)
-        x,*yb = peek_batch(self.learn.dls)
-        if (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("KNNCallback needs a label for each image; these have none. Leave it out, and look at `learn.show_neighbours()`")
+        if not has_labels(self.learn.dls): raise ValueError("KNNCallback needs a label for each image; these have none. Leave it out, and look at `learn.show_neighbours()`")
 
     def value(self): return float(self.acc)
     def before_fit(self): self.training_epoch = False      # the fit before may have been cut off

@@ -64,12 +64,14 @@ class HealthCallback(Callback):
     def frame(self)->pd.DataFrame: return pd.DataFrame(self.rows)
 
 # %% ../nbs/05c_health.ipynb #70b1af63
+def _last_fit(frame): return frame[(frame.epoch.diff()<=0).cumsum().pipe(lambda s: s==s.iloc[-1])]
+
 def signs(
     frame:pd.DataFrame, # `HealthCallback.frame`
 )->dict: # Name of each sign to what was seen and what to try
     "What the rows of a training, up to now, show of the signs of failure"
     if not len(frame): return {}
-    fit = frame[(frame.epoch.diff()<=0).cumsum().pipe(lambda s: s==s.iloc[-1])]     # the last fit
+    fit = _last_fit(frame)
     res,last,mined = {},fit.iloc[-1],fit[fit.mining]
     if len(mined)>=3 and last.pct>=.5 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
         res['purity'] = f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs"
@@ -93,5 +95,5 @@ def diagnose(self:Learner)->dict: # Name of each sign of failure to what was see
     if health is None or not health.rows: raise ValueError("There is nothing to diagnose yet: train with PSMCallback for an epoch first")
     res = signs(health.frame)
     for name,text in res.items(): print(f"{name}: {text}")
-    if not res: print(f"No sign of failure in {len(health.rows)} epochs")
+    if not res: print(f"No sign of failure in {len(_last_fit(health.frame))} epochs")
     return res

@@ -6,8 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 
 # %% auto #0
 __all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', 'batch_ids', 'no_skips', 'batch_labels',
-           'as_floats', 'short_name', 'psm_model', 'is_distributed', 'gather_ranks', 'randomness', 'set_randomness',
-           'TidyCallback', 'image_stats', 'check_stats']
+           'has_labels', 'as_floats', 'short_name', 'psm_model', 'is_distributed', 'gather_ranks', 'randomness',
+           'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import torch
@@ -98,9 +98,16 @@ def batch_labels(
     device, # Where the labels are wanted
 )->Tensor: # `[B]`, -1 where there is no single class
     "The labels of a batch, where its target is one class an image"
-    y = yb[0] if len(yb)==1 else None
-    if isinstance(y, Tensor) and y.shape==(n,) and not y.is_floating_point(): return y.to(device, torch.long).as_subclass(Tensor)
-    return torch.full((n,), -1, device=device)
+    return yb[0].to(device, torch.long).as_subclass(Tensor) if _are_labels(yb, n) else torch.full((n,), -1, device=device)
+
+def _are_labels(yb, n): return len(yb)==1 and isinstance(yb[0], Tensor) and yb[0].shape==(n,) and not yb[0].is_floating_point()
+
+def has_labels(
+    dls, # `DataLoaders`
+)->bool:
+    "Whether the target of the training images is one class an image; those of single images may be unknown, -1"
+    x,*yb = peek_batch(dls)
+    return _are_labels(yb, len(x))
 
 # %% ../nbs/05a_learner.ipynb #25ab8db0
 def as_floats(

@@ -33,6 +33,7 @@ class MonitorCallback(GuestCallback):
         self.columns = {n: partial(self.value, n) for n in self.names}
 
     def value(self, name): return float(self.now.get(name, math.nan))
+    def before_fit(self): self.active = False      # the fit before may have been cut off
     def before_train(self):
         self.need_psm()
         self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
@@ -102,8 +103,7 @@ class PurityCallback(MonitorCallback):
         self.by_label = self.by_rank = self.by_age = pd.DataFrame()
 
     def arrive(self):
-        x,*yb = peek_batch(self.learn.dls)
-        if (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
+        if not has_labels(self.learn.dls): raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
         if hasattr(self.learn, 'psm_step'):
             loss = psm_model(self.learn).loss
             if not loss.k and loss.n_neg==0: raise ValueError("PurityCallback looks at mined positives and at negatives; with k=0 and n_neg=0 there are neither. Use CollapseCallback")

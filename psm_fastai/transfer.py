@@ -14,7 +14,7 @@ from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy
 from fastcore.basics import patch
 from .encoder import PoolFeatures, feature_size, keep_modes, pool_features, write_encoder
 from .evaluate import encoder_features, image_table, learner_encoder
-from .learner import as_floats, batch_labels, check_stats, image_stats, peek_batch
+from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch
 
 # %% ../nbs/07a_transfer.ipynb #07c8a775
 @patch
@@ -37,9 +37,9 @@ def to_classifier(self:Learner,
 )->Learner: # A classifier; `model[0]` is a copy of the encoder
     "A fastai learner with this encoder and a new linear layer, ready for `fine_tune`. Raises `ValueError` where the data has no classes, or was normalised in another way"
     dls = dls or self.dls
-    x,*yb = peek_batch(dls)
+    x = peek_batch(dls)[0]
     if not get_c(dls): raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
-    if 'loss_func' not in kwargs and (batch_labels(yb, len(x), x.device)<0).all(): raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
+    if 'loss_func' not in kwargs and not has_labels(dls): raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
     check_stats(image_stats(self.dls), dls)
     encoder = deepcopy(learner_encoder(self)).requires_grad_(True)
     if x.dtype==torch.uint8: encoder.register_forward_pre_hook(_as_floats)

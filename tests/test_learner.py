@@ -2,7 +2,7 @@
 import copy, warnings
 import numpy as np, pytest, torch
 from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, ImageBlock, ImageDataLoaders, ItemGetter, Learner, Normalize, PILImageBW,
-    RandomSplitter, Resize, SGD, SkipItemException, TensorImage, TfmdDL, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
+    RandomSplitter, Resize, SGD, SkipItemException, TensorImage, TfmdDL, Transform, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
 
@@ -219,3 +219,31 @@ def test_accuracy_needs_validation_images_from_the_start():
     learn = quiet(dls, cbs=[PSMCallback(views=mirror)])
     learn.fit(1)
     with pytest.raises(ValueError, match="measured on a validation set, and this learner's dls have none"): learn.add_cb(KNNCallback())
+
+def test_views_of_any_make():
+    "A function that forgets its `return`, and a transform of fastai"
+    learn = quiet(cbs=[PSMCallback(bank_size=64, views=lambda x: None)])
+    with pytest.raises(ValueError, match='a tuple of two tensors .*got NoneType'): learn.fit(1)
+    class Mirror(Transform):
+        def encodes(self, x): return x,x.flip(3)
+    quiet(cbs=[PSMCallback(bank_size=64, views=Mirror())]).fit(1)
+
+def test_data_parallel_does_not_mix_up_images():
+    for symmetric in (False,True):
+        learn = quiet(cbs=[PSMCallback(bank_size=64, symmetric=symmetric)])
+        learn.model = nn.DataParallel(learn.model)          # without a GPU it calls the module itself
+        if symmetric:
+            with pytest.raises(TypeError, match='would mix up queries and keys'): learn.fit(1)
+        else: learn.fit(1)
+
+def test_metrics_that_come_later_are_refused():
+    learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    learn.metrics = accuracy
+    with pytest.raises(ValueError, match=r"Metrics \['accuracy'\] compare predictions"): learn.fit(1)
+
+def test_a_diagnosis_counts_the_epochs_of_the_last_fit(capsys):
+    learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    learn.fit(2)
+    learn.fit(1)
+    capsys.readouterr()
+    assert not learn.diagnose() and capsys.readouterr().out=='No sign of failure in 1 epochs\n'

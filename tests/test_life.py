@@ -1,8 +1,8 @@
 "A Learner's whole life: finding a rate, looking, interrupts, half precision, accumulation, memory formats, compiling"
-import copy, random, subprocess, sys
+import copy, math, random, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, Learner, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, load_learner,
+from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, DataLoaders, EarlyStoppingCallback, GradientAccumulation, Learner, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, TfmdDL, load_learner,
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
@@ -20,6 +20,26 @@ def test_lr_find_leaves_no_trace(trained):
     assert 1e-7 < learn.lr_find(show_plot=False).valley < 10
     assert same(before, state(learn)) and chance(learn.dls)==was
     assert len(learn.psm.parts[-1].rows)==int(trained)
+
+@pytest.mark.guarantee('lr_find')
+def test_lr_find_that_diverges_puts_the_model_back():
+    learn = quiet(model=nn.Sequential(*[nn.Conv2d(1 if i==0 else 8, 8, 3, padding=1) for i in range(13)]), cbs=[PSMCallback(bank_size=64)])
+    before = state(learn)
+    learn.lr_find(start_lr=1, end_lr=1e4, show_plot=False, suggest_funcs=None)
+    assert same(before, state(learn)) and not len(learn.model.bank) and learn.recorder.losses[-1]<math.inf
+
+@pytest.mark.guarantee('lr_find')
+def test_lr_find_on_other_images_keeps_no_rows_of_those_before():
+    "Their items are no files, and they are as many"
+    a,b = (DataLoaders(*(TfmdDL([(torch.rand(1,16,16),0) for _ in range(n)], bs=32, shuffle=n>64, num_workers=0) for n in (128,64))) for _ in 'ab')
+    learn = quiet(a, cbs=[PSMCallback(bank_size=128)], loss_func=no_loss)
+    learn.fit(1)
+    learn.dls = b
+    learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
+    old = learn.model.bank.feats.clone()
+    looked = []
+    learn.fit(1, cbs=Spy(before_batch=lambda cb: looked.append(learn.model.bank.feats.clone())))
+    assert not any((old==row).all(1).any() for row in looked[0])
 
 @pytest.mark.guarantee('looking')
 def test_looking_changes_nothing(learn, monkeypatch):
@@ -178,6 +198,23 @@ def test_other_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r'other settings: .*temp was 0.07 and is 0.5'): CheckpointCallback(tmp_path/'c.pth').resume(other)
     assert same(before, state(other))
     assert CheckpointCallback(tmp_path/'c.pth').resume(quiet(cbs=[PSMCallback(bank_size=64)]))==1
+
+    for change,says in ((dict(opt_func=SGD), "optimizer was 'Adam' and is 'SGD'"), (dict(opt_func=RMSProp), "optimizer was 'Adam' and is 'RMSProp'"), (dict(dls=digits_dls(bs=40, limit=200)), 'batch_size was 32 and is 40'), (dict(dls=digits_dls(bs=32, limit=240)), 'images was 200 and is 240')):
+        with pytest.raises(ValueError, match=says): CheckpointCallback(tmp_path/'c.pth').resume(quiet(cbs=[PSMCallback(bank_size=64)], **change))
+
+@pytest.mark.guarantee('resume')
+def test_optimizers_of_torch_are_resumed(tmp_path):
+    def run(stop=None, start=False):
+        set_seed(0)
+        learn,saved = quiet(cbs=[PSMCallback(bank_size=64)], opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)),CheckpointCallback(tmp_path/'c.pth')
+        def cut(cb):
+            if cb.epoch==stop: raise KeyboardInterrupt
+        try: learn.fit_one_cycle(3, 1e-2, cbs=[saved, Spy(before_batch=cut)], **(dict(start_epoch=saved.resume(learn)) if start else {}))
+        except KeyboardInterrupt: pass
+        return state(learn)
+    whole = run()
+    assert not same(whole, run(stop=1)) and same(whole, run(start=True))
+    with pytest.raises(ValueError, match="optimizer was 'OptimWrapper/AdamW' and is 'Adam'"): CheckpointCallback(tmp_path/'c.pth').resume(quiet(cbs=[PSMCallback(bank_size=64)]))
 
 @pytest.mark.guarantee('resume')
 def test_a_folder_that_is_not_there_is_made_before_the_first_step(tmp_path):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, TensorImage, TfmdDL, load_learner, noop, set_seed, tensor
 from psm_fastai.all import *
-from common import HalfOnCPU, silent, tiny
+from common import HalfOnCPU, Spy as events, silent, tiny
 
 class Uneven:
     "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
@@ -356,3 +356,19 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(ValueError, match='has seen no epoch yet'): type(cb)().plot()
     with pytest.raises(ValueError, match='every must be a whole number, at least 1, got 0'): CollapseCallback(0)
     with pytest.raises(ValueError, match='k must be a whole number or None, at least 1, got 0'): AgreementCallback(k=0)
+
+def test_looking_after_a_training_that_was_cut_off():
+    def stop(cb):
+        if cb.iter==3: raise KeyboardInterrupt
+    learn = make(monitors(1))
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=events(after_batch=stop))
+    learn.validate(); learn.get_preds()
+    learn.fit(1)
+    assert len(learn.purity.frame)==1
+
+def test_labels_of_the_first_images_may_be_unknown():
+    dls = uneven()
+    dls.train_ds.y[:20] = -1
+    learn = make([PurityCallback(1), KNNCallback()], dls)
+    learn.fit(1)
+    assert {'purity','false_neg','knn_acc'} <= {*learn.recorder.metric_names} and learn.purity.frame.purity.notna().all()
