@@ -52,6 +52,7 @@ def test_seeds_of_numpy_and_runs_without_a_name(tmp_path):
     def run(seed): return dict(y=seed)
     assert sweep([{}], tmp_path/'t.csv', run, seeds=np.arange(2)).y.tolist()==[0,1]
     with pytest.raises(TypeError, match='a function with a name'): sweep([{}], tmp_path/'t.csv', partial(run), seeds=[0])
+    with pytest.raises(TypeError, match='integer'): sweep([{}], tmp_path/'t.csv', run, seeds=[.5])
 
 def test_settings_are_told_apart(tmp_path):
     "None is not 'not given', and a list is kept"
