@@ -280,12 +280,15 @@ class NeighbourGrid(Callback):
     def __init__(self,
         n:int=5, # Images
         k:int=8, # Neighbours of each
-    ): self.n,self.k,self.history,self.out,self.active = n,k,None,None,False
+    ):
+        self.n,self.k,self.active = n,k,False
+        self.begin()
+    def begin(self): self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0),None
     def before_fit(self): self.active = False      # the fit before may have been cut off
     def before_train(self):
         self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')
         if not self.active: return
-        if self.history is None or self.history.source!=data_source(self.dls.train_ds): self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0),None
+        if self.history.source not in (None,data_source(self.dls.train_ds)): self.begin()        # other images
         if self.epoch==0 or self.out is None: self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)
     def after_epoch(self):
         if not self.active: return

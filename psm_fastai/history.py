@@ -174,7 +174,7 @@ class NeighbourHistory(GuestCallback):
     def check_source(self, learn):
         "Raise `ValueError` where a learner has other images than those followed so far"
         source = data_source(learn.dls.train_ds)
-        if self.tables and self.source not in (None,source): raise ValueError("This history is of other images than the learner has now. Give it a new NeighbourHistory")
+        if self.tables and self.source!=source: raise ValueError("This history is of other images than the learner has now. Give it a new NeighbourHistory")
         self.source = source
 
     def after_epoch(self):

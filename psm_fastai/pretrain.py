@@ -222,10 +222,10 @@ def psm_pretrain(
         print(f'psm_pretrain: {e}', file=sys.stderr)
         raise SystemExit(2)
 
-    tests = dict(knn=lambda l,**kw: l.knn_accuracy(**kw), linear=lambda l,**kw: l.linear_probe(**kw))
-    def score(l, **kw): return {e: tests[e](l, **kw) for e in measured if e in tests}
+    tests = dict(knn=lambda l: l.knn_accuracy(), linear=lambda l: l.linear_probe())
+    def score(l): return {e: tests[e](l) for e in measured if e in tests}
     pixels,flat = _pixels(dls)
-    scores = {pixels: {e: a(learn, encoder=flat) for e,a in tests.items() if e=='knn' in measured}, 'untrained': score(learn)}
+    scores = {pixels: {'knn': learn.knn_accuracy(encoder=flat)} if 'knn' in measured else {}, 'untrained': score(learn)}
     levels,logs,histories,used,order = dict(scores),{},{},{},dls.train.rng.getstate()
     k = learn.model.loss.k or 20
     for m in [method] + ([compare] if compare else []):
