@@ -174,7 +174,7 @@ def test_checkpoints_that_are_refused(tmp_path):
     refused('written by a training with another model: encoder.1.running_mean', make(loaders(), normed(), bank_size=20))
     refused('another model: projector', fresh(hidden_dim=8))
     torch.save({n: v for n,v in good.items() if n!='layout'}, f)
-    refused('has layout 1, and this version of psm_fastai reads 3')
+    refused(f"has layout 1, and this version of psm_fastai reads {good['layout']}")
     torch.save(dict(model=1), f)
     refused('is not a checkpoint that CheckpointCallback wrote')
     evil = Evil()
