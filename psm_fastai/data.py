@@ -277,8 +277,7 @@ def _from_folder(path):
 
 def _read_csv(fn, fn_col, label_col):
     "A table with names and labels as they stand: pandas would take NA for no label, and 007 for 7. Whole numbers are numbers"
-    is_text = lambda i,c: any(o is not None and o==(i if isinstance(o, int) else c) for o in (fn_col,label_col))
-    text = {c: str for i,c in enumerate(pd.read_csv(fn, nrows=0).columns) if is_text(i, c)}
+    text = {c: str for i,c in enumerate(pd.read_csv(fn, nrows=0).columns) if {i,c} & {fn_col,label_col}}
     df = pd.read_csv(fn, dtype=text, keep_default_na=False, na_values=[''])
     for c in text:
         if df[c].str.fullmatch('0|-?[1-9][0-9]{0,17}', na=False).all(): df[c] = df[c].astype(int)

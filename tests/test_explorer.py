@@ -131,7 +131,7 @@ def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
 def test_the_lab_asks_the_network_as_it_is_now():
     learn = silent(psm_learner(digits_dls(bs=64, limit=128), k=5))
     learn.fit(1, 1e-3)
-    lab,before = MiningLab(learn, ids=range(8)),None
+    lab = MiningLab(learn, ids=range(8))
     def mined(lab): return lab.history.tables[0].query('negative==False')[['query','id']].to_numpy().tolist()
     before = mined(lab)
     learn.fit(3, 8e-3)

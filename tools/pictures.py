@@ -2,6 +2,7 @@
 Trains on the digits as `psm_pretrain digits --compare moco` does, two minutes, and, where CIFAR-10 is at hand, on 10,000 of its images, and looks at the pages in headless Chromium"""
 import shutil, tempfile
 from pathlib import Path
+from PIL import Image
 from fastai.vision.all import fastai_cfg
 from playwright.sync_api import sync_playwright
 from psm_fastai.explore import mined_neighbours
@@ -10,6 +11,8 @@ from psm_fastai.pretrain import psm_pretrain
 images = Path(__file__).resolve().parent.parent/'nbs/images'
 images.mkdir(exist_ok=True)
 
+def shrink(name): Image.open(images/name).convert('RGB').quantize(128).save(images/name, optimize=True)
+
 def screenshot(out, name):
     exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     with sync_playwright() as p:
@@ -17,11 +20,13 @@ def screenshot(out, name):
         page.goto((out/'neighbours.html').resolve().as_uri())
         page.wait_for_selector('body[data-ready]')
         page.screenshot(path=images/name, full_page=True)
+    shrink(name)
 
 out = Path(tempfile.mkdtemp())
 learn = psm_pretrain('digits', compare='moco', out=out/'digits')
 ids = mined_neighbours(learn, n=10, k=1).sort_values('query_label')['query'].tolist()[1::2]      # every other class: the home page's first screen holds no more
 learn.show_neighbours(ids, k=8, size=.75).savefig(images/'neighbours.png', dpi=110)
+shrink('neighbours.png')
 screenshot(out/'digits', 'page.png')
 shutil.copy(out/'digits/neighbours.html', images.parent/'pages')
 if (fastai_cfg().path('data')/'cifar10').exists():
