@@ -60,17 +60,22 @@ def experiment_dls(
 def resolved(
     data:str='digits', # digits, cifar10 or cifar100
     method:str='psm', # One of `psm_methods`
+    arch='small_resnet', # Encoder
     epochs:int|None=None, # Epochs; this and the next three: None takes the recipe of the data set
     bs:int|None=None, # Batch size
     lr:float|None=None, # Highest learning rate
     wd:float|None=None, # Weight decay
+    seed:int=0, # Seed of weights, views and order
+    limit:int|None=None, # At most so many training images
+    held_out:int=0, # So many training images to measure by, in place of the test images
+    classes:int|None=None, # Images of the first so many classes only
     **psm, # Settings of the method
 )->dict: # By name
-    "All settings of a training, those that were not given included"
+    "All settings of a training by `pretrain`, those that were not given included"
     r = recipes.get(data, recipes[None])
-    given = {n: v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd).items() if v is not None}
+    s = dict(data=data, method=method, arch=arch, epochs=epochs, bs=bs, lr=lr, wd=wd, seed=seed, limit=limit, held_out=held_out, classes=classes)
     if method!='byol': psm = dict(dict(momentum=r['momentum']), **psm)
-    return {**{n: r[n] for n in ('epochs','bs','lr','wd')}, **given, **psm_methods[method](**psm).settings}
+    return {**s, **{n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}, **psm_methods[method](**psm).settings}
 
 def pretrain(
     data:str='digits', # digits, cifar10 or cifar100
@@ -88,7 +93,7 @@ def pretrain(
     **psm, # Settings of the method
 )->Learner: # After its last epoch
     "A learner that was pretrained silently"
-    s = resolved(data, method, epochs, bs, lr, wd, **psm)
+    s = resolved(data, method, arch, epochs, bs, lr, wd, **psm)
     set_seed(seed)
     dls = experiment_dls(data, s['bs'], limit, held_out, classes)
     learn = psm_learner(dls, arch, cbs=psm_methods[method](**{**psm, 'momentum': s['momentum']}))
@@ -108,7 +113,7 @@ def pretrain_and_measure(
     **settings, # For `pretrain`
 )->dict: # `knn`, `linear`, `bank_purity` and so on; `n` images were classified; and the settings, `resolved`
     "Pretrain, and measure features and mining at the end"
-    s = resolved(**{n: v for n,v in settings.items() if n not in ('arch','seed','limit','held_out','classes')})
+    s = resolved(**settings)
     watch = ([PurityCallback()] if s['k'] or s['n_neg']!=0 else []) + ([_Effective()] if s['n_neg'] else [])
     learn = pretrain(cbs=watch, **settings)
     acc = learn.knn_accuracy(knn_k)
