@@ -11,13 +11,14 @@ __all__ = ['enough_agreement', 'psm_methods', 'OwnLoss', 'PSMLossCallback', 'Mom
 # %% ../nbs/06_callback.ipynb #ba7acc78
 import inspect, math, pandas as pd, torch
 from itertools import islice
+from os.path import commonprefix
 from zlib import crc32
-from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, nn, noop, partial, progress_bar, trainable_params
+from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner, MixHandler, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, nn, noop, partial, progress_bar, trainable_params
 from fastcore.basics import patch
 from .data import no_loss
 from .learner import *
 from .loss import PSMLoss, check_number
-from .mining import admissible, mine_positives, overlap, purity
+from .mining import admissible, mine_positives, overlap, purity, query_parts
 from .encoder import create_encoder, pool_features
 from .health import HealthCallback
 from .model import PSMModel, check_network, undisturbed
@@ -27,9 +28,13 @@ from .views import TwoViews, digit_views, photo_views
 # %% ../nbs/06_callback.ipynb #5a25978e
 enough_agreement = .2   # of the neighbours, above chance, for `mine_after='agreement'`
 
+def _no_class(feats):
+    "What `predict` and `show_results` decode features to: nothing, as they stand for no class"
+    return feats.new_empty(len(feats), 0)
+
 class OwnLoss(GetAttr):
     "The loss that a learner had before. Predictions do without it: they are features, which fit no target"
-    _default,activation,decodes = 'loss',staticmethod(pool_features),staticmethod(noop)
+    _default,activation,decodes = 'loss',staticmethod(pool_features),staticmethod(_no_class)
     def __init__(self, loss, learn): self.loss,self.learn = loss,learn
     @property
     def reduction(self): return self.loss.reduction
@@ -56,7 +61,8 @@ class PSMLossCallback(GuestCallback):
         m = psm_model(self.learn)
         self.look_at_data()
         own = self.learn.loss_func
-        self.plain_loss,self.learn.loss_func,self.learn.psm_step = own.loss if isinstance(own, OwnLoss) else own,self.compute_loss,None
+        self.plain_loss,self.learn.loss_func,self.learn.psm_step = own.loss if isinstance(own, OwnLoss) else own,partial(self.compute_loss),None
+        self.learn.loss_func.decodes = _no_class
         self.learn.all_batches,self.columns = self.all_batches,{}
         if has_labels(self.learn.dls):
             if m.loss.k: self.columns['purity'] = partial(self.share, 'purity')
@@ -142,9 +148,11 @@ class PSMLossCallback(GuestCallback):
         for name,l,found in (('purity',rows[mined.pos_idx],mined.pos_found), ('false_neg',neg,mined.neg_mask)):
             if name in self.columns: add(name, *purity(step.labels, l, found))
         if self.mine_after=='agreement':
-            allowed = admissible(step.ids, m.bank.ids, m.bank.ready)
-            shared,asked = overlap(mined.pos_idx, mined.pos_found, *mine_positives(step.q @ m.bank.feats.T, allowed, m.loss.k))
-            chance = (mined.pos_found.sum(1)/allowed.sum(1)).nanmean()
+            def compare(q, ids, idx, found):
+                allowed = admissible(ids, m.bank.ids, m.bank.ready)
+                return *overlap(idx, found, *mine_positives(q @ m.bank.feats.T, allowed, m.loss.k)),found.sum(1)/allowed.sum(1)
+            shared,asked,chance = zip(*(compare(*part) for part in query_parts(len(rows), step.q, step.ids, mined.pos_idx, mined.pos_found)))
+            shared,asked,chance = sum(shared),sum(asked),torch.cat(chance).nanmean()
             add('agreement', (shared-chance*asked)/(1-chance), asked)
 
     def share(self, name):
@@ -172,10 +180,12 @@ class MomentumCallback(Callback):
 def data_source(
     ds, # A data set, such as `dls.train_ds`
 )->int: # 0 or more
-    "A number that differs for data sets of another length or of other files"
+    "A number that differs for data sets of another length or of other file names; a folder that was moved keeps it"
     items = getattr(ds, 'items', ())
-    if isinstance(items, pd.DataFrame): items = items.to_csv().splitlines()
-    return crc32('\n'.join([str(len(ds)), *(str(o) for o in items if isinstance(o, (str,Path)))]).encode(errors='surrogateescape'))     # a name need not be text
+    names = items.to_csv().splitlines() if isinstance(items, pd.DataFrame) else [str(o) for o in items if isinstance(o, (str,Path))]
+    same = commonprefix([min(names), max(names)]) if names else ''
+    at = max(same.rfind('/'), same.rfind('\\'))+1       # where the folder ends that all are in
+    return crc32('\n'.join([str(len(ds)), *(o[at:] for o in names)]).encode(errors='surrogateescape'))     # a name need not be text
 
 class MemoryBankCallback(Callback):
     "Prime the bank before the first step, and let each training batch's keys enter it"
@@ -280,6 +290,9 @@ class PSMCallback(GuestCallback):
             self.leave()
             raise
 
+    def before_fit(self):
+        if mixes := [cb.name for cb in self.learn.cbs if isinstance(cb, MixHandler)]: raise TypeError(f"{', '.join(mixes)} mixes the targets of two images, and pretraining has no targets. Leave it out, or mix images in `views`")
+
     def before_train(self):
         if metrics := [m.name for m in self.learn.metrics if not isinstance(m, ValueMetric)]: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")
 
@@ -317,7 +330,7 @@ def pnsm(cls:PSMCallback, **kwargs)->PSMCallback:
 @patch(cls_method=True)
 @delegates(PSMCallback, but=['k','n_neg','hard_weight','mine_after','a','b','soft_temp','predictor','symmetric'])
 def moco(cls:PSMCallback, **kwargs)->PSMCallback:
-    "MoCo v2 (arXiv 2003.04297): no mined positives, the whole bank as negatives"
+    "In the manner of MoCo v2 (arXiv 2003.04297): no mined positives, the whole bank as negatives; temperature, momentum and projector are those of this library"
     return cls._named('moco', kwargs, dict(k=0, n_neg=None, hard_weight=1., predictor=False, symmetric=False), ('mine_after','a','b','soft_temp'))
 
 @patch(cls_method=True)

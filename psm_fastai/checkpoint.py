@@ -11,6 +11,7 @@ __all__ = ['CheckpointCallback']
 import numpy as np, pickle, torch
 from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, partial, rank_distrib
 from pathlib import Path
+from .callback import data_source
 from .encoder import _misfits, whole
 from .learner import is_distributed, plain_dls, randomness, set_randomness
 from .loss import check_number
@@ -22,7 +23,7 @@ def _plain(o):
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 
-_layout = 4      # of the file
+_layout = 5      # of the file
 
 def _opt_name(f): return '/'.join([_opt_name(f.func), *(_opt_name(v) for v in f.keywords.values() if callable(v))]) if isinstance(f, partial) else getattr(f, '__name__', type(f).__name__)
 
@@ -72,7 +73,7 @@ class CheckpointCallback(Callback):
     def settings(self, learn):
         "What a training and the one that it goes on from have in common"
         dl,psm = plain_dls(learn.dls).train,getattr(getattr(learn, 'psm', None), 'settings', {})
-        return _plain(dict({n: v for n,v in psm.items() if n!='bank_size'}, optimizer=_opt_name(learn.opt_func), batch_size=dl.bs, images=len(dl.dataset)))       # the model's shapes tell bank_size
+        return _plain(dict({n: v for n,v in psm.items() if n!='bank_size'}, optimizer=_opt_name(learn.opt_func), batch_size=dl.bs, images=len(dl.dataset), files=data_source(dl.dataset)))       # the model's shapes tell bank_size
 
     def other_settings(self, learn, s):
         now,then = self.settings(learn),s['settings']

@@ -90,7 +90,9 @@ class MemoryDL(TfmdDL):
         return [t.as_subclass(type(o)) for t,o in zip(out, like)]
 
     def _name(self, i):
-        o = self.dataset.items[i] if hasattr(self.dataset, 'items') else None
+        items = getattr(self.dataset, 'items', None)
+        if isinstance(items, pd.DataFrame): return f"row {i} ({', '.join(str(v) for v in items.iloc[i])})"
+        o = None if items is None else items[i]
         return str(o) if isinstance(o, (str,Path)) else f'item {i}'
 
     def new(self, dataset=None, cls=None, **kwargs):
@@ -365,7 +367,9 @@ def train_image(
 )->Image.Image:
     "A training image as it is before any batch transform, to look at; of more than four channels the first three"
     im = dls.train_ds[int(i)][0]
-    return im if isinstance(im, Image.Image) else to_pil_image((im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor))
+    if isinstance(im, Image.Image): return im
+    im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
+    return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
 
 # %% ../nbs/00_data.ipynb #2bda3da9
 def cifar10_dls(

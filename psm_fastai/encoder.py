@@ -107,7 +107,7 @@ def feature_size(
     x:Tensor, # `[B, C, H, W]`, images
 )->int: # F, or C
     "How many features `encoder` gives for images such as `x`; changes nothing. Raises `TypeError` where the output can't be used, and `ValueError` where there is none"
-    p = next(encoder.parameters(), x)
+    p,x = next(encoder.parameters(), x),x.as_subclass(Tensor)      # as in training; what compiles modules knows no subclasses
     try:
         with keep_modes(encoder), torch.random.fork_rng(): f = encoder.eval()(x.to(p.device, p.dtype if p.is_floating_point() else x.dtype))
     except Exception as e: raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
@@ -132,7 +132,7 @@ def write_encoder(
     **images, # What to remember of its images: `n_in`, `size` (height, width), `mean` and `std`, a number a channel
 ):
     "Write weights, architecture and what the images were like"
-    weights = {k: v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
+    weights = {k.replace('_orig_mod.', ''): v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
     with whole(path) as tmp: save_file(weights, tmp, {k: json.dumps(v) for k,v in dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images).items()})
 
 def _misfits(module, weights):

@@ -11,7 +11,7 @@ __all__ = ['learner_encoder', 'encoder_features', 'image_table', 'knn_predict', 
 # %% ../nbs/07_evaluate.ipynb #97e053e4
 import pandas as pd, torch, torch.nn.functional as F
 from contextlib import nullcontext
-from fastai.vision.all import Learner, Tensor, get_model, is_listy, nn, no_random, partial, progress_bar
+from fastai.vision.all import DataLoaders, Learner, Tensor, TrackerCallback, get_model, is_listy, nn, no_random, partial, progress_bar
 from fastcore.basics import patch
 from pathlib import PurePath
 from scipy.stats import binomtest
@@ -127,7 +127,7 @@ def labelled_features(
     "What an evaluation starts from. Raises `ValueError` where images or labels are missing"
     check_valid(learn.dls)
     res = [(x,y) if (y>=0).all() else (x[y>=0],y[y>=0]) for x,y in (encoder_features(learn, i, encoder) for i in (0,1))]     # no copy without need
-    if not all(len(y) for _,y in res): raise ValueError("Accuracy needs a label for each image, in the training and in the validation set; these have none")
+    if none := [what for what,(_,y) in zip(('training','validation'), res) if not len(y)]: raise ValueError(f"Accuracy needs a label for each image; none is known in the {' and the '.join(none)} set")
     return res
 
 # %% ../nbs/07_evaluate.ipynb #3fc4884c
@@ -146,7 +146,7 @@ def knn_accuracy(self:Learner,
 
 # %% ../nbs/07_evaluate.ipynb #ff1ba1ee
 class KNNCallback(GuestCallback):
-    "Measure kNN accuracy at the end of an epoch, in column `knn_acc`"
+    "Measure kNN accuracy at the end of an epoch, in column `knn_acc`, and when `learn.validate` is called"
     order = 45   # before the Recorder (50) reads the columns
     def __init__(self,
         every:int=1, # Every so many epochs, and after the last one
@@ -161,14 +161,17 @@ class KNNCallback(GuestCallback):
 
     def arrive(self):
         check_valid(self.learn.dls)
-        if not has_labels(self.learn.dls): raise ValueError("KNNCallback needs a label for each image; these have none. Leave it out, and look at `learn.show_neighbours()`")
+        dls = self.learn.dls
+        if none := [what for what,dl in dict(training=dls.train, validation=dls.valid).items() if not has_labels(DataLoaders(dl))]: raise ValueError(f"KNNCallback needs a label for each image; those of the {' and the '.join(none)} set have none. Leave it out, and look at `learn.show_neighbours()`")
 
     def value(self): return float(self.acc)
-    def before_fit(self): self.training_epoch = False      # the fit before may have been cut off
+    def before_fit(self):
+        self.training_epoch = False      # the fit before may have been cut off
+        if self.every>1 and (cbs := [cb.name for cb in self.learn.cbs if isinstance(cb, TrackerCallback) and hasattr(cb, 'patience') and cb.monitor=='knn_acc']): raise ValueError(f"{', '.join(cbs)} would take each epoch without a measurement for one without improvement. Measure each epoch: KNNCallback() with every=1 in place of every={self.every}")
     def before_train(self): self.training_epoch,self.acc = not hasattr(self.learn, 'lr_finder'),float('nan')
     def after_validate(self):
-        due = (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch
-        if self.training_epoch and due: self.acc = self.learn.knn_accuracy(self.k, self.temp)
+        due = not self.training_epoch or (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch
+        if due and not hasattr(self.learn, 'gather_preds'): self.acc = self.learn.knn_accuracy(self.k, self.temp)
         self.training_epoch = False
 
 # %% ../nbs/07_evaluate.ipynb #1e93c34f

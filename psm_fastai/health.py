@@ -8,12 +8,12 @@ Docs: https://psm-fastai.github.io/psm_fastai/health.html.md"""
 __all__ = ['PSMWarning', 'HealthCallback', 'signs']
 
 # %% ../nbs/05c_health.ipynb #f45f2301
-import pandas as pd, torch, warnings
+import math, pandas as pd, torch, warnings
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from .learner import *
-from .loss import check_number, similarity_gradients
-from .mining import chance_purity, purity
+from .loss import Mined, check_number, similarity_gradients
+from .mining import chance_purity, purity, query_parts
 
 # %% ../nbs/05c_health.ipynb #5123f06b
 class PSMWarning(UserWarning): "A pretraining shows a sign that it goes wrong"
@@ -28,7 +28,7 @@ class HealthCallback(Callback):
         self.every,self.rows,self.told = every,[],set()
 
     def before_train(self):
-        self.learn.psm_health,self.sums,self.n = self,0.,0
+        self.learn.psm_health,self.sums,self.pure,self.n = self,0.,0.,0
         if self.epoch==0: self.told = set()      # another fit is told anew
 
     def after_loss(self):
@@ -40,18 +40,21 @@ class HealthCallback(Callback):
         p,rows = m.loss,m.bank
         right,known = purity(s.labels, rows.labels[s.mined.pos_idx], s.mined.pos_found)
         spread = s.q.std(0).mean()*s.q.shape[1]**.5 if len(s.q)>1 else s.q.new_tensor(1.)
-        figures = [s.loss.mean(), right/known, spread]
+        figures = [s.loss.mean(), spread]
         if p.n_neg!=0:
-            sims,g = similarity_gradients(p, s.q, s.k, rows, s.mined)
-            g = g.gather(1, sims.masked_fill(~s.mined.neg_mask, -2).argsort(1, descending=True))
+            n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # of a large bank some queries will do
+            mined = Mined(*(None if t is None else t[:n] for t in s.mined))
+            sims,g = similarity_gradients(p, s.q[:n], s.k[:n], rows, mined)
+            g = g.gather(1, sims.masked_fill(~mined.neg_mask, -2).argsort(1, descending=True))
             figures += [s.mined.neg_mask.sum(1).float().mean().add(1).log(), g.mean(), g.var(0).mean()]
-        self.sums,self.n = self.sums+torch.stack(figures),self.n+1
+        self.sums,self.pure,self.n = self.sums+torch.stack(figures),self.pure+torch.stack([right,known]),self.n+1
 
     def after_train(self):
         if not self.n: return
         m = psm_model(self.learn)
-        names = ['loss','purity','spread','ceiling','grad_mean','grad_var']
-        row = dict(epoch=self.epoch, **dict(zip(names, (self.sums/self.n).tolist())))
+        loss,*figures = (self.sums/self.n).tolist()
+        right,known = self.pure.tolist()
+        row = dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan, **dict(zip(['spread','ceiling','grad_mean','grad_var'], figures)))
         self.rows.append(dict(row, chance=chance_purity(m.bank.labels, m.bank.labels), mining=m.loss.mining and bool(m.loss.k or m.loss.n_neg), pct=(self.epoch+1)/self.n_epoch))
         for sign,text in signs(self.frame).items():
             if sign not in self.told: warnings.warn(f"epoch {self.epoch}: {text}", PSMWarning, stacklevel=2)

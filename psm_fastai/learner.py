@@ -36,6 +36,10 @@ class GuestCallback(Callback):
         except BaseException:
             self.__dict__['_learn'] = None   # a guest that was turned away is not there
             raise
+        if taken := [m.guest for m in learn.metrics if getattr(m, 'guest', None) and m.name in dict(self.columns)]:
+            self.leave()
+            self.__dict__['_learn'] = None
+            raise ValueError(f"This learner has a {type(taken[0]).__name__} already, with the same columns. Remove it first: learn.remove_cb(learn.{taken[0].name})")
         for name,f in dict(self.columns).items():
             m = ValueMetric(f, name)
             m.guest = self
@@ -130,6 +134,7 @@ def psm_model(
 )->PSMModel:
     "The `PSMModel` of a learner. Raises `TypeError` where there is none"
     m = get_model(learn.model)
+    if isinstance(getattr(m, '_orig_mod', None), PSMModel): raise TypeError("torch.compile made another module of the learner's PSMModel. Compile it in place: learn.model.compile()")
     if not isinstance(m, PSMModel): raise TypeError(f"The learner's model must be a PSMModel, got a {type(m).__name__}. Use PSMCallback, which wraps your encoder in one")
     return m
 

@@ -75,8 +75,6 @@ class PSMLoss(nn.Module):
     def extra_repr(self): return ', '.join(f'{n}={getattr(self,n)}' for n in 'k n_neg a b temp soft_temp hard_weight'.split())
 
 # %% ../nbs/03_loss.ipynb #6e43f50d
-_table = 2**22      # similarities in memory at a time, while mining,
-_least = 32         # but of so many queries at least: each part reads the whole bank
 _few = 64           # as many times more rows than are used make a look at all of them slower than gathering those
 
 @patch
@@ -102,7 +100,7 @@ def mine(self:PSMLoss,
 )->Mined:
     "Mine positives by the keys and draw negatives by the queries, a part of them at a time where the bank is very large"
     with torch.no_grad():
-        parts = [self._mine(*o, bank) for o in zip(*(t.split(max(_least, _table//len(bank.ids))) for t in (q,k,ids)))]
+        parts = [self._mine(*o, bank) for o in query_parts(len(bank.ids), q, k, ids)]
         return parts[0] if len(parts)==1 else Mined(*(None if o[0] is None else torch.cat(o) for o in zip(*parts)))
 
 @patch

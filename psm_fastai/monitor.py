@@ -39,7 +39,8 @@ class MonitorCallback(GuestCallback):
         self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
     def after_loss(self):
         if not self.active or self.iter%self.every != min(self.every, self.n_iter)//2: return
-        with torch.no_grad(): self.seen.append(self.look(self.learn.psm_step, psm_model(self.learn)))
+        step = self.learn.psm_step
+        with torch.no_grad(), torch.autocast(step.q.device.type, enabled=False): self.seen.append(self.look(step, psm_model(self.learn)))
     def after_train(self):
         if self.seen:
             seen = {n: torch.cat([s[n] for s in self.seen]).cpu() for n in self.seen[0]}
@@ -256,7 +257,7 @@ class AgreementCallback(MonitorCallback):
 _look = 2**22      # similarities looked at in a batch
 
 class GradientCallback(MonitorCallback):
-    "Mean and variance over queries of `∂L/∂s` at each similarity rank of the negatives in use; with labels, of true and of false negatives apart"
+    "Mean and variance over queries, as many as make 4 million similarities a batch, of `∂L/∂s` at each similarity rank of the negatives in use; with labels, of true and of false negatives apart"
     names = 'false_push','rank_corr'
     def __init__(self,
         every:int=10, # One batch in so many is looked at, and at least one an epoch
@@ -269,7 +270,7 @@ class GradientCallback(MonitorCallback):
         if psm_model(self.learn).loss.n_neg==0: raise ValueError("GradientCallback looks at gradients by the similarity of negatives, and with n_neg=0 the loss has none. Use CollapseCallback")
 
     def look(self, step, m):
-        bank,n = m.bank,max(1, _look//len(m.bank.ids))
+        bank,n = m.bank,max(1, _look//step.mined.neg_mask.shape[1])
         mined = Mined(*(None if t is None else t[:n] for t in step.mined))
         sims,grad = similarity_gradients(m.loss, step.q[:n], step.k[:n], bank, mined)
         order = sims.masked_fill(~mined.neg_mask, -torch.inf).argsort(1, descending=True)
@@ -293,7 +294,7 @@ class GradientCallback(MonitorCallback):
             for what,t in dict(mean=middle, var=var).items() for i,kind in enumerate(('','_true','_false'))}, 'false_neg': (total[2]/total[1:].sum(0)).numpy()})[lambda d: d.n>0]
         push = (total*middle.nan_to_num()).sum(1)
         bins = self.bins()
-        return dict(n=int(total[0].max()), positive=seen['positive'].double().mean().item(), false_neg=(total[2].sum()/total[1:].sum()).item(), false_push=(push[2]/push[1:].sum()).item(), rank_corr=bins['var'].corr(bins.false_neg, method='spearman'))
+        return dict(n=int(total[0].max()), positive=seen['positive'].double().mean().item(), false_neg=(total[2].sum()/total[1:].sum()).item(), false_push=(push[2]/push[1:].sum()).item(), rank_corr=bins['var'].corr(bins.false_neg, method='spearman') if min(bins['var'].nunique(), bins.false_neg.nunique())>1 else math.nan)
 
     def bins(self,
         n:int=40, # Bins, at most, each wider than the one before

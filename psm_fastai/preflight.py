@@ -12,7 +12,7 @@ import psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastprogress.fastprogress import NBMasterBar
 from .learner import *
-from .mining import draw_probs, effective_number
+from .mining import draw_probs, effective_number, query_parts
 from .model import undisturbed
 
 # %% ../nbs/05b_preflight.ipynb #26b40fad
@@ -28,8 +28,8 @@ def _first_look(learn, views):
         x = dl.one_batch()[0]
         xq,xk = views(x)
         q,k = m.query(xq),m.key(xk)
-        *_,allowed = m.loss.candidates(k, batch_ids(dl, 0, x), m.bank)
-        return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), allowed, m.loss.a, m.loss.b)).median().item()
+        def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
+        return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, batch_ids(dl, 0, x))]).median().item()
 
 def preflight(
     learn, # A learner with a `PSMModel` whose bank is primed
@@ -50,7 +50,7 @@ def preflight(
         negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and mines else ''))
     size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith('bank.'))]).items()}
     cuda = m.bank.feats.is_cuda
-    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(m.bank.feats.device)[0] if cuda else psutil.virtual_memory().available
     res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
 
     if steps<300: wrong.append(f"{steps} steps are few; features of small sets take a thousand. More epochs, or a smaller batch size")

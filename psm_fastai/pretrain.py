@@ -282,7 +282,7 @@ def check_resume(
     if run['finished']: raise ValueError(f"the run in {out} is finished; there is nothing to resume" if resume else f"{out} holds a finished run. Give --out another folder, or delete this one")
     if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to go on with it, give --out another folder, or delete {left[0]}")
     if not resume: return
-    now = json.loads(json.dumps(settings))
+    now = json.loads(json.dumps(settings, default=str))
     if settings['bs'] is None: run['bs'] = run.get('bs_given')        # then the data decides, as it did then
     other = [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if run.get(n)!=v]
     if other: raise ValueError(f"--resume goes on with the settings of {out}, but {'; '.join(other)}")

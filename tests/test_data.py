@@ -1,7 +1,7 @@
 "Images of every kind reach the network as what they are, in memory or not, and what can't be used is named"
-import struct, zlib
+import re, struct, zlib
 import numpy as np, pandas as pd, psutil, pytest, tifffile, torch
-from fastai.vision.all import (CategoryBlock, DataBlock, Image, ImageBlock, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
+from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Image, ImageBlock, IndexSplitter, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
     load_learner, nn, noop, parent_label)
 from sklearn.datasets import load_digits
 from psm_fastai import data
@@ -385,3 +385,14 @@ def test_cifar10():
     assert x.mean().abs() < .05 and abs(x.std()-1) < .05
     assert all(dls.vocab[int(a)]==f.parent.name for a,f in zip(y, dls.train_ds.items))
     with Image.open(dls.train_ds.items[3]) as im: assert (np.asarray(im)==np.asarray(dls.train_ds[3][0])).all()
+
+def test_a_row_that_cannot_be_read_is_named(classes):
+    df = pd.DataFrame(dict(f=[str(f) for f in sorted(classes.rglob('*.png'))]))
+    Path(df.f[3]).write_bytes(b'no image')
+    block = DataBlock(ImageBlock, get_x=ColReader('f'), splitter=IndexSplitter([0]), item_tfms=Resize(8))
+    with pytest.raises(ValueError, match=re.escape(df.f[3])): block.dataloaders(df, bs=4, dl_type=MemoryDL).one_batch()
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.bfloat16, torch.float16])
+def test_images_of_any_type_can_be_looked_at(dtype):
+    dl = TfmdDL([(torch.ones(1,6,6).to(dtype),0)], bs=1)
+    assert train_image(DataLoaders(dl, dl), 0).size==(6,6)

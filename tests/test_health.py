@@ -1,8 +1,9 @@
 "Each sign of failure is provoked once, and healthy runs show none"
 import warnings
 import pytest, torch
-from fastai.vision.all import Callback, set_seed
+from fastai.vision.all import Callback, DataLoaders, TfmdDL, set_seed
 from psm_fastai.all import *
+from psm_fastai.loss import similarity_gradients
 from common import silent
 
 def train(epochs=8, lr=8e-3, cb=None, cbs=None, before=None, limit=None):
@@ -55,3 +56,19 @@ def test_no_negatives_left(): shows('negatives', 'smaller k', *train(2, limit=10
 
 def test_nothing_to_diagnose_before_training():
     with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()
+
+def test_purity_of_few_labels_is_a_number():
+    "A batch without a label takes nothing from the others"
+    few = [(torch.rand(1, 16, 16),i%3 if i%40==0 else -1) for i in range(400)]
+    learn = silent(psm_learner(DataLoaders(*(TfmdDL(few, bs=20, shuffle=True, drop_last=True, num_workers=0) for _ in 'tv')), mine_after=0.))
+    learn.psm.parts[-1].every = 1
+    learn.fit(2, 1e-3)
+    assert learn.psm_health.frame.purity.between(0, 1).all()
+
+def test_of_a_large_bank_some_queries_are_looked_at(monkeypatch):
+    monkeypatch.setattr('psm_fastai.mining._table', 40*400)
+    learn,_ = train(1, limit=400, cb=PSMCallback.moco())
+    seen = []
+    monkeypatch.setattr('psm_fastai.health.similarity_gradients', lambda p, q, *args: (seen.append(len(q)), similarity_gradients(p, q, *args))[1])
+    learn.fit(1)
+    assert {*seen}=={40}

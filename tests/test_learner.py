@@ -1,8 +1,8 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
 import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, ImageBlock, ImageDataLoaders, ItemGetter, Learner, Normalize, PILImageBW,
-    RandomSplitter, Resize, SGD, SkipItemException, TensorImage, TfmdDL, Transform, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
+from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, EarlyStoppingCallback, ImageBlock, ImageDataLoaders, ItemGetter, Learner, Normalize, PILImageBW,
+    RandomSplitter, ReduceLROnPlateau, Resize, SGD, SkipItemException, TensorImage, TfmdDL, Transform, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
 
@@ -247,3 +247,34 @@ def test_a_diagnosis_counts_the_epochs_of_the_last_fit(capsys):
     learn.fit(1)
     capsys.readouterr()
     assert not learn.diagnose() and capsys.readouterr().out=='No sign of failure in 1 epochs\n'
+
+def test_a_second_guest_with_the_same_columns_is_refused():
+    "So that a cell that is run again does not measure everything twice"
+    learn = quiet(cbs=[PSMCallback(bank_size=64), KNNCallback()])
+    with pytest.raises(ValueError, match='has a KNNCallback already.*learn.remove_cb'): learn.add_cb(KNNCallback(every=2))
+    with pytest.raises(ValueError, match='already'): learn.fit(1, cbs=KNNCallback())
+    learn.remove_cb(learn.knn)
+    learn.fit(1, cbs=KNNCallback())
+    learn.fit(1, cbs=KNNCallback())
+    assert [*learn.recorder.metric_names].count('knn_acc')==1 and not any(m.name=='knn_acc' for m in learn.metrics)
+
+def test_accuracy_is_measured_when_validation_is_asked_for():
+    learn = quiet(cbs=[PSMCallback(bank_size=64), KNNCallback()])
+    learn.fit(2, 1e-3)
+    trained = learn.validate()[-1]
+    assert trained==learn.recorder.values[-1][-1]==float(learn.knn_accuracy())
+    for p in learn.model.encoder.parameters(): nn.init.zeros_(p)
+    assert learn.validate()[-1]==float(learn.knn_accuracy())!=trained
+
+def test_trackers_with_patience_need_a_measurement_each_epoch():
+    learn = quiet(cbs=[PSMCallback(bank_size=64), KNNCallback(every=2)])
+    for cb in (EarlyStoppingCallback(monitor='knn_acc', patience=1), ReduceLROnPlateau(monitor='knn_acc')):
+        with pytest.raises(ValueError, match=f'{cb.name} would take each epoch'): learn.fit(1, cbs=cb)
+    learn.fit(3, cbs=EarlyStoppingCallback(monitor='train_loss', patience=5))
+    assert [v==v for v in (row[-1] for row in learn.recorder.values)]==[False,True,True]
+
+def test_accuracy_says_which_labels_are_missing():
+    labelled,bare = digits_dls(bs=32, limit=64).train,TfmdDL([(torch.rand(1,24,24),) for _ in range(40)], bs=32)
+    learn = quiet(DataLoaders(labelled, bare), cbs=[PSMCallback(bank_size=64)])
+    with pytest.raises(ValueError, match='those of the validation set have none'): learn.add_cb(KNNCallback())
+    with pytest.raises(ValueError, match='none is known in the validation set'): learn.knn_accuracy()

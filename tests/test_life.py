@@ -1,8 +1,9 @@
 "A Learner's whole life: finding a rate, looking, interrupts, half precision, accumulation, memory formats, compiling"
-import copy, math, random, subprocess, sys
+import copy, math, random, shutil, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
-from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, DataLoaders, EarlyStoppingCallback, GradientAccumulation, Learner, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, TfmdDL, load_learner,
+from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, DataLoaders, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, TfmdDL, load_learner,
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
@@ -441,3 +442,65 @@ def test_no_graph_break_in_forward(settings):
     torch._dynamo.reset()
     found = torch._dynamo.explain(m)(x, x.flip(3))
     assert found.graph_break_count==0, found.break_reasons
+
+def test_features_of_any_size_are_predicted():
+    "They stand for no class, however large they are and however few classes there are"
+    net = nn.Sequential(nn.Flatten(), nn.Linear(576, 128), nn.LayerNorm(128))
+    nn.init.constant_(net[2].weight, 100.)
+    learn = quiet(model=net, cbs=[PSMCallback(bank_size=64)])
+    learn.fit(1, 1e-3)
+    im = learn.dls.valid_ds[3][0]
+    for _ in range(2):
+        res = learn.predict(im)
+        assert not len(res[1]) and res[2].max()>len(learn.dls.vocab)
+        learn.show_results(max_n=2)
+        learn.remove_cb(PSMCallback)      # its features are predicted then too
+
+def test_what_mixes_targets_is_refused():
+    learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    with pytest.raises(TypeError, match='mix_up mixes the targets'): learn.fit(1, cbs=MixUp())
+    learn.fit(1)
+
+def test_a_compiled_copy_is_refused_with_the_way_to_compile():
+    learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    learn.model = torch.compile(learn.model, backend='eager')
+    with pytest.raises(TypeError, match='Compile it in place: learn.model.compile'): learn.fit(1)
+
+@pytest.mark.parametrize('copied', [False,True])
+def test_compiled_encoders_are_taken_and_saved(copied, tmp_path):
+    enc = create_encoder('small_resnet', 1)
+    if copied: enc = torch.compile(enc, backend='eager')
+    else: enc.compile(backend='eager')
+    learn = quiet(model=enc, cbs=[PSMCallback(bank_size=64)])
+    learn.fit(1)
+    learn.save_encoder(tmp_path/'e.safetensors')
+    x = torch.rand(2, 1, 24, 24)
+    assert torch.allclose(load_encoder(tmp_path/'e.safetensors')(x), enc.eval()(x), atol=1e-5)
+
+def test_a_training_goes_on_after_its_images_were_moved(tmp_path):
+    "Bit for bit, and other images in the same place are refused"
+    ims = digits_dls(limit=96).train_ds
+    def write(name, n=96):
+        for i in range(n):
+            f = tmp_path/name/str(int(ims[i][1]))/f'{i}.png'
+            f.parent.mkdir(parents=True, exist_ok=True)
+            train_image(DataLoaders(SimpleNamespace(dataset=ims)), i).save(f)
+    def make(name):
+        set_seed(0)
+        return quiet(image_dls(tmp_path/name, size=24, bs=16), cbs=[PSMCallback(bank_size=64, k=3, n_neg=20), NeighbourHistory(n_probes=10, k=3, n_neg=5)])
+    def train(name, cut=None, start=0):
+        learn,save = make(name),CheckpointCallback(tmp_path/'c.pth')
+        start = save.resume(learn)
+        def stop(cb):
+            if cut and cb.training and cb.epoch==cut: raise CancelFitException
+        learn.fit(3, 1e-3, start_epoch=start, cbs=[save, Spy(before_batch=stop)])
+        return state(learn)
+    write('a'); write('b')
+    want = train('a')
+    (tmp_path/'c.pth').unlink()
+    train('a', cut=1)
+    shutil.rmtree(tmp_path/'a')
+    assert same(train('b'), want)
+    (tmp_path/'b').rename(tmp_path/'gone')
+    write('b', 95)
+    with pytest.raises(ValueError, match='images was'): CheckpointCallback(tmp_path/'c.pth').resume(make('b'))

@@ -4,7 +4,7 @@ import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from psm_fastai.bank import MemoryBank
 from psm_fastai.loss import PSMLoss
-from psm_fastai.mining import draw_probs, sample_negatives, top_rows
+from psm_fastai.mining import bank_purities, draw_probs, sample_negatives, top_rows
 
 id_ = st.integers(-1, 5)
 
@@ -78,8 +78,8 @@ def test_a_large_bank_is_mined_in_parts(options, monkeypatch):
     psm,ids = PSMLoss(**options),torch.arange(10)
     def mine(): torch.manual_seed(1); return psm.mine(q, k, ids, bank)
     whole = mine()
-    monkeypatch.setattr('psm_fastai.loss._table', 3*40)
-    monkeypatch.setattr('psm_fastai.loss._least', 1)
+    monkeypatch.setattr('psm_fastai.mining._table', 3*40)
+    monkeypatch.setattr('psm_fastai.mining._least', 1)
     for a,b in zip(whole, mine()): assert a is None and b is None or torch.allclose(a.float(), b.float(), atol=1e-6)     # draws of a part follow those of the part before, so not even they differ
 
 @pytest.mark.parametrize('seed', range(3))
@@ -107,3 +107,13 @@ def test_blocks_give_what_topk_gives(monkeypatch, seed):
     assert torch.equal(top, want.values) and torch.equal(s.gather(1, idx), want.values)
     found = top>-torch.inf
     assert torch.equal(idx[found], want.indices[found])
+
+def test_the_purity_of_a_large_bank_is_measured_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    bank = MemoryBank(40, 8)
+    bank.enqueue(F.normalize(torch.randn(40, 8), dim=1), torch.arange(40), torch.randint(-1, 3, (40,)))
+    whole = bank_purities(bank, [1,5])
+    monkeypatch.setattr('psm_fastai.mining._table', 3*40)
+    monkeypatch.setattr('psm_fastai.mining._least', 1)
+    parts = bank_purities(bank, [1,5])
+    assert parts[0]==pytest.approx(whole[0]) and parts[1]==whole[1] and all(0<p<1 for p in parts[0])

@@ -1,5 +1,5 @@
 "The monitors' figures against loops over every query and row, and what they must leave alone"
-import copy, math, random
+import copy, math, random, warnings
 from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, TensorImage, TfmdDL, load_learner, noop, set_seed, tensor
@@ -209,10 +209,10 @@ def test_ranks_of_the_whole_bank_are_of_after_mining_started_too():
 
 def test_of_many_similarities_some_are_looked_at(monkeypatch):
     monkeypatch.setattr('psm_fastai.monitor._look', 10*128)
-    cb = GradientCallback(1)
-    learn = make([cb], k=5, n_neg=20, mine_after=0.)
-    learn.fit(1, 1e-3)
-    assert cb.frame.n[0]==6*10
+    for n_neg,looked in ((None,10),(64,20)):      # the negatives count, not the bank
+        cb = GradientCallback(1)
+        make([cb], k=5, n_neg=n_neg, mine_after=0.).fit(1, 1e-3)
+        assert cb.frame.n[0]==6*looked
 
 def test_bins_keep_sums():
     cb = GradientCallback(1)
@@ -372,3 +372,20 @@ def test_labels_of_the_first_images_may_be_unknown():
     learn = make([PurityCallback(1), KNNCallback()], dls)
     learn.fit(1)
     assert {'purity','false_neg','knn_acc'} <= {*learn.recorder.metric_names} and learn.purity.frame.purity.notna().all()
+
+def test_one_class_makes_no_noise():
+    dls = uneven()
+    for dl in dls.loaders: dl.dataset.y[:] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        make([cb := GradientCallback(1)], dls, k=5, n_neg=20, mine_after=0.).fit(1, 1e-3)
+    assert cb.frame.rank_corr.isna().all()
+
+def test_monitors_look_in_full_precision():
+    seen = []
+    class Look(MonitorCallback):
+        def look(self, step, m): seen.append((step.q @ step.q.T).dtype); return dict(n=step.q[:1,0])
+        def sum_up(self, seen): return {}
+    learn = make([Look(1)])
+    with torch.autocast('cpu', torch.bfloat16): learn.fit(1)
+    assert {*seen}=={torch.float32}

@@ -140,3 +140,10 @@ def test_names_need_not_be_text(tmp_path):
         for j,(im,_) in enumerate(digits_dls(limit=8).train_ds): im.save(path/f'{j}.png')
     pretrain.psm_pretrain(str(tmp_path/'images'), epochs=1, size=24, device='cpu', out=tmp_path/'run')
     assert json.loads((tmp_path/'run/run.json').read_text())['finished'] and 'caf?' in (tmp_path/'run/neighbours.html').read_text(encoding='utf-8')
+
+def test_a_run_whose_path_is_an_object_goes_on(tmp_path):
+    "What a notebook may give"
+    run = dict(data=Path('images'), bs=8)
+    pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, **run)
+    pretrain.check_resume(tmp_path, True, run)
+    with pytest.raises(ValueError, match="data was 'images' and is now 'others'"): pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
