@@ -9,8 +9,8 @@ __all__ = ['some_items', 'experiment_dls', 'resolved', 'pretrain', 'pretrain_and
            'paired_differences']
 
 # %% ../nbs/11_experiment.ipynb #926003dc
-import json, math, pandas as pd, subprocess, time, torch
-from fastai.vision.all import DataLoaders, Learner, Path, listify, no_random, progress_bar, set_seed
+import inspect, json, math, pandas as pd, subprocess, time, torch
+from fastai.vision.all import DataLoaders, Learner, Path, delegates, listify, no_random, progress_bar, set_seed
 from functools import lru_cache
 from operator import index
 from scipy.stats import ttest_1samp
@@ -77,26 +77,17 @@ def resolved(
     if method!='byol': psm = dict(dict(momentum=r['momentum']), **psm)
     return {**s, **{n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}, **psm_methods[method](**psm).settings}
 
+@delegates(resolved, keep=True)
 def pretrain(
-    data:str='digits', # digits, cifar10 or cifar100
-    method:str='psm', # One of `psm_methods`
-    arch='small_resnet', # Encoder
-    epochs:int|None=None, # Epochs; this and the next three: None takes the recipe of the data set
-    bs:int|None=None, # Batch size
-    lr:float|None=None, # Highest learning rate
-    wd:float|None=None, # Weight decay
-    seed:int=0, # Seed of weights, views and order
-    limit:int|None=None, # At most so many training images
-    held_out:int=0, # So many training images to measure by, in place of the test images
-    classes:int|None=None, # Images of the first so many classes only
     cbs=None, # Further callbacks
-    **psm, # Settings of the method
+    **settings, # As for `resolved`
 )->Learner: # After its last epoch
     "A learner that was pretrained silently"
-    s = resolved(data, method, arch, epochs, bs, lr, wd, **psm)
-    set_seed(seed)
-    dls = experiment_dls(data, s['bs'], limit, held_out, classes)
-    learn = psm_learner(dls, arch, cbs=psm_methods[method](**{**psm, 'momentum': s['momentum']}))
+    s = resolved(**settings)
+    set_seed(s['seed'])
+    dls = experiment_dls(*(s[n] for n in ('data','bs','limit','held_out','classes')))
+    psm = {n: v for n,v in settings.items() if n not in inspect.signature(resolved).parameters}
+    learn = psm_learner(dls, s['arch'], cbs=psm_methods[s['method']](**{**psm, 'momentum': s['momentum']}))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs)
     return learn
 
