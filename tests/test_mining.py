@@ -1,10 +1,13 @@
 "Mining and drawing against loops over every row"
 import math
 import pytest, torch, torch.nn.functional as F
+from fastai.vision.all import set_seed
 from hypothesis import given, settings, strategies as st
+from common import PSMCallback, quiet
 from psm_fastai.bank import MemoryBank
 from psm_fastai.loss import PSMLoss
 from psm_fastai.mining import bank_purities, draw_probs, sample_negatives, top_rows
+from psm_fastai.preflight import _first_look
 
 id_ = st.integers(-1, 5)
 
@@ -117,3 +120,15 @@ def test_the_purity_of_a_large_bank_is_measured_in_parts(monkeypatch):
     monkeypatch.setattr('psm_fastai.mining._least', 1)
     parts = bank_purities(bank, [1,5])
     assert parts[0]==pytest.approx(whole[0]) and parts[1]==whole[1] and all(0<p<1 for p in parts[0])
+
+def test_agreement_and_the_first_look_are_the_same_in_parts(monkeypatch):
+    def figures():
+        set_seed(0)
+        learn = quiet(cbs=[PSMCallback(bank_size=64, k=4, n_neg=16, mine_after='agreement')])
+        learn.fit(1, 1e-3)
+        loss = learn.psm.parts[0]
+        return loss.share('agreement'),_first_look(learn, loss.two_views)
+    whole = figures()
+    monkeypatch.setattr('psm_fastai.mining._table', 5*64)
+    monkeypatch.setattr('psm_fastai.mining._least', 1)
+    assert figures()==pytest.approx(whole, rel=1e-3) and all(f>0 for f in whole)
