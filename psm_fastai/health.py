@@ -12,7 +12,7 @@ import math, pandas as pd, torch, warnings
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from .learner import *
-from .loss import Mined, check_number, similarity_gradients
+from .loss import check_number, similarity_gradients
 from .mining import chance_purity, purity, query_parts
 
 # %% ../nbs/05c_health.ipynb #5123f06b
@@ -43,7 +43,7 @@ class HealthCallback(Callback):
         figures = [s.loss.mean(), spread]
         if p.n_neg!=0:
             n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # of a large bank some queries will do
-            mined = Mined(*(None if t is None else t[:n] for t in s.mined))
+            mined = s.mined.first(n)
             sims,g = similarity_gradients(p, s.q[:n], s.k[:n], rows, mined)
             g = g.gather(1, sims.masked_fill(~mined.neg_mask, -2).argsort(1, descending=True))
             figures += [s.mined.neg_mask.sum(1).float().mean().add(1).log(), g.mean(), g.var(0).mean()]

@@ -11,7 +11,7 @@ __all__ = ['MonitorCallback', 'PurityCallback', 'effective_rank', 'CollapseCallb
 import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
 from .learner import *
-from .loss import Mined, check_number, similarity_gradients
+from .loss import check_number, similarity_gradients
 from .mining import admissible, mine_positives, overlap
 
 # %% ../nbs/08_monitor.ipynb #50cf3a02
@@ -271,7 +271,7 @@ class GradientCallback(MonitorCallback):
 
     def look(self, step, m):
         bank,n = m.bank,max(1, _look//step.mined.neg_mask.shape[1])
-        mined = Mined(*(None if t is None else t[:n] for t in step.mined))
+        mined = step.mined.first(n)
         sims,grad = similarity_gradients(m.loss, step.q[:n], step.k[:n], bank, mined)
         order = sims.masked_fill(~mined.neg_mask, -torch.inf).argsort(1, descending=True)
         rows = order if mined.neg_idx is None else mined.neg_idx.gather(1, order)

@@ -488,7 +488,7 @@ def test_a_training_goes_on_after_its_images_were_moved(tmp_path):
     def make(name):
         set_seed(0)
         return quiet(image_dls(tmp_path/name, size=24, bs=16), cbs=[PSMCallback(bank_size=64, k=3, n_neg=20), NeighbourHistory(n_probes=10, k=3, n_neg=5)])
-    def train(name, cut=None, start=0):
+    def train(name, cut=None):
         learn,save = make(name),CheckpointCallback(tmp_path/'c.pth')
         start = save.resume(learn)
         def stop(cb):
@@ -501,6 +501,9 @@ def test_a_training_goes_on_after_its_images_were_moved(tmp_path):
     train('a', cut=1)
     shutil.rmtree(tmp_path/'a')
     assert same(train('b'), want)
+    one = next((tmp_path/'b').rglob('*.png'))
+    one.rename(one.with_name('other.png'))
+    with pytest.raises(ValueError, match='files was'): CheckpointCallback(tmp_path/'c.pth').resume(make('b'))
     (tmp_path/'b').rename(tmp_path/'gone')
     write('b', 95)
     with pytest.raises(ValueError, match='images was'): CheckpointCallback(tmp_path/'c.pth').resume(make('b'))
