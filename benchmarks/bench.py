@@ -1,8 +1,9 @@
 "What the benchmarks share: things measured in turn, ratios with their spread, and a JSON file with the circumstances"
-import json, os, platform, statistics, subprocess, sys, time
+import json, os, platform, statistics, sys, time
 from pathlib import Path
 import torch
 from fastai.vision.all import ProgressCallback, TensorCategory, TensorImage, noop
+from psm_fastai.experiment import git_commit
 from psm_fastai.pretrain import environment
 
 here = Path(__file__).parent
@@ -42,9 +43,8 @@ def ratio(a, b):
 
 def save(name, rows, sizes=()):
     "Write the rows, each with versions, hardware, commit and command, to NAME.json beside the program; rows of other sizes, by these columns, stay there"
-    commit = subprocess.run(['git','rev-parse','HEAD'], cwd=here, capture_output=True, text=True).stdout.strip()
     out = here/f'{name}.json'
-    how = dict(command=' '.join([f'benchmarks/{name}.py', *sys.argv[1:]]), commit=commit, date=time.strftime('%Y-%m-%d'), processor=platform.processor() or platform.machine(), load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None, **environment())
+    how = dict(command=' '.join([f'benchmarks/{name}.py', *sys.argv[1:]]), commit=git_commit(here), date=time.strftime('%Y-%m-%d'), processor=platform.processor() or platform.machine(), load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None, **environment())
     def size(r): return [r.get(c) for c in sizes]
     kept = [r for r in json.loads(out.read_text())['rows'] if size(r) not in [size(n) for n in rows]] if sizes and out.exists() else []
     out.write_text(json.dumps(dict(rows=kept+[dict(r, how=how) for r in rows]), indent=1)+'\n')

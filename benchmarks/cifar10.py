@@ -7,6 +7,7 @@ All options of psm_pretrain may be given.
 import json, subprocess, sys
 import pandas as pd
 from pathlib import Path
+from psm_fastai.experiment import git_commit
 from bench import here
 
 defaults = {'--arch': 'cifar_resnet18', '--epochs': '200', '--bs': '512', '--eval': 'knn,linear'}
@@ -23,7 +24,7 @@ def main():
     row = {n: run[n] for n in ('method','arch','epochs','bs','lr','precision','seed','seconds')}      # seconds of the last start
     row['training_seconds'] = round(pd.read_csv(out/'history.csv').seconds.sum(), 1)
     row.update({f'{name} {kind}': a['accuracy'] for name,kinds in run['scores'].items() for kind,a in kinds.items()}, settings=json.dumps(run['settings']), hardware=json.dumps(run['hardware']), **run['versions'],
-        commit=subprocess.run(['git','rev-parse','HEAD'], cwd=here, capture_output=True, text=True).stdout.strip(), command=' '.join(['benchmarks/cifar10.py', *given]))
+        commit=git_commit(here), command=' '.join(['benchmarks/cifar10.py', *given]))
     f = here/'results/cifar10.csv'
     f.parent.mkdir(exist_ok=True)
     pd.concat(([pd.read_csv(f)] if f.exists() else []) + [pd.DataFrame([row])]).to_csv(f, index=False)

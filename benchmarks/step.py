@@ -2,7 +2,7 @@
 
 python benchmarks/step.py                                  the sizes of the first target
 python benchmarks/step.py --arch cifar_resnet18 --bs 64 --bank 65536 --dim 256 --steps 30
-python benchmarks/step.py --device cuda --precision bf16 --channels_last --compile
+python benchmarks/step.py --device cuda --precision bf16 --channels-last --compile
 """
 import time, warnings
 warnings.filterwarnings('ignore')

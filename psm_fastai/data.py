@@ -17,6 +17,7 @@ from fastai.vision.all import (Categorize, CategoryBlock, DataBlock, Datasets, I
     get_image_files, imagenet_stats, itemgetter, merge, parent_label, progress_bar, show_image, tuplify, untar_data)
 from PIL import ImageOps, UnidentifiedImageError
 from sklearn.datasets import load_digits
+from threading import Lock
 from torchvision.io import decode_image
 from torchvision.transforms.functional import to_pil_image
 
@@ -160,10 +161,14 @@ def _tiff(fn):
     if len(axes)>1: raise ValueError(f"a TIFF of shape {list(a.shape)} with axes {s.axes}; at most one besides Y and X can be channels")
     return np.moveaxis(a, axes[0], 0) if axes else a[None], alpha and a.ndim==3 and a.shape[axes[0]] in (2,4)
 
+_reading = Lock()       # up to Python 3.11.7 and 3.12.1 two threads can't parse the headers of arrays at once, now and then
+
 def _open(fn, channels=None):
     "The pixels of a file, `(PIL image, not loaded yet, or array [C, H, W]; whether the last channel is alpha)`"
     ext = Path(fn).suffix.lower()
-    if ext=='.npy': return _chw(np.load(fn), channels),False
+    if ext=='.npy':
+        with _reading: a = np.load(fn)
+        return _chw(a, channels),False
     try: im = Image.open(fn)
     except UnidentifiedImageError:
         if ext in ('.tif','.tiff'): return _tiff(fn)     # PIL does not know 5 bands, or floats in colour

@@ -1,5 +1,5 @@
 "Images of every kind reach the network as what they are, in memory or not, and what can't be used is named"
-import re, struct, zlib
+import re, struct, time, zlib
 import numpy as np, pandas as pd, psutil, pytest, tifffile, torch
 from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Image, ImageBlock, IndexSplitter, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
     load_learner, nn, noop, parent_label)
@@ -108,6 +108,21 @@ def test_bands_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 6 images can't be read: other.npy\..*it has 4 channels, not 5"): quiet(tmp_path)
     np.save(tmp_path/'other.npy', np.zeros((2,8,8,5), np.uint8))
     with pytest.raises(ValueError, match=r"other.npy: an array of shape \[2, 8, 8, 5\]"): quiet(tmp_path)
+
+def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
+    "Two threads at once make Python's parser fail, now and then, and the image would be named as one that can't be read"
+    load,inside,most = np.load,[],[]
+    def slow(fn):
+        inside.append(fn)
+        most.append(len(inside))
+        time.sleep(.002)
+        try: return load(fn)
+        finally: inside.remove(fn)
+    monkeypatch.setattr(np, 'load', slow)
+    monkeypatch.setattr(data.defaults, 'cpus', 4)
+    for i in range(40): np.save(tmp_path/f'{i}.npy', pixels(8,8))
+    quiet(tmp_path)
+    assert len(most)>=40 and max(most)==1
 
 def test_white_level(tmp_path):
     for i in range(5): tifffile.imwrite(tmp_path/f'{i}.tif', np.full((8,8), 1000, np.uint16))
