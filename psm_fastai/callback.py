@@ -133,7 +133,7 @@ class PSMLossCallback(GuestCallback):
             with torch.autocast(q.device.type, enabled=False):
                 mined = m.loss.mine(q, k, ids, m.bank)
                 loss = m.loss(q, k, ids, m.bank, mined)
-                if self.training and loss.device.type=='cpu' and not loss.isfinite().all():       # elsewhere looking would mean waiting; there the bank notices
+                if self.training and (loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder')) and not loss.isfinite().all():       # looking at it on a GPU means waiting: lr_find does so anyway, and else the bank notices
                     if hasattr(self.learn, 'lr_finder'): raise CancelFitException()               # this far the rate was too high; lr_find puts the model back
                     raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}. Look at these images, lower the learning rate, or, with half precision, use bf16")
                 if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
@@ -232,7 +232,7 @@ def prime(self:MemoryBankCallback):
             batches = islice(dl, n)
             with no_skips(dl):
                 for i,(x,*yb) in enumerate(progress_bar(batches, total=n, leave=False) if n>100 else batches):
-                    n = min(len(x), wanted)
+                    x,n = x.to(m.bank.feats.device),min(len(x), wanted)      # loaders may have no device
                     ids,labels = batch_ids(dl, i, x),batch_labels(yb, len(x), x.device)
                     if len(x)>1: m.bank.enqueue(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
                     wanted -= n

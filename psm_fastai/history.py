@@ -119,7 +119,8 @@ def queries_and_keys(
     m,loss = psm_model(learn),learn.psm.parts[0] if hasattr(learn, 'psm') else learn.psm_loss
     x,*yb = images_at(learn.dls, ids)
     with keep_modes(m), undisturbed(m, seed=seed):
-        m.to(x.device).eval()
+        m.to(learn.dls.device).eval()
+        x = x.to(m.bank.feats.device)         # loaders may have no device
         xq,xk = loss.two_views(x)
         return (xq,xk),m.query(xq),m.key(xk),torch.tensor(ids, device=x.device),batch_labels(yb, len(x), x.device)
 

@@ -12,8 +12,8 @@ import pandas as pd, torch, torch.nn.functional as F
 from copy import deepcopy
 from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, params
 from fastcore.basics import patch
-from .encoder import PoolFeatures, feature_size, keep_modes, pool_features, write_encoder
-from .evaluate import encoder_features, image_table, learner_encoder
+from .encoder import PoolFeatures, feature_size, keep_modes, write_encoder
+from .evaluate import batch_features, encoder_features, image_table, learner_encoder
 from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch
 
 # %% ../nbs/07a_transfer.ipynb #07c8a775
@@ -66,7 +66,7 @@ def nearest(self:Learner,
     with torch.no_grad(), keep_modes(m):
         dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
         m.to(dl.device).eval()
-        new = torch.cat([pool_features(m(as_floats(b[0]).as_subclass(Tensor))).float().cpu() for b in dl])
+        new = torch.cat([batch_features(m, b[0]) for b in dl])
     if new.shape[1]!=feats.shape[1]: raise ValueError(f"`among` holds {feats.shape[1]} features an image, this encoder gives {new.shape[1]}. Compute it anew: learn.features()")
     sims,idx = (F.normalize(new, dim=1) @ F.normalize(feats, dim=1).T).topk(min(n, len(feats)), dim=1)
     res = table.iloc[idx.flatten().tolist()].reset_index(drop=True)

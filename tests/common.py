@@ -10,7 +10,7 @@ def silent(learn):
     return learn
 def quiet(dls=None, *, cbs=None, model=None, **kwargs): return silent(Learner(dls or digits_dls(bs=32, limit=200), model or tiny(), cbs=cbs, **kwargs))
 def state(learn): return {n: t.clone() for n,t in learn.model.state_dict().items()}
-def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[n].cpu(), b[n].cpu()) for n in a)
 
 class HalfOnCPU(MixedPrecision):
     "fastai's `MixedPrecision` names CUDA; this one is for tests"

@@ -30,7 +30,7 @@ def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
     for i,x in zip(asked, images_at(learn.dls, asked)[0]):
         assert torch.allclose(x.as_subclass(torch.Tensor), held[i], atol=1e-6)
         with_file = np.asarray(train_image(learn.dls, i).convert('L').resize((24,24))).astype(float)
-        assert np.corrcoef(with_file.ravel(), held[i].mean(0).numpy().ravel())[0,1]>.98
+        assert np.corrcoef(with_file.ravel(), held[i].mean(0).cpu().numpy().ravel())[0,1]>.98
     name = {i: f.parent.name for i,f in enumerate(learn.dls.train_ds.items)}
     assert all(name[i]==l for i,l in zip(df.id, df.label)) and all(name[i]==l for i,l in zip(df['query'], df.query_label))
 
@@ -44,9 +44,9 @@ def test_what_is_kept_is_what_mining_gives():
     idx,found,weights,allowed = m.loss.candidates(k, ids, m.bank)
     last = df[df.epoch==1]
     pos,neg = last[last.kind=='positive'],last[last.kind=='negative']
-    assert pos.id.tolist()==m.bank.ids[idx].flatten().tolist() and np.allclose(pos.weight, weights.flatten(), atol=1e-6) and pos.age.tolist()==m.bank.age[idx].flatten().tolist()
-    assert np.allclose(pos.similarity, (k @ m.bank.feats.T).gather(1, idx).flatten(), atol=1e-6)
-    p = draw_probs(q @ m.bank.feats.T, (q*k).sum(1), allowed, m.loss.a, m.loss.b)
+    assert pos.id.tolist()==m.bank.ids[idx].flatten().tolist() and np.allclose(pos.weight, weights.flatten().cpu(), atol=1e-6) and pos.age.tolist()==m.bank.age[idx].flatten().tolist()
+    assert np.allclose(pos.similarity, (k @ m.bank.feats.T).gather(1, idx).flatten().cpu(), atol=1e-6)
+    p = draw_probs(q @ m.bank.feats.T, (q*k).sum(1), allowed, m.loss.a, m.loss.b).cpu()
     place = {i: r for r,i in enumerate(m.bank.ids.tolist())}
     row = {i: r for r,i in enumerate(history.ids)}
     assert np.allclose(neg.prob, [p[row[a],place[b]] for a,b in zip(neg['query'], neg.id)], atol=1e-7) and len(neg)==16*12

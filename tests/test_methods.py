@@ -73,7 +73,7 @@ def test_each_method_trains(name):
     learn = quiet(cbs=psm_methods[name](bank_size=100))
     start = [p.clone() for p in learn.model.encoder.parameters()]
     learn.fit_one_cycle(1, 1e-3)
-    assert all(not torch.equal(a, b) for a,b in zip(start, learn.model.encoder.parameters()))
+    assert all(not torch.equal(a.cpu(), b.cpu()) for a,b in zip(start, learn.model.encoder.parameters()))
     assert learn.psm.method==name and all(math.isfinite(float(l)) for l in learn.recorder.losses)
 
 def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():

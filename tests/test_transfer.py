@@ -29,7 +29,7 @@ def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
     l.save_encoder(tmp_path/'e.safetensors')
     again = load_encoder(tmp_path/'e.safetensors')
     x = l.dls.valid.one_batch()[0]
-    assert torch.equal(again(x), l.model.encoder.eval()(x)) and again.images==dict(n_in=1, size=[24,24], **image_stats(l.dls))
+    assert torch.equal(again.to(x.device)(x), l.model.encoder.eval()(x)) and again.images==dict(n_in=1, size=[24,24], **image_stats(l.dls))
     silent(psm_learner(l.dls, again)).fit(1)                 # and may be where another training begins
 
 def several(x): return ['a','b'] if int(x.stem)%2 else ['b']
