@@ -133,7 +133,7 @@ class PSMLossCallback(GuestCallback):
             with torch.autocast(q.device.type, enabled=False):
                 mined = m.loss.mine(q, k, ids, m.bank)
                 loss = m.loss(q, k, ids, m.bank, mined)
-                if self.training and (loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder')) and not loss.isfinite().all():       # looking at it on a GPU means waiting: lr_find does so anyway, and else the bank notices
+                if self.training and (loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder')) and not loss.isfinite().all():       # looking at it on a GPU means waiting: only lr_find has to, else the bank notices
                     if hasattr(self.learn, 'lr_finder'): raise CancelFitException()               # this far the rate was too high; lr_find puts the model back
                     raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}. Look at these images, lower the learning rate, or, with half precision, use bf16")
                 if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)

@@ -167,8 +167,8 @@ def _open(fn, channels=None):
     "The pixels of a file, `(PIL image, not loaded yet, or array [C, H, W]; whether the last channel is alpha)`"
     ext = Path(fn).suffix.lower()
     if ext=='.npy':
-        with _reading: a = np.load(fn)
-        return _chw(a, channels),False
+        with _reading: a = np.load(fn, mmap_mode='r')
+        return _chw(np.array(a), channels),False
     try: im = Image.open(fn)
     except UnidentifiedImageError:
         if ext in ('.tif','.tiff'): return _tiff(fn)     # PIL does not know 5 bands, or floats in colour

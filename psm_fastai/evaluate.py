@@ -37,8 +37,8 @@ def batch_features(
     m:nn.Module, # An encoder
     x:Tensor, # `[B, C, H, W]`, of any type, on any device
 )->Tensor: # `[B, F]`, on the CPU
-    "Features of a batch as a loader gives it"
-    return pool_features(m(as_floats(x).as_subclass(Tensor).to(next(m.parameters(), x).device))).float().cpu()
+    "Features of a batch as a loader gives it, computed on the device of the encoder"
+    return pool_features(m(as_floats(x.to(next(m.parameters(), x).device)).as_subclass(Tensor))).float().cpu()
 
 @torch.no_grad()
 def encoder_features(

@@ -59,7 +59,7 @@ class move_mat:
 class AffineTfm(AffineCoordTfm):
     "fastai's `AffineCoordTfm`, but that nothing waits for the device where images keep their size"
     def _encode(self, x, mode, reverse=False):
-        if self.size is not None or self.coord_fs or reverse: return super()._encode(x, mode, reverse)
+        if not isinstance(x, TensorImage) or self.size is not None or self.coord_fs: return super()._encode(x, mode, reverse)
         grid = F.affine_grid(self.mat.as_subclass(Tensor), x.shape, align_corners=self.align_corners)
         return F.grid_sample(x.as_subclass(Tensor), grid, mode=mode, padding_mode=self.pad_mode, align_corners=self.align_corners).as_subclass(type(x))
 

@@ -112,11 +112,11 @@ def test_bands_that_do_not_fit_are_named(tmp_path):
 def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
     "Two threads at once make Python's parser fail, now and then, and the image would be named as one that can't be read"
     load,inside,most = np.load,[],[]
-    def slow(fn):
+    def slow(fn, **kwargs):
         inside.append(fn)
         most.append(len(inside))
         time.sleep(.002)
-        try: return load(fn)
+        try: return load(fn, **kwargs)
         finally: inside.remove(fn)
     monkeypatch.setattr(np, 'load', slow)
     monkeypatch.setattr(data.defaults, 'cpus', 4)
