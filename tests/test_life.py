@@ -3,7 +3,7 @@ import copy, math, random, shutil, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
-from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, DataLoaders, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, TfmdDL, load_learner,
+from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, DataLoaders, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, TfmdDL, default_device, load_learner,
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
@@ -409,6 +409,8 @@ def test_gradient_accumulation_is_that_of_a_plain_loop():
     assert len(batches)==6 and int(m.bank.step)==int(got['bank.step'])
     for n,t in m.state_dict().items(): assert torch.allclose(t.float(), got[n].float(), atol=1e-5), n
 
+rounding = 1e-4 if default_device().type=='cpu' else 1e-2       # a GPU rounds otherwise, and then other rows are mined now and then
+
 def losses_of(change=None, cbs=None):
     set_seed(0)
     learn = quiet(digits_dls(bs=32, limit=320), cbs=[PSMCallback(bank_size=200, k=4, n_neg=None, mine_after=0.)], opt_func=SGD)     # Adam would make steps of the rounding errors of tiny gradients
@@ -421,14 +423,14 @@ def test_channels_last_gives_the_same_losses():
     _,plain = losses_of()
     learn,last = losses_of(cbs=ChannelsLast())
     assert learn.model.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert len(plain)==20 and torch.allclose(plain, last, atol=1e-4)
+    assert len(plain)==20 and torch.allclose(plain, last, atol=rounding)
 
 @pytest.mark.posix     # torch.compile wants a C++ compiler
 @pytest.mark.guarantee('compile')
 def test_compiled_gives_the_same_losses_and_its_checkpoints_load(tmp_path):
     learn,plain = losses_of()
     compiled,losses = losses_of(change=lambda l: l.model.compile())
-    assert compiled.model._compiled_call_impl is not None and torch.allclose(plain, losses, atol=1e-4)
+    assert compiled.model._compiled_call_impl is not None and torch.allclose(plain, losses, atol=rounding)
     for a,b in ((learn,compiled), (compiled,learn)):
         a.path = b.path = tmp_path
         a.save('m')
