@@ -34,4 +34,4 @@ def test_loaders_may_have_no_device():
     learn.model.to(default_device())
     learn.fit(2, 1e-3)
     assert {p.device.type for p in learn.model.parameters()}=={default_device().type}=={learn.model.bank.feats.device.type}
-    assert len(learn.features())==192 and len(mined_neighbours(learn)) and learn.knn_accuracy().n==32
+    assert preflight(learn, learn.psm.parts[0].two_views)[0] and len(learn.features())==192 and len(mined_neighbours(learn)) and learn.knn_accuracy().n==32

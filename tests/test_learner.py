@@ -275,7 +275,7 @@ def test_trackers_with_patience_need_a_measurement_each_epoch():
     assert [v==v for v in (row[-1] for row in learn.recorder.values)]==[False,True,True]
 
 def test_accuracy_says_which_labels_are_missing():
-    labelled,bare = digits_dls(bs=32, limit=64).train,TfmdDL([(torch.rand(1,24,24),) for _ in range(40)], bs=32, device=digits_dls(limit=64).device)
+    labelled,bare = digits_dls(bs=32, limit=64).train,TfmdDL([(torch.rand(1,24,24),) for _ in range(40)], bs=32)
     learn = quiet(DataLoaders(labelled, bare), cbs=[PSMCallback(bank_size=64)])
     with pytest.raises(ValueError, match='those of the validation set have none'): learn.add_cb(KNNCallback())
     with pytest.raises(ValueError, match='none is known in the validation set'): learn.knn_accuracy()
