@@ -39,6 +39,14 @@ class MemoryBank(nn.Module):
         "`[K]`, how many `enqueue` calls ago each row came in (0 = by the last one); means nothing where a row is not `ready`"
         return self.step-1-self.steps
 
+    def similarity(self,
+        keys:Tensor, # `[B, D]`
+        ids:Tensor, # `[B]`, not needed here
+        rows:Tensor, # `[B, k]` rows that the keys have mined
+    )->Tensor: # `[B, k]`
+        "By what rows were mined: the similarity of the key to each"
+        return (self.feats[rows] @ keys[:,:,None]).squeeze(2)
+
     def clear(self):
         "Forget all rows"
         for b in (self.ids,self.labels,self.steps): b.fill_(-1)

@@ -23,7 +23,7 @@ def _plain(o):
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 
-_layout = 5      # of the file
+_layout = 6      # of the file
 
 def _opt_name(f): return '/'.join([_opt_name(f.func), *(_opt_name(v) for v in f.keywords.values() if callable(v))]) if isinstance(f, partial) else getattr(f, '__name__', type(f).__name__)
 
@@ -55,7 +55,8 @@ class CheckpointCallback(Callback):
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged") from e
         if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys(): raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote; models that `learn.save` wrote are for `learn.load`")
         if s.get('layout')!=_layout: raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. Finish the training with the version that wrote it")
-        if other := [*_misfits(m, s['model'])]: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
+        if other := [n for n in _misfits(m, s['model']) if not n.startswith('loss.index.')]:        # an index has the size of the data
+            raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
         if other := self.other_settings(learn, s): raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. Build the learner as it was built then")
         m.to(device)
         before = learn.opt

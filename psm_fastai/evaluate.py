@@ -10,8 +10,7 @@ __all__ = ['learner_encoder', 'batch_features', 'encoder_features', 'image_table
 
 # %% ../nbs/07_evaluate.ipynb #97e053e4
 import pandas as pd, torch, torch.nn.functional as F
-from contextlib import nullcontext
-from fastai.vision.all import DataLoaders, Learner, Tensor, TrackerCallback, get_model, is_listy, nn, no_random, partial, progress_bar
+from fastai.vision.all import DataLoaders, Learner, Tensor, TrackerCallback, get_model, is_listy, nn, no_random, partial
 from fastcore.basics import patch
 from pathlib import PurePath
 from scipy.stats import binomtest
@@ -19,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .encoder import PoolFeatures, keep_modes, pool_features
-from .learner import GuestCallback, as_floats, batch_labels, has_labels, no_skips, plain_dls
+from .learner import GuestCallback, as_floats, batch_labels, has_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
 from .model import PSMModel
@@ -51,12 +50,10 @@ def encoder_features(
     feats,labels = [],[]
     with keep_modes(m), no_random():
         m.eval()
-        dl = plain_dls(learn.dls)[ds_idx].new(shuffle=False, drop_last=False, bs=learn.dls.loaders[-1].bs)   # the batch size meant for evaluation
-        m.to(dl.device)
-        with no_skips(dl), dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():   # no augmentation
-            for x,*yb in progress_bar(dl, leave=False) if len(dl)>100 else dl:
-                feats.append(batch_features(m, x))
-                labels.append(batch_labels(yb, len(x), 'cpu'))
+        m.to(plain_dls(learn.dls)[ds_idx].device)
+        for x,*yb in plain_batches(learn.dls, ds_idx):
+            feats.append(batch_features(m, x))
+            labels.append(batch_labels(yb, len(x), 'cpu'))
     if not feats: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images; `nearest` also takes a table that `features` gave before, as `among`")
     return torch.cat(feats),torch.cat(labels)
 

@@ -13,7 +13,7 @@ import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
 from .data import train_image
-from .history import filled_bank, pick_images, queries_and_keys
+from .history import filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model, short_name
 from .loss import check_number, nce_term
 from .mining import admissible, mine_positives, soft_weights
@@ -25,6 +25,17 @@ def _name(learn, label):
 
 def _known(names): return names.astype(object).where(names.notna(), None)       # pandas makes nan of None among strings
 
+def _nearest(loss, bank, ids, rows, k):
+    "Neighbours of images by the rule of mining: of an index those that it holds; else of each image's row in the bank, by which it would be mined"
+    pool = loss.pool(bank)
+    if pool is not bank:
+        idx,found,weights,_ = loss.candidates(bank.feats[:len(ids)], ids, bank)      # an index does not look at the keys
+        return idx[:,:k],found[:,:k],pool.similarity(None, ids, idx)[:,:k],weights[:,:k]
+    sims = bank.feats[rows] @ bank.feats.T
+    idx,found = mine_positives(sims, admissible(ids, bank.ids, bank.ready), k)
+    top = sims.gather(1, idx)
+    return idx,found,top,soft_weights(top, found, loss.soft_temp)
+
 @torch.no_grad()
 def mined_neighbours(
     learn:Learner, # A learner with `PSMCallback`
@@ -34,25 +45,23 @@ def mined_neighbours(
     seed:int=0, # For the draw
 )->pd.DataFrame: # A row a neighbour: `query`, `rank`, `id`, `similarity`, `weight`, `query_label`, `label`, `right` (None where a label is unknown)
     "The neighbours that images would mine from the bank as it is now. Raises `ValueError` for an image that the bank does not hold"
-    bank,loss = filled_bank(learn),psm_model(learn).loss
+    bank,loss,pool = filled_bank(learn),psm_model(learn).loss,mining_pool(learn)
     if k is None: k = loss.k or 5
     check_number('k', k, 1, whole=True)
-    bank_ids,labels = bank.ids.tolist(),bank.labels.tolist()
-    row = {bank_ids[r]: r for r in bank.steps.argsort(stable=True).tolist() if bank_ids[r]>=0}   # an image's latest row
+    pool_ids,labels = pool.ids.tolist(),pool.labels.tolist()
+    row = {pool_ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if pool_ids[r]>=0 and pool.ready[r]}   # an image's latest row
     if ids is None: check_number('n', n, 1, whole=True)
     ids = pick_images(bank, n, seed) if ids is None else [int(i) for i in ids]
     if not ids: raise ValueError("ids must name at least one image, got none")
     missing = [i for i in ids if i not in row]
     if missing: raise ValueError(f"Images {missing[:5]} are not in the bank, which holds {len(row)} of {len(learn.dls.train_ds)} images. Choose among learn.model.bank.ids, or use a larger bank_size")
-    q = torch.tensor([row[i] for i in ids], device=bank.ids.device)
-    sims = bank.feats[q] @ bank.feats.T
-    idx,found = mine_positives(sims, admissible(bank.ids[q], bank.ids, bank.ready), k)
-    top = sims.gather(1, idx)
-    weights,rows = soft_weights(top, found, loss.soft_temp),[]
+    asked = torch.tensor(ids, device=bank.ids.device)
+    idx,found,top,weights = _nearest(loss, bank, asked, torch.tensor([row[i] for i in ids], device=bank.ids.device), k)
+    rows = []
     for query,*mined in zip(ids, idx.tolist(), found.tolist(), top.tolist(), weights.tolist()):
         l = labels[row[query]]
         for rank,(j,ok,s,w) in enumerate(zip(*mined), 1):
-            if ok: rows.append((query, rank, bank_ids[j], s, w, _name(learn, l), _name(learn, labels[j]), l==labels[j] if min(l,labels[j])>=0 else None))
+            if ok: rows.append((query, rank, pool_ids[j], s, w, _name(learn, l), _name(learn, labels[j]), l==labels[j] if min(l,labels[j])>=0 else None))
     res = pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
     return res.assign(**{c: _known(res[c]) for c in ('query_label','label')})
 
@@ -99,13 +108,13 @@ def explain_loss(self:Learner,
     pos,w = p.positives(q, k, to_mined, mined)
     terms = (w*nce_term(pos, neg, mined.neg_mask, p.temp))[0]
     part = (neg/p.temp).masked_fill(~mined.neg_mask, -torch.inf).softmax(1)[0].nan_to_num(0.)
-    names = lambda rows: [_name(self, l) for l in bank.labels[rows].tolist()]
+    names = lambda of, rows: [_name(self, l) for l in of.labels[rows].tolist()]
     own = pd.DataFrame(dict(kind='positive', id=[int(id)], similarity=pos[0,:1].tolist(), weight=w[0,:1].tolist(), share=terms[:1].tolist(), label=[_name(self, int(labels[0]))]))
     rows = mined.pos_idx[0][:len(terms)-1]
-    near = pd.DataFrame(dict(kind='positive', id=bank.ids[rows].tolist(), similarity=pos[0,1:].tolist(), weight=w[0,1:].tolist(), share=terms[1:].tolist(), label=names(rows)))
+    near = pd.DataFrame(dict(kind='positive', id=p.pool(bank).ids[rows].tolist(), similarity=pos[0,1:].tolist(), weight=w[0,1:].tolist(), share=terms[1:].tolist(), label=names(p.pool(bank), rows)))
     rows = torch.where(mined.neg_mask[0])[0]
     cols = rows if mined.neg_idx is None else mined.neg_idx[0][rows]
-    far = pd.DataFrame(dict(kind='negative', id=bank.ids[cols].tolist(), similarity=neg[0][rows].tolist(), weight=float('nan'), share=(part[rows]*terms.sum()).tolist(), label=names(cols))).sort_values('share', ascending=False)
+    far = pd.DataFrame(dict(kind='negative', id=bank.ids[cols].tolist(), similarity=neg[0][rows].tolist(), weight=float('nan'), share=(part[rows]*terms.sum()).tolist(), label=names(bank, cols))).sort_values('share', ascending=False)
     res = pd.concat([d for d in (own,near[near.weight>0],far) if len(d)], ignore_index=True)
     res['label'] = _known(res.label)
     res.attrs['loss'] = terms.sum().item()

@@ -221,8 +221,10 @@ class NeighbourAudit(_Readable):
         return pd.DataFrame(self.history.audits, columns=['epoch','judged','same','purity','low','high']).sort_values('epoch', ignore_index=True)
 
 # %% ../nbs/09b_explorer.ipynb #aff24d52
+_shares = ['auto',.01,.02,.05,.1,.25,.5,1.]
+
 class MiningLab(_Readable):
-    "Try `k`, `n_neg`, `a`, `b`, `soft_temp` and `hard_weight` on the bank of a learner, as it is now; what no slider can show, `n_neg=None` and `soft_temp=inf`, begins as 256 and 1"
+    "Try the settings of mining on the bank and the index of a learner, as they are now. `n_neg=None` begins as all rows, and `soft_temp=inf` as 1"
     def __init__(self,
         learn:Learner, # A learner with `PSMCallback` whose bank holds something
         ids=None, # Images to ask for; None: 64 that are drawn
@@ -234,8 +236,19 @@ class MiningLab(_Readable):
         wide = w.Layout(width='22rem')
         def whole_number(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=wide, continuous_update=False)
         def real(name, v, lo, hi, step): return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=wide, continuous_update=False, readout_format='.3g')
-        self.controls = dict(k=whole_number('k', min(p.k or 5, n-1), 1, max(1, min(max(100, p.k), n-1))), n_neg=whole_number('n_neg', min(p.n_neg or 256, n), 1, n), a=real('a', p.a, 0, max(50, p.a), .5), b=real('b', p.b, min(-1, p.b), max(1, p.b), .05),
-            soft_temp=real('soft_temp', 1. if p.soft_temp==np.inf else p.soft_temp, min(.01, p.soft_temp), max(1, p.soft_temp if p.soft_temp<np.inf else 1), .005), hard_weight=real('hard_weight', p.hard_weight, 0, 1, .05))
+        most = min(p.index.near.shape[1] if p.index is not None and p.index.made else max(100, p.k), n-1)
+        self.controls = dict(
+            k=whole_number('k', min(p.k or 5, most), 1, max(1, most)),
+            n_neg=whole_number('n_neg', n if p.n_neg is None else min(p.n_neg or 256, n), 1, n),
+            a=real('a', p.a, 0, max(50, p.a), .5),
+            b=real('b', p.b, min(-1, p.b), max(1, p.b), .05),
+            hard_weight=real('hard_weight', p.hard_weight, 0, 1, .05))
+        if 'soft_temp' in p.settings():
+            warm = 1. if p.soft_temp==np.inf else p.soft_temp
+            self.controls['soft_temp'] = real('soft_temp', warm, min(.01, warm), max(1, warm), .005)
+        if p.index is not None:
+            shares = [p.trust]*(p.trust not in _shares) + _shares
+            self.controls['trust'] = w.Dropdown(options=shares, value=p.trust, description='trust', layout=wide)
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
         self.still = self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
         for c in (self.query,*self.controls.values()): c.observe(lambda _: self.redraw(), 'value')
@@ -245,7 +258,10 @@ class MiningLab(_Readable):
     @property
     def loss(self)->PSMLoss:
         "The loss with these settings, for `PSMCallback` or the functions of module `mining`"
-        return PSMLoss(**{n: c.value for n,c in self.controls.items()}, temp=psm_model(self.learn).loss.temp)
+        p = psm_model(self.learn).loss
+        loss = type(p)(**{**{n: getattr(p, n) for n in p.settings()}, **{n: c.value for n,c in self.controls.items()}})
+        if p.index is not None: loss.index = p.index.trusting(loss.trust)
+        return loss
 
     def redraw(self):
         h,loss,step = self.history,self.loss,int(self.bank.step)

@@ -38,9 +38,9 @@ class HealthCallback(Callback):
 
     def look(self, s, m):
         p,rows = m.loss,m.bank
-        right,known = purity(s.labels, rows.labels[s.mined.pos_idx], s.mined.pos_found)
+        right,known = purity(s.labels, p.pool(rows).labels[s.mined.pos_idx], s.mined.used)
         spread = s.q.std(0).mean()*s.q.shape[1]**.5 if len(s.q)>1 else s.q.new_tensor(1.)
-        figures = [s.loss.mean(), spread]
+        figures = [s.loss.mean(), spread, s.loss.new_tensor(math.nan) if p.pool(rows) is rows else s.mined.used.any(1).float().mean()]
         if p.n_neg!=0:
             n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # of a large bank some queries will do
             mined = s.mined.first(n)
@@ -54,7 +54,7 @@ class HealthCallback(Callback):
         m = psm_model(self.learn)
         loss,*figures = (self.sums/self.n).tolist()
         right,known = self.pure.tolist()
-        row = dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan, **dict(zip(['spread','ceiling','grad_mean','grad_var'], figures)))
+        row = dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan, **dict(zip(['spread','pulling','ceiling','grad_mean','grad_var'], figures)))
         self.rows.append(dict(row, chance=chance_purity(m.bank.labels, m.bank.labels), mining=m.loss.mining and bool(m.loss.k or m.loss.n_neg), pct=(self.epoch+1)/self.n_epoch))
         for sign,text in signs(self.frame).items():
             if sign not in self.told: warnings.warn(f"epoch {self.epoch}: {text}", PSMWarning, stacklevel=2)
@@ -76,8 +76,10 @@ def signs(
     if not len(frame): return {}
     fit = _last_fit(frame)
     res,last,mined = {},fit.iloc[-1],fit[fit.mining]
-    if len(mined)>=3 and last.pct>=.5 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
+    if len(mined)>=3 and last.pct>=.5 and not last.pulling<.01 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
         res['purity'] = f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs"
+    if len(mined)>=3 and last.mining and last.pulling<.01:
+        res['trust'] = "hardly any neighbour is right often enough, by an estimate without labels, so next to nothing is pulled together and the training is MoCo's. If the images have relatives, try more epochs, a pretrained encoder, or views that change less"
     if 'grad_var' in fit and len(mined)>=4 and last.mining and last.grad_var > 4*mined.grad_var.iloc[:-1].median():
         res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: harder negatives are drawn, and the most similar ones are the most often false. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
     if 'ceiling' in fit and last.epoch>=2 and (fit.ceiling-fit.loss).tail(2).abs().max() < .03*last.ceiling:

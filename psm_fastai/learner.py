@@ -6,14 +6,14 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 
 # %% auto #0
 __all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', 'batch_ids', 'no_skips', 'batch_labels',
-           'has_labels', 'as_floats', 'short_name', 'psm_model', 'is_distributed', 'gather_ranks', 'randomness',
-           'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
+           'has_labels', 'plain_batches', 'as_floats', 'short_name', 'psm_model', 'is_distributed', 'split_ranks',
+           'gather_ranks', 'randomness', 'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
-import torch
+import math, torch
 from collections import namedtuple
-from contextlib import contextmanager
-from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Tensor, ValueMetric, get_model, get_random_states, no_random, partial, set_random_states, to_cpu
+from contextlib import contextmanager, nullcontext
+from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Tensor, ValueMetric, get_model, get_random_states, no_random, partial, progress_bar, set_random_states, to_cpu
 from torch.nn.parallel import DistributedDataParallel
 from .model import PSMModel
 from .views import find_normalize
@@ -113,6 +113,24 @@ def has_labels(
     x,*yb = peek_batch(dls)
     return _are_labels(yb, len(x))
 
+# %% ../nbs/05a_learner.ipynb #plainb01
+def plain_batches(
+    dls, # `DataLoaders`
+    ds_idx:int=0, # 0 = training set, 1 = validation set
+    ids:list|None=None, # Places in the data set; None: all
+): # Iterator of batches, tuples `(x, *yb)`
+    "Batches of images as they are, without augmentation and in their order. May be used in the middle of a training epoch"
+    with no_random(): dl = plain_dls(dls)[ds_idx].new(shuffle=False, drop_last=False, bs=dls.loaders[-1].bs)    # the batch size meant for evaluation
+    if ids is not None: dl.get_idxs = lambda: list(ids)
+    shared = [p for n in ('after_item','before_batch','after_batch') if hasattr(p := getattr(dl, n, None), 'split_idx')]    # with the loader that it was made from
+    splits = [p.split_idx for p in shared]
+    try:
+        with no_skips(dl), dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():
+            n = len(dl) if ids is None else len(ids)//dl.bs
+            yield from progress_bar(dl, total=n, leave=False) if n>100 else dl
+    finally:
+        for p,s in zip(shared, splits): p.split_idx = s
+
 # %% ../nbs/05a_learner.ipynb #25ab8db0
 def as_floats(
     x:Tensor, # `[B, C, H, W]`
@@ -144,6 +162,16 @@ def is_distributed(
 )->bool:
     "Whether several processes train together now, as in `learn.distrib_ctx()`"
     return isinstance(learn.model, DistributedDataParallel)
+
+def split_ranks(
+    learn:Learner,
+    t:Tensor, # `[N, ...]`, the same in all processes
+)->Tensor: # `[ceil(N / processes), ...]`, of consecutive rows; `t` itself where there is but one process
+    "The share of this process, of equal size in all: the last rows come from the beginning of `t`. `gather_ranks` of the shares begins with `t`"
+    if not is_distributed(learn): return t
+    n = math.ceil(len(t)/torch.distributed.get_world_size())
+    first = n*torch.distributed.get_rank()
+    return t[torch.arange(first, first+n, device=t.device) % len(t)]
 
 def gather_ranks(
     learn:Learner,

@@ -51,7 +51,18 @@ class PSMModel(nn.Module):
         self.symmetric,self.split_bn = symmetric,split_bn
         self.momentum_encoder,self.momentum_projector = (deepcopy(m).requires_grad_(False) for m in (self.encoder, self.projector))
         self.bank,self.loss = MemoryBank(bank_size, proj_dim),loss or PSMLoss()
-        self._ddp_params_and_buffers_to_ignore = [f'bank.{n}' for n,_ in self.bank.named_buffers()]    # each process fills its own, with the keys of all
+        own = dict(bank=self.bank, **({'loss.index': self.loss.index} if self.loss.index is not None else {}))
+        self._ddp_params_and_buffers_to_ignore = [f'{o}.{n}' for o,m in own.items() for n,_ in m.named_buffers()]    # each process fills its own, with the keys of all
+
+    def remember(self, keys, ids, labels):
+        "Keep the keys of a batch, in the bank and, if the rule of mining has one, in its index"
+        self.bank.enqueue(keys, ids, labels)
+        if self.loss.index is not None: self.loss.index.enqueue(keys, ids, labels)
+
+    def forget(self):
+        "Forget what was kept of other images"
+        self.bank.clear()
+        if self.loss.index is not None: self.loss.index.clear()
 
     def key(self,
         x:Tensor, # `[B, C, H, W]`

@@ -90,9 +90,8 @@ def _bars(ax, names, y, chance, title):
 def _share(right, among): return (right & among).sum(1) / among.sum(1)   # nan where there is none
 
 def _negative_pool(step, m):
-    "`[B, K]`, the rows that negatives may be drawn from: the admissible ones, without those mined as positives where these are in use"
-    allowed = admissible(step.ids, m.bank.ids, m.bank.ready)
-    return allowed.scatter(1, step.mined.pos_idx, False) if m.loss.mining else allowed
+    "`[B, K]`, the rows that negatives may be drawn from"
+    return m.loss.candidates(step.k, step.ids, m.bank)[-1]
 
 # %% ../nbs/08_monitor.ipynb #5a13db1f
 class PurityCallback(MonitorCallback):
@@ -118,8 +117,9 @@ class PurityCallback(MonitorCallback):
         def rate(idx, ok): return _share(same.gather(1, idx), ok & known.gather(1, idx))
         seen = dict(label=step.labels, mining=torch.full_like(step.loss, m.loss.mining), chance=_share(same, known))
         if m.loss.k:
-            right,found = same.gather(1, mined.pos_idx),mined.pos_found & known.gather(1, mined.pos_idx)
-            seen.update(purity=_share(right, found), right=right, found=found, age=bank.age[mined.pos_idx].int())
+            pool,mined_label = m.loss.pool(bank),m.loss.pool(bank).labels[mined.pos_idx]
+            right,found = mined_label==label,mined.used & (mined_label>=0) & (label>=0)
+            seen.update(purity=_share(right & found, found), right=right, found=found, age=pool.age[mined.pos_idx].int())
         if m.loss.n_neg!=0: seen['false_neg'] = _share(same, mined.neg_mask & known) if mined.neg_idx is None else rate(mined.neg_idx, mined.neg_mask)
         if m.loss.n_neg:
             allowed = _negative_pool(step, m)

@@ -83,7 +83,7 @@ _marks = {True: ('right','✓','right'), False: ('wrong','✗','wrong'), None: (
 def _positive(h, r, pic, first):
     cls,mark,word = _marks[r['right']]
     label,since = h.label(r['id']),'new' if r['since']==r['epoch'] and r['epoch']>first else f"since {r['since']+1}"
-    weight = '' if math.isnan(r['weight']) else f"<br>weight {r['weight']:.2f}"
+    weight = '' if math.isnan(r['weight']) else f"<br>weight {r['weight']:.2f}" if r['weight']>0 else '<br>not trusted'
     return (f'<li class="{cls}">{pic(h, str(r["id"]), h.what(r["id"])+(", "+word if word else ""))}<b dir=auto>{mark} {escape(short_name(label if label is not None else r["id"], 24))}</b>'
             f'<meter min=0 max=1 value={max(0, r["similarity"]):.2f} aria-label=similarity></meter><small>{r["similarity"]:.2f}{weight}<br>age {r["age"]} · {since}</small></li>')
 

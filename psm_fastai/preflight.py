@@ -8,9 +8,10 @@ Docs: https://psm-fastai.github.io/psm_fastai/preflight.html.md"""
 __all__ = ['preflight', 'PreflightCallback']
 
 # %% ../nbs/05b_preflight.ipynb #9c1ade68
-import psutil, time, torch
+import math, psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastprogress.fastprogress import NBMasterBar
+from .index import asked_images, most_images
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
 from .model import undisturbed
@@ -31,6 +32,14 @@ def _first_look(learn, views):
         def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
         return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, batch_ids(dl, 0, x))]).median().item()
 
+def _index(p, n, dim, epochs, mine_after):
+    "What the index of a loss is made of, when, and what that costs"
+    images = math.ceil(n/math.ceil(n/most_images))
+    makings = math.ceil((1-mine_after)*epochs/p.refresh)
+    share = makings*(images+min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
+    return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, made when mining starts and every {p.refresh} epochs, "
+            f"{makings} times: about {share:.0%} of the time")
+
 def preflight(
     learn, # A learner with a `PSMModel` whose bank is primed
     views, # Function from a batch to two views
@@ -43,12 +52,13 @@ def preflight(
     ess = _first_look(learn, views)
     mines = p.k or p.n_neg
     when = " once two views agree on neighbours" if mine_after=='agreement' else f" after {mine_after:.0%} of training" if mine_after else ''
-    negatives = "none" if p.n_neg==0 else f"all of the bank{' but the mined rows' if p.k else ''}" if p.n_neg is None else f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {ess:,.0f} rows now"
+    negatives = "none" if p.n_neg==0 else f"all of the bank{' but the rows of ' + ('trusted neighbours' if p.index is not None else 'mined images') if p.k else ''}" if p.n_neg is None else f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {ess:,.0f} rows now"
     res = dict(images=f"{n:,}, batches of {dl.bs}: {len(dl)} steps an epoch, {steps:,} in all",
         bank=f"{len(m.bank.ids):,} rows of {m.bank.feats.shape[1]}, {len(m.bank.ids)/n:.2g} for each image; {rows:,} filled",
-        positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [f"{p.k} mined{when}"]*(p.k>0)),
+        positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [f"{f'up to {p.k} trusted neighbours' if p.index is not None else f'{p.k} mined'}{when}"]*(p.k>0 and p.hard_weight<1)),
         negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and mines else ''))
-    size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith('bank.'))]).items()}
+    size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith(('bank.','loss.index.')))]).items()}
+    if p.index is not None: res['index'] = _index(p, n, m.bank.feats.shape[1], learn.n_epoch, 0. if mine_after=='agreement' else mine_after)
     cuda = m.bank.feats.is_cuda
     free = torch.cuda.mem_get_info(m.bank.feats.device)[0] if cuda else psutil.virtual_memory().available
     res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
@@ -57,8 +67,8 @@ def preflight(
     if momentum<1 and (1-momentum)*steps<3: wrong.append(f"momentum={momentum:g} over {steps} steps leaves the momentum network near where it began. Try momentum={max(.5, 1-10/steps):.2g}")
     if mines and mine_after!='agreement' and mine_after*steps>=steps-1: wrong.append(f"mine_after={mine_after:g} leaves no step for mining")
     if len(m.bank.ids)>2*n: wrong.append(f"bank_size={len(m.bank.ids):,} holds many stale copies of {n:,} images. Try bank_size={n}, or None")
-    if p.k and p.k>=rows-1: wrong.append(f"k={p.k} mines all {rows} rows of the bank, which leaves no negatives and nothing to choose. Try a k of a few rows in a hundred")
-    if p.n_neg and p.n_neg>=rows-p.k: wrong.append(f"n_neg={p.n_neg} takes every row of {rows}, whatever a and b are. Try n_neg={max(1, rows//8)}, or None")
+    if p.index is None and p.k and p.k>=rows-1: wrong.append(f"k={p.k} mines all {rows} rows of the bank, which leaves no negatives and nothing to choose. Try a k of a few rows in a hundred")
+    if p.n_neg and p.n_neg>=rows-p.k*(p.index is None): wrong.append(f"n_neg={p.n_neg} takes every row of {rows}, whatever a and b are. Try n_neg={max(1, rows//8)}, or None")
     elif ess and p.n_neg>ess/2: wrong.append(f"n_neg={p.n_neg} is more than half of the {ess:,.0f} rows that a and b spread over, so nearly all of these are taken. Try a smaller n_neg or a")
     if dl.bs<8: wrong.append(f"batches of {dl.bs} give batch-norm poor statistics. Try 32 or more")
     return res,wrong

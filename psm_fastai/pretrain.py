@@ -83,7 +83,7 @@ class Default:
 
 def _reader(name, read): return type(name, (), dict(__new__=lambda cls, s: read(s), __module__='builtins'))     # a class, which help and docs show by its name
 _numbers = _reader('float or float,float', lambda s: tuple(map(float, s.split(','))) if ',' in s else float(s))
-_types = dict(n_neg=_reader('int or none', lambda s: None if s.lower()=='none' else int(s)))
+_types = dict(rule=_reader('index or bank', str), trust=_reader('auto or share', lambda s: s if s=='auto' else float(s)), n_neg=_reader('int or none', lambda s: None if s.lower()=='none' else int(s)))
 
 def psm_options(f):
     "Give command `f` the settings of `PSMCallback` as options"

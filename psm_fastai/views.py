@@ -119,8 +119,9 @@ class TwoViews:
     def __init__(self,
         tfms:list, # Batch transforms for images in [0, 1], such as fastai's
         channels:int|None=None, # The number of channels that they need; none = any
+        weak_key:bool=False, # Make the view for the key by the geometric transforms alone
     ):
-        self.tfms,self.channels,self.norm = L(tfms),channels,None
+        self.tfms,self.channels,self.weak_key,self.norm = L(tfms),channels,weak_key,None
 
     def setup(self,
         dls, # The `DataLoaders` whose batches will come in
@@ -145,11 +146,21 @@ class TwoViews:
         "Two views of each image of `x`; raises `ValueError` where the number of channels doesn't fit"
         if self.channels and x.shape[1]!=self.channels:
             raise ValueError(f"These views change colours and need {self.channels} channels; the batch has the shape {list(x.shape)}. Use `digit_views()` or pass your own `views=`")
+        if self.weak_key: return self._view(x, self.tfms),self.weak(x)
+        return self._view(torch.cat([x,x]), self.tfms).chunk(2)
+
+    def weak(self,
+        x:Tensor, # `[B, C, H, W]`, as for `__call__`
+    )->Tensor: # `[B, C, H, W]`
+        "One view of each image by the geometric transforms alone, or by all if there are none"
+        return self._view(x, self.tfms.filter(lambda t: isinstance(t, AffineCoordTfm)) or self.tfms)
+
+    def _view(self, x, tfms):
         x = TensorImage(x.detach())
         if self.norm: x = self.norm.decode(x).clamp(0,1)
-        x = compose_tfms(torch.cat([x,x]), self.tfms, split_idx=0)
+        x = compose_tfms(x, tfms, split_idx=0)
         if self.norm: x = self.norm(TensorImage(x))
-        return x.as_subclass(Tensor).chunk(2)
+        return x.as_subclass(Tensor)
 
     def show(self,
         x:Tensor, # `[B, C, H, W]`
@@ -171,9 +182,10 @@ def photo_views(
     jitter:float=.4, # Factors of brightness, contrast and saturation lie between 1-jitter and 1+jitter
     hue:float=.1, # Largest turn of the hue, as a share of a full one
     gray:float=.2, # Share of gray views
+    weak_key:bool=False, # Crop and mirror the view for the key, and change no colours
 )->TwoViews:
     "Views for colour photographs: crop, mirror, brightness, contrast, saturation, hue, gray. Needs three channels"
-    return TwoViews([AffineTfm([crop_mat(min_scale), flip_mat], pad_mode=PadMode.Reflection, align_corners=False), ColorMatrix(jitter, hue, gray=gray)], channels=3)
+    return TwoViews([AffineTfm([crop_mat(min_scale), flip_mat], pad_mode=PadMode.Reflection, align_corners=False), ColorMatrix(jitter, hue, gray=gray)], channels=3, weak_key=weak_key)
 
 # %% ../nbs/04_views.ipynb #9c4d959a
 def digit_views(
@@ -184,6 +196,7 @@ def digit_views(
     brightness:float=.1, # Largest change, added
     contrast:float=.2, # Largest change, as a logarithm
     noise:float=.05, # Largest standard deviation of the noise added
+    weak_key:bool=False, # Zoom, move and turn the view for the key, and nothing else
 )->TwoViews:
     "Views for digits, drawings and the like, of any number of channels: zoom, move, turn, brightness, contrast, noise; no mirroring"
-    return TwoViews([AffineTfm([move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)], pad_mode=PadMode.Border, align_corners=False), RandomTone(brightness, contrast), RandomNoise(noise)])
+    return TwoViews([AffineTfm([move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)], pad_mode=PadMode.Border, align_corners=False), RandomTone(brightness, contrast), RandomNoise(noise)], weak_key=weak_key)

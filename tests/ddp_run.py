@@ -1,5 +1,5 @@
 """Two processes train together on a CPU; each writes what it saw: accelerate launch ddp_run.py FOLDER N MODE
-MODE: plain; ungathered, in which each bank gets the keys of its own process alone; or synced, with a layer that waits for the other process, as SyncBatchNorm does, and drawn negatives"""
+MODE: plain; ungathered, in which each bank gets the keys of its own process alone; index, which mines from the index of all images; or synced, with a layer that waits for the other process, as SyncBatchNorm does, and drawn negatives"""
 import sys, torch
 torch.set_num_threads(1)
 from functools import partial
@@ -30,7 +30,7 @@ set_seed(0)
 dls = digits_dls(bs=10, limit=n)
 dls.train.drop_last = False
 encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2), *[Synced()]*(mode=='synced'), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
-learn = silent(Learner(dls, encoder, cbs=[PSMCallback(bank_size=50, k=4, n_neg=10 if mode=='synced' else None, mine_after=0., momentum=.9, proj_dim=16, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.), path=path))
+learn = silent(Learner(dls, encoder, cbs=[PSMCallback(**(dict(trust=1., refresh=1) if mode=='index' else dict(rule='bank')), bank_size=50, k=4, n_neg=10 if mode=='synced' else None, mine_after=0., momentum=.9, proj_dim=16, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.), path=path))
 if mode=='synced': learn.logger = print      # fastai silences all processes but the first
 learn.model.projector,learn.model.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)     # without batch-norm
 set_seed(10+rank_distrib())          # from here on the processes would draw apart
@@ -48,4 +48,5 @@ with learn.distrib_ctx(sync_bn=False, cpu=True):
     learn.fit(2, .1, wd=0., cbs=[Spy(order=12, before_train=start, before_batch=keep, after_pred=forward, after_batch=after), CheckpointCallback(path/'c.pth')])
     torch.distributed.barrier()         # one that leaves while the other still talks to it aborts that one
 assert learn.dls.train is dls.train and not is_distributed(learn)
-torch.save(dict(seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')
+index = learn.model.loss.index
+torch.save(dict(index=index and index.state_dict(), model=learn.model.state_dict(), seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')

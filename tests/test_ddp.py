@@ -51,6 +51,23 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
     assert len(saved['random'])==2 and saved['random'][0]['torch_state'].tolist()!=saved['random'][1]['torch_state'].tolist()
 
 @pytest.mark.guarantee('processes')
+def test_all_processes_have_the_same_index(tmp_path):
+    "Each computes its share of the features and of the search; 95 images, which two can't share evenly"
+    a,b = launch(tmp_path, 95, 'index')
+    assert all(torch.equal(t, b['index'][n]) for n,t in a['index'].items()) and a['index']['near'].shape==(95,4)
+    assert a['purity']==b['purity'] and banks_agree(a, b)
+    dls = digits_dls(bs=10, limit=95)
+    assert a['index']['labels'].tolist()==[int(y) for _,y in dls.train_ds] and (a['index']['steps']>=0).all()
+    x = torch.cat([x for x,_ in dls.train.new(shuffle=False, drop_last=False)]).as_subclass(torch.Tensor)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
+    epochs = [s for s in a['seen'] if any(n.endswith('momentum_encoder.0.weight') for n in s)]      # the index of the second is made of the momentum network at its start
+    net.load_state_dict({n.split('momentum_encoder.')[1]: t for n,t in epochs[1].items() if 'momentum_encoder.' in n})
+    with torch.no_grad(): f = net(x).mean((2,3))
+    f = torch.nn.functional.normalize(f-f.mean(0), dim=1)
+    sims,near = (f @ f.T).fill_diagonal_(-2).topk(4, dim=1)
+    assert torch.allclose(a['index']['sims'], sims, atol=1e-5) and (a['index']['near']==near).float().mean()>.98
+
+@pytest.mark.guarantee('processes')
 def test_synchronised_batch_norm_and_drawn_negatives_do_not_wait_for_ever(tmp_path):
     "Whatever passes through the network does so in all processes; looking before the first step, too"
     a,b = launch(tmp_path, 60, 'synced')

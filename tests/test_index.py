@@ -1,0 +1,163 @@
+"The index of neighbours: whose neighbours it holds, when it is made, what it leaves as it was, and what happens if nothing can be trusted"
+import re
+import pytest, torch, torch.nn.functional as F
+from fastai.vision.all import DataLoaders, TensorImage, TfmdDL, Transform, set_seed
+from psm_fastai.all import *
+from psm_fastai import index as index_module
+from common import *
+
+class Noise:
+    "Images without anything in common, and the views of each are others still"
+    def __init__(self, n): self.x = torch.rand(n, 1, 12, 12, generator=torch.Generator().manual_seed(n))
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return self.x[i],i%3
+
+def noise_dls(n=128, bs=32): return DataLoaders(*(TfmdDL(Noise(m), bs=bs, shuffle=m==n, drop_last=m==n, num_workers=0) for m in (n, 64)))
+
+def wipe(x): return torch.rand_like(x),torch.rand_like(x)       # views that keep nothing of the image
+
+def by_hand(learn, k):
+    "The nearest images by the momentum encoder, computed plainly"
+    m = learn.model
+    x = torch.cat([x for x,_ in learn.dls.train.new(shuffle=False, drop_last=False)]).as_subclass(torch.Tensor).float()
+    with torch.no_grad(), keep_modes(m): f = pool_features(m.momentum_encoder.eval()(x))
+    f = F.normalize(f-f.mean(0), dim=1)
+    return (f @ f.T).fill_diagonal_(-2).topk(k, dim=1)
+
+def test_neighbours_are_those_of_the_images_with_these_ids():
+    "In the shuffled order of an epoch, and labels and keys are those of the images too"
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0.)])
+    learn.fit(1, 1e-3)
+    index,m = learn.model.loss.index,learn.model
+    learn.psm.parts[3].make()
+    sims,near = by_hand(learn, 4)
+    assert torch.allclose(index.sims, sims, atol=1e-5) and (index.near==near).float().mean()>.99
+    assert index.labels.tolist()==[int(learn.dls.train_ds[i][1]) for i in range(200)] and index.ready.all()
+
+def test_it_is_made_when_mining_starts_and_every_so_many_epochs():
+    made = []
+    learn = quiet(cbs=[PSMCallback(mine_after=.25, refresh=2)])
+    part,make = learn.psm.parts[3],IndexCallback.make
+    part.make = lambda: (made.append((learn.epoch, learn.iter)), make(part))
+    learn.fit(8)
+    assert made==[(2,0),(4,0),(6,0)]
+    made.clear()
+    learn.fit(2)
+    assert made==[(0,3)]            # a quarter of the second training, when the index is two epochs old
+
+def test_the_warm_up_is_that_of_moco_and_so_is_a_training_in_which_nothing_is_trusted():
+    "To the last bit, the making of the index included: nothing is drawn by it, and no statistics move"
+    def trained(cb):
+        set_seed(0)
+        learn = quiet(noise_dls(), cbs=[cb], loss_func=no_loss)
+        learn.fit_one_cycle(3, 1e-2)
+        return learn
+    psm,moco = trained(PSMCallback(mine_after=.3, refresh=1, views=wipe)),trained(PSMCallback.moco(views=wipe))
+    assert psm.model.loss.index.made and not psm.model.loss.index.trust.any()
+    a,b = psm.model.state_dict(),moco.model.state_dict()
+    assert all(torch.equal(t, a[n]) for n,t in b.items() if 'extra_state' not in n)
+    assert psm.recorder.values[-1][psm.recorder.metric_names.index('trusted')-1]==0
+
+class Brighten(Transform):
+    "Of training images only"
+    split_idx,order = 0,60
+    def encodes(self, x:TensorImage): return x+100
+
+def test_a_loader_still_augments_after_the_index_was_made():
+    "The loader of the index shares its transforms with the one that trains"
+    seen,dls = [],digits_dls(bs=32, limit=200)
+    dls.train.after_batch.add(Brighten())
+    def views(x):
+        seen.append(x.min().item())
+        return x,x
+    learn = quiet(dls, cbs=[PSMCallback(mine_after=.5, views=views)])
+    learn.fit(1)
+    bright = [v>50 for v in seen]
+    assert bright[0] and True in bright[bright.index(False):]       # False when the index asks for weak views; then training goes on
+
+def test_other_images_clear_it():
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0.)])
+    learn.fit(1, 1e-3)
+    learn.dls = digits_dls(bs=32, limit=160)
+    learn.fit(1, 1e-3)
+    index = learn.model.loss.index
+    assert len(index)==160 and index.near.shape==(160,4) and index.near.max()<160
+    assert index.labels.tolist()==[int(learn.dls.train_ds[i][1]) for i in range(160)]
+
+def test_it_is_saved_and_loaded_whatever_its_size(tmp_path):
+    def learner(limit): return quiet(digits_dls(bs=32, limit=limit), cbs=[PSMCallback(bank_size=128, k=4, mine_after=0.)], path=tmp_path)
+    a,b = learner(200),learner(160)
+    a.fit(1, 1e-3), b.fit(1, 1e-3)
+    a.save('a')
+    b.load('a')
+    assert same(state(a), state(b)) and b.model.loss.index.made
+
+def test_of_very_many_images_a_sample_is_covered(monkeypatch):
+    "The others have MoCo's loss"
+    monkeypatch.setattr(index_module, 'most_images', 60)
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0., trust=1.)])
+    looked = []
+    def keep(cb): looked.append((learn.psm_step.ids, learn.psm_step.mined.used))
+    learn.fit(2, 1e-3, cbs=[Spy(after_loss=lambda cb: cb.training and keep(cb))])
+    index = learn.model.loss.index
+    assert len(index)==50 and index.ids.tolist()==list(range(0,200,4))
+    assert index.labels.tolist()==[int(learn.dls.train_ds[i][1]) for i in range(0,200,4)]
+    ids,used = (torch.cat(o) for o in zip(*looked))
+    assert (used.any(1)==(ids%4==0)).all()
+
+def test_images_that_were_not_seen_yet_are_not_pulled():
+    index = NeighbourIndex(k=2)
+    index.allocate(30, 4)
+    x = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    index.fit(x, x[index.probes()], trust=1.)
+    loss,bank = IndexLoss(k=2),MemoryBank(8, 4)
+    loss.index = index
+    index.enqueue(x[:3], torch.arange(3), torch.zeros(3, dtype=torch.long))
+    mined = loss.mine(x, x, torch.arange(30), bank)
+    assert torch.equal(mined.pos_found, torch.isin(index.near, torch.arange(3))) and not mined.pos_found.all(1).any()
+    assert torch.allclose(mined.weights.sum(1), mined.pos_found.any(1).float())
+
+def test_no_trusted_neighbour_is_a_negative():
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0., trust=.5)])
+    bad,seen = [],[]
+    def look(cb):
+        s,m = learn.psm_step,learn.model
+        for i in range(len(s.ids)):
+            trusted = m.loss.index.near[s.ids[i]][m.loss.index.trust[s.ids[i]]>0].tolist()
+            negative = set(m.bank.ids[s.mined.neg_mask[i]].tolist())
+            seen.append(len(trusted)), bad.extend(negative & {*trusted, int(s.ids[i])})
+    learn.fit(1, 1e-3, cbs=[Spy(order=60, after_loss=lambda cb: cb.training and look(cb))])
+    assert sum(seen)>200 and not bad
+
+@pytest.mark.parametrize('settings,message', [
+    (dict(rule='nearest'), "rule must be 'index' or 'bank', or a subclass of PSMLoss, got 'nearest'"),
+    (dict(rule='bank', trust=.5), "The rule of mining 'bank' has no trust; it has k, n_neg"),
+    (dict(soft_temp=.2), "The rule of mining 'index' has no soft_temp"),
+    (dict(refresh=0), 'refresh must be a whole number, at least 1, got 0'),
+    (dict(trust=1.5), 'trust must be a number, above 0 and at most 1, got 1.5')])
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises((ValueError,TypeError), match=re.escape(message)): PSMCallback(**settings)
+
+class FirstRows(PSMLoss):
+    "A rule of mining of the user's own"
+    def candidates(self, k, ids, bank):
+        allowed = admissible(ids, bank.ids, bank.ready)
+        idx = torch.arange(self.k).expand(len(k), -1)
+        return idx,allowed.gather(1, idx),torch.full(idx.shape, 1/self.k),allowed
+
+def test_a_rule_of_ones_own_is_carried_by_everything(tmp_path):
+    cb = PSMCallback(rule=FirstRows, k=3, mine_after=0.)
+    learn = quiet(cbs=[cb], path=tmp_path)
+    learn.fit(1, 1e-3, cbs=CheckpointCallback(tmp_path/'c.pth'))
+    assert cb.settings['rule']=='FirstRows' and learn.psm_step is None
+    df = learn.explain_loss(int(learn.model.bank.ids[9]))
+    assert {*df.id[df.kind=='positive'][1:]}=={*learn.model.bank.ids[:3].tolist()}
+    h = NeighbourHistory(n_probes=3).look(learn)
+    assert {r['id'] for r in h.rows(h.ids[0], 0)[0]}<={*learn.model.bank.ids[:3].tolist()}
+    assert isinstance(MiningLab(learn).loss, FirstRows)
+    other = quiet(cbs=[PSMCallback(rule='bank', k=3, mine_after=0.)], path=tmp_path)
+    with pytest.raises(ValueError, match="rule was 'FirstRows' and is 'bank'"): CheckpointCallback(tmp_path/'c.pth').resume(other)
