@@ -21,7 +21,7 @@ def main():
     code = subprocess.run(['psm_pretrain', 'cifar10', *opts, *['--resume']*begun]).returncode
     if code: sys.exit(code)
     run = json.loads((out/'run.json').read_text())
-    row = {n: run[n] for n in ('method','arch','epochs','bs','lr','precision','seed','seconds')}      # seconds of the last start
+    row = {n: run[n] for n in ('method','arch','epochs','bs','lr','opt','precision','seed','seconds')}      # seconds of the last start
     row['training_seconds'] = round(pd.read_csv(out/'history.csv').seconds.sum(), 1)
     row.update({f'{name} {kind}': a['accuracy'] for name,kinds in run['scores'].items() for kind,a in kinds.items()}, settings=json.dumps(run['settings']), hardware=json.dumps(run['hardware']), **run['versions'],
         commit=git_commit(here), command=' '.join(['benchmarks/cifar10.py', *given]))

@@ -25,7 +25,11 @@ def _plain(o):
 
 _layout = 6      # of the file
 
-def _opt_name(f): return '/'.join([_opt_name(f.func), *(_opt_name(v) for v in f.keywords.values() if callable(v))]) if isinstance(f, partial) else getattr(f, '__name__', type(f).__name__)
+def _opt_name(f):
+    "SGD, OptimWrapper/AdamW, or with numbers that a partial has fixed SGD(mom=0.9)"
+    if not isinstance(f, partial): return getattr(f, '__name__', type(f).__name__)
+    fixed = ', '.join(f'{n}={v}' for n,v in f.keywords.items() if isinstance(v, (int,float,str)))
+    return '/'.join([_opt_name(f.func), *(_opt_name(v) for v in f.keywords.values() if callable(v))]) + f'({fixed})'*bool(fixed)
 
 def _by_name(cbs):
     "Callbacks by name; a second one of a name gets a number"

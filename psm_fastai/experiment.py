@@ -22,7 +22,7 @@ from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
 from .monitor import MonitorCallback, PurityCallback, _negative_pool
-from .pretrain import environment, recipes
+from .pretrain import _cycle, _opts, environment, recipe_for
 
 # %% ../nbs/11_experiment.ipynb #93677b10
 @lru_cache(maxsize=2)
@@ -69,13 +69,19 @@ def resolved(
     limit:int|None=None, # At most so many training images
     held_out:int=0, # So many training images to measure by, in place of the test images
     classes:int|None=None, # Images of the first so many classes only
+    opt:str|None=None, # Optimizer, with the rest of what `recipe_for` gives with it; None: Adam, by the data alone
     **psm, # Settings of the method
 )->dict: # By name
     "All settings of a training by `pretrain`, those that were not given included"
-    r = recipes.get(data, recipes[None])
+    r = recipe_for(data, arch, opt or 'adam')
     s = dict(data=data, method=method, arch=arch, epochs=epochs, bs=bs, lr=lr, wd=wd, seed=seed, limit=limit, held_out=held_out, classes=classes)
-    if method!='byol': psm = dict(dict(momentum=r['momentum']), **psm)
-    return {**s, **{n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}, **psm_methods[method](**psm).settings}
+    if opt: s.update(opt=opt, warmup=r['warmup'])       # rows from before there was a choice have no such columns
+    return {**s, **{n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}, **psm_methods[method](**_of_method(method, r, psm)).settings}
+
+def _of_method(method, recipe, given):
+    "Settings for the method: the recipe's that it takes, and before them those that were given"
+    usual = dict(recipe['psm'], **(dict(momentum=recipe['momentum']) if method!='byol' else {}))
+    return {**{n: v for n,v in usual.items() if n in inspect.signature(psm_methods[method]).parameters}, **given}
 
 @delegates(resolved, keep=True)
 def pretrain(
@@ -87,8 +93,10 @@ def pretrain(
     set_seed(s['seed'])
     dls = experiment_dls(*(s[n] for n in ('data','bs','limit','held_out','classes')))
     psm = {n: v for n,v in settings.items() if n not in inspect.signature(resolved).parameters}
-    learn = psm_learner(dls, s['arch'], cbs=psm_methods[s['method']](**{**psm, 'momentum': s['momentum']}))
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs)
+    opt = s.get('opt', 'adam')
+    learn = psm_learner(dls, s['arch'], cbs=psm_methods[s['method']](**_of_method(s['method'], recipe_for(s['data'], s['arch'], opt), psm)))
+    learn.opt_func = _opts[opt]
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs, **_cycle(opt, s['epochs'], s.get('warmup')))
     return learn
 
 # %% ../nbs/11_experiment.ipynb #e7feff62
@@ -121,22 +129,25 @@ def pretrain_and_measure(
 class _Course(Callback):
     "Measure each tenth of a training, and do not validate"
     order,rows = 60,()
-    def __init__(self, monitors): self.monitors = monitors
+    def __init__(self, monitors, each): self.monitors,self.each = monitors,each
     def before_validate(self): raise CancelValidException()
     def after_epoch(self):
         if (self.epoch+1)%max(1, self.n_epoch//10) and self.epoch+1<self.n_epoch: return
         m = psm_model(self.learn)
-        self.rows = [*self.rows, dict(epoch=self.epoch+1, mining=float(m.loss.mining), bank_purity=bank_purity(m.bank, 20)[0], knn=float(self.learn.knn_accuracy(200)), **_last(self.monitors))]
+        row = dict(epoch=self.epoch+1, mining=float(m.loss.mining), bank_purity=bank_purity(m.bank, 20)[0], knn=float(self.learn.knn_accuracy(200)), **_last(self.monitors))
+        self.rows = [*self.rows, dict(row, **(self.each and self.each(self.learn, row) or {}))]
 
 def pretrain_and_follow(
     cbs=None, # Further callbacks
+    each=None, # Function that is called with the learner and each row; a dict that it returns is added to the row
+    linear:bool=True, # Fit a linear probe at the end, for the last row
     **settings, # For `pretrain`
-)->list: # A dict each tenth of the training and at its end: the settings, `resolved`, `epoch`, `knn` of 200 neighbours, `bank_purity` and so on; the last one with `linear`
-    "Pretrain, measure features and mining on the way, and fit a linear probe at the end"
+)->list: # A dict each tenth of the training and at its end: the settings, `resolved`, `epoch`, `knn` of 200 neighbours, `bank_purity` and so on
+    "Pretrain, and measure features and mining on the way"
     s = resolved(**settings)
-    course = _Course(_monitors(s))
+    course = _Course(_monitors(s), each)
     learn = pretrain(cbs=[*course.monitors, course, *listify(cbs)], **settings)
-    return [dict(s, **row) for row in [*course.rows[:-1], dict(course.rows[-1], linear=float(learn.linear_probe()))]]
+    return [dict(s, **row) for row in [*course.rows[:-1], dict(course.rows[-1], **(dict(linear=float(learn.linear_probe())) if linear else {}))]]
 
 # %% ../nbs/11_experiment.ipynb #e50c4fbd
 def git_commit(

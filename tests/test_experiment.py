@@ -6,6 +6,7 @@ from fastai.vision.all import Callback, partial
 from psm_fastai.all import *
 from psm_fastai import experiment
 from psm_fastai.experiment import *
+from common import Spy
 
 results = Path(__file__).parent.parent/'results'
 
@@ -128,6 +129,15 @@ def test_pretraining_again_is_the_same():
     experiment._all_images.cache_clear()
     a,b = (pretrain(epochs=1, limit=200, bank_size=128).model.state_dict() for _ in range(2))
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+def test_an_optimizer_brings_its_recipe():
+    "And without one nothing has changed: no column more, and Adam in fastai's cycle"
+    seen = {}
+    def look(name): return Spy(after_batch=lambda cb: seen.setdefault(name, []).append((cb.opt.hypers[0]['mom'], len(cb.opt.cbs))))
+    pretrain(method='moco', opt='sgd', epochs=1, limit=200, cbs=look('sgd'))
+    pretrain(method='moco', epochs=1, limit=200, cbs=look('adam'))
+    assert {*seen['sgd']}=={(.9,3)} and len({*seen['adam']})==3 and {n for _,n in seen['adam']}=={5}
+    assert 'opt' not in resolved() and resolved(opt='adam')=={**resolved(), 'opt': 'adam', 'warmup': None}
 
 def test_a_stored_row_is_computed_again():
     "Within what another machine's arithmetic may change"

@@ -147,3 +147,47 @@ def test_a_run_whose_path_is_an_object_goes_on(tmp_path):
     pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, **run)
     pretrain.check_resume(tmp_path, True, run)
     with pytest.raises(ValueError, match="data was 'images' and is now 'others'"): pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
+
+@pytest.mark.parametrize('name,steps,torchs', [
+    ('sgd', 3, lambda p: torch.optim.SGD(p, lr=.06, momentum=.9, weight_decay=.05)),
+    ('rmsprop', 1, lambda p: torch.optim.RMSprop(p, lr=.06, momentum=.9, weight_decay=.05)),      # later steps average before they divide
+])
+def test_momentum_and_weight_decay_are_those_of_torch(name, steps, torchs):
+    "fastai's bare `SGD` and `RMSProp` have no momentum, and weight decay apart from the gradient"
+    torch.manual_seed(0)
+    start,grads = torch.randn(20),torch.randn(steps+1, 20)
+    p,r = (start.clone().requires_grad_() for _ in 'pr')
+    opt,other = pretrain._opts[name]([p], lr=.06, wd=.05),torchs([r])
+    for g in grads[:steps]:
+        for w,o in ((p,opt),(r,other)): w.grad = g.clone(); o.step()
+    assert torch.allclose(p, r, atol=1e-6)
+    before = p.detach().clone()
+    p.grad = torch.zeros(20)
+    opt.step()
+    assert (p-before).abs().min()>1e-4        # what came before still moves it
+
+@pytest.mark.parametrize('opt', ['sgd','larc','rmsprop'])
+def test_momentum_stays_where_gradients_pile_up(opt, tmp_path):
+    learn = pretrain.psm_pretrain('digits', epochs=1, limit=100, opt=opt, lr=1e-4, device='cpu', out=tmp_path)
+    assert {*learn.recorder.hps['mom']}=={.9} and 'average_grad' in [getattr(cb, '__name__', '') for cb in learn.opt.cbs]
+
+def test_resnets_have_their_recipe(tmp_path, capsys):
+    "It is printed and recorded, gives way to what is asked for, and goes into fewer parts where batches are small"
+    (tmp_path/'images').mkdir()
+    for i,(im,_) in enumerate(digits_dls(limit=50).train_ds): im.save(tmp_path/f'images/{i}.png')
+    def run(out, **kwargs):
+        learn = pretrain.psm_pretrain(str(tmp_path/'images'), arch='cifar_resnet18', epochs=1, size=16, device='cpu', out=tmp_path/out, **kwargs)
+        return learn,json.loads((tmp_path/out/'run.json').read_text()),capsys.readouterr().out
+    learn,r,said = run('a', bs=32)
+    assert [r[n] for n in ('opt','lr','wd','warmup')]==['sgd',.06,5e-4,5] and [r['settings']['PSM'][n] for n in ('temp','split_bn','momentum')]==[.1,2,.99]
+    assert 'Recipe for ResNets: sgd, lr 0.06 after 0.25 of 1 epochs, wd 0.0005, batches of 32, temp 0.1, split_bn 2, momentum 0.99' in said
+    assert {*learn.recorder.hps['mom']}=={.9} and learn.opt.hypers[0]['wd']==5e-4
+    learn,r,_ = run('b', lr=.01, temp=.3, compare='byol')
+    assert r['lr']==.01 and [r['settings']['PSM'][n] for n in ('temp','split_bn')]==[.3,1] and r['settings']['BYOL']['split_bn']==1
+    learn,r,said = run('c', opt='adam')
+    assert [r[n] for n in ('opt','lr','wd','warmup')]==['adam',.003,.01,None] and r['settings']['PSM']['temp']==.07 and 'Recipe' not in said
+
+def test_the_small_networks_recipe_stays():
+    assert {d: pretrain.recipe_for(d) for d in ('digits','cifar10')}=={
+        'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm={}, knn_k=20),
+        'cifar10': dict(opt='adam', epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01, warmup=None, psm={}, knn_k=20)}
