@@ -121,7 +121,7 @@ def _cycle(opt, epochs, warmup=None):
     return dict(**(dict(pct_start=min(.25, warmup/epochs)) if warmup else {}), **(dict(moms=(.9,.9,.9)) if opt in ('sgd','larc','rmsprop') else {}))
 
 # %% ../nbs/10_pretrain.ipynb #recipe08
-recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
+recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, psm=dict(refresh=1)), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 _resnets = dict(opt='sgd', epochs=200, bs=512, lr=.06, momentum=.99, wd=5e-4, warmup=5, psm=dict(temp=.1, split_bn=8))
 
 def recipe_for(
@@ -132,7 +132,7 @@ def recipe_for(
     "What is taken for settings that were not given: for ResNets and images other than the digits what published recipes share, else `recipes`"
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', '')
     resnet = data!='digits' and opt in (None,'sgd') and (name=='cifar_resnet18' or name.startswith('resnet'))
-    plain = dict(opt=opt or 'adam', **recipes.get(data, recipes[None]), warmup=None, psm={})
+    plain = dict(dict(opt=opt or 'adam', warmup=None, psm={}), **recipes.get(data, recipes[None]))
     return dict(_resnets if resnet else plain, knn_k=200 if resnet and data in ('cifar10','cifar100') else 20)
 
 # %% ../nbs/10_pretrain.ipynb #251f0d5c
@@ -174,7 +174,7 @@ def _device(name, precision):
 @psm_options
 def psm_pretrain(
     data:str, # digits (needs no download), cifar10, cifar100, a folder of images, with or without a folder for each class, Tiny ImageNet's folder, or a CSV file of file names and labels
-    method:str='psm', # psm, ppsm, pnsm, moco, nnclr, msf or byol
+    method:str='psm', # psm, ppsm, pnsm, from_bank, moco, nnclr, msf or byol
     arch:str='small_resnet', # Encoder: small_resnet, cifar_resnet18, or a model of torchvision or timm such as resnet18
     epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, else 20)
     bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, else 128; for few images a 16th of them, but at least 4)
@@ -289,7 +289,7 @@ def _pixels(dls):
     n = min(peek_batch(dls)[0].shape[2:])//32
     return ('raw pixels',nn.Flatten()) if n<2 else (f'pixels, means of {n}×{n}',nn.Sequential(nn.AvgPool2d(n), nn.Flatten()))
 
-def _title(method): return dict(moco='MoCo', nnclr='NNCLR-like', msf='MSF-like').get(method, method.upper())
+def _title(method): return dict(moco='MoCo', nnclr='NNCLR-like', msf='MSF-like', from_bank='PSM from the bank').get(method, method.upper())
 
 def check_resume(
     out, # Folder of the results
