@@ -79,7 +79,7 @@ def signs(
     if len(mined)>=3 and last.pct>=.5 and not last.pulling<.01 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
         res['purity'] = f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs"
     if len(mined)>=3 and last.mining and last.pulling<.01:
-        res['trust'] = "hardly any neighbour is right often enough, by an estimate without labels, so next to nothing is pulled together and the training is MoCo's. If the images have relatives, try more epochs, a pretrained encoder, or views that change less"
+        res['trust'] = "hardly any neighbour is more likely right than wrong, by an estimate without labels, so next to nothing is pulled together and the training is MoCo's. If the images have relatives, try more epochs, a pretrained encoder, or views that change less"
     if 'grad_var' in fit and len(mined)>=4 and last.mining and last.grad_var > 4*mined.grad_var.iloc[:-1].median():
         res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: harder negatives are drawn, and the most similar ones are the most often false. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
     if 'ceiling' in fit and last.epoch>=2 and (fit.ceiling-fit.loss).tail(2).abs().max() < .03*last.ceiling:

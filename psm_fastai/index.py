@@ -44,16 +44,14 @@ def estimate_right(
     fit = IsotonicRegression(y_min=0., y_max=1., out_of_bounds='clip').fit(sims.flatten().cpu().numpy(), share.flatten().cpu().numpy())
     return torch.from_numpy(fit.predict(of.flatten().cpu().numpy())).to(of).view_as(of)
 
-# %% ../nbs/03a_index.ipynb #abcdfcac
-_pays = .6      # a neighbour that is right with this probability neither helps nor harms
-
+# %% ../nbs/03a_index.ipynb #34502f40
 def trust_pairs(
     right:Tensor, # `[N, k]` estimated probabilities that neighbours are right
     sims:Tensor, # `[N, k]` their similarities
     trust='auto', # 'auto', or the share of all pairs to trust, above 0 and at most 1
 )->Tensor: # `[N, k]`, 0 to 1; 0 = not trusted
-    "`max(0, (right - 0.6) / 0.4)`; of a fixed share 1 for the most similar pairs and 0 for the others [ours]"
-    if trust=='auto': return ((right-_pays)/(1-_pays)).clamp(min=0)
+    "`max(0, 2 · right - 1)`; of a fixed share 1 for the most similar pairs and 0 for the others [ours]"
+    if trust=='auto': return (2*right-1).clamp(min=0)
     n = max(1, round(trust*sims.numel()))
     return (sims >= sims.flatten().topk(n).values[-1]).to(sims)
 
@@ -204,7 +202,7 @@ def come_from(
     at = torch.searchsorted(ids, bank_ids.expand(len(ids), -1).contiguous()).clamp_(max=ids.shape[1]-1)
     return ids.gather(1, at)==bank_ids
 
-# %% ../nbs/03a_index.ipynb #3894f5ea
+# %% ../nbs/03a_index.ipynb #0d060857
 class IndexLoss(PSMLoss):
     "The PSM objective with positives from a `NeighbourIndex` of the unaugmented images, as far as they are trusted"
     def __init__(self,
@@ -214,7 +212,7 @@ class IndexLoss(PSMLoss):
         b:float=-0.4, # Where its mode lies, relative to the similarity of the positive, -2 to 2
         temp:float=0.07, # Temperature of the loss, above 0
         hard_weight:float=0.5, # Least weight of the augmented view, 0 to 1
-        trust:str|float='auto', # Which neighbours are used: 'auto', those that are right often enough by an estimate without labels, or a fixed share of all pairs, above 0 and at most 1
+        trust:str|float='auto', # Which neighbours are used: 'auto', those more likely right than wrong by an estimate without labels, or a fixed share of all pairs, above 0 and at most 1
         refresh:int=5, # Epochs after which the index is made anew
     ):
         super().__init__(k=k, n_neg=n_neg, a=a, b=b, temp=temp, hard_weight=hard_weight)
