@@ -32,7 +32,7 @@ def nearest_images(
         found.append(top_rows(sims.scatter_(1, i[:,None], -torch.inf), k))
     return tuple(torch.cat(o) for o in zip(*found))
 
-# %% ../nbs/03a_index.ipynb #9e3de85e
+# %% ../nbs/03a_index.ipynb #70584c8d
 def estimate_right(
     sims:Tensor, # `[n, k]` similarities of some images to their neighbours
     agree:Tensor, # `[n, k]` bool, whether a weak view of the image finds the neighbour too
@@ -40,8 +40,10 @@ def estimate_right(
     of:Tensor, # `[N, k]` similarities for which the estimate is wanted
 )->Tensor: # `[N, k]`, 0 to 1
     "Estimated probability that a neighbour of this similarity shows the same thing [ours]"
-    share = (agree.float()-chance)/(1-chance)
-    fit = IsotonicRegression(y_min=0., y_max=1., out_of_bounds='clip').fit(sims.flatten().cpu().numpy(), share.flatten().cpu().numpy())
+    share,order = (agree.float()-chance)/(1-chance),sims.flatten().argsort()
+    n = max(1, min(100, len(order)//50))            # groups of 50 pairs at least: a few that agree by accident are no evidence
+    x,y = ([o.mean().item() for o in t.flatten()[order].tensor_split(n)] for t in (sims,share))
+    fit = IsotonicRegression(y_min=0., y_max=1., out_of_bounds='clip').fit(x, y)
     return torch.from_numpy(fit.predict(of.flatten().cpu().numpy())).to(of).view_as(of)
 
 # %% ../nbs/03a_index.ipynb #34502f40
