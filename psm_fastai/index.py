@@ -32,14 +32,15 @@ def nearest_images(
         found.append(top_rows(sims.scatter_(1, i[:,None], -torch.inf), k))
     return tuple(torch.cat(o) for o in zip(*found))
 
-# %% ../nbs/03a_index.ipynb #70584c8d
+# %% ../nbs/03a_index.ipynb #bf8bf1a7
 def estimate_right(
     sims:Tensor, # `[n, k]` similarities of some images to their neighbours
     agree:Tensor, # `[n, k]` bool, whether a weak view of the image finds the neighbour too
     chance:float, # Share that would agree by chance
     of:Tensor, # `[N, k]` similarities for which the estimate is wanted
 )->Tensor: # `[N, k]`, 0 to 1
-    "Estimated probability that a neighbour of this similarity shows the same thing [ours]"
+    "Estimated probability that a neighbour of this similarity shows the same thing; 0 if all would agree by chance [ours]"
+    if chance>=1: return torch.zeros_like(of)
     share,order = (agree.float()-chance)/(1-chance),sims.flatten().argsort()
     n = max(1, min(100, len(order)//50))            # groups of 50 pairs at least: a few that agree by accident are no evidence
     x,y = ([o.mean().item() for o in t.flatten()[order].tensor_split(n)] for t in (sims,share))
