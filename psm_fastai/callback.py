@@ -10,10 +10,11 @@ __all__ = ['enough_agreement', 'mining_rules', 'psm_methods', 'OwnLoss', 'PSMLos
 
 # %% ../nbs/06_callback.ipynb #ba7acc78
 import inspect, math, pandas as pd, torch
+from contextlib import nullcontext
 from itertools import islice
 from os.path import commonprefix
 from zlib import crc32
-from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner, MixHandler, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, nn, noop, partial, progress_bar, trainable_params
+from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner, MixHandler, MixedPrecision, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, nn, noop, partial, progress_bar, trainable_params
 from fastcore.basics import patch
 from .data import no_loss
 from .learner import *
@@ -278,11 +279,15 @@ class IndexCallback(Callback):
         feats = [pool_features(m.momentum_encoder(view(x.to(m.bank.feats.device)).as_subclass(Tensor))).float() for x,*_ in plain_batches(self.dls, ids=mine.tolist())]
         return gather_ranks(self.learn, torch.cat(feats))[:len(ids)]
 
+    def precision(self):
+        "Half precision if the learner trains in it"
+        return next((cb.autocast for cb in self.learn.cbs if isinstance(cb, MixedPrecision)), nullcontext())
+
     @torch.no_grad()
     def make(self):
         "Make the index by the momentum encoder as it is now"
         m,index = psm_model(self.learn),self.index
-        with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32), torch.autocast(m.bank.feats.device.type, enabled=False):
+        with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32), self.precision():
             m.momentum_encoder.eval()
             feats,weak = self.features(index.ids),self.features(index.ids[index.probes()], self.weak_view)
             mine = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))

@@ -133,7 +133,7 @@ def rows(self:NeighbourIndex,
     known = (ids>=0) & (ids%self.every==0) & (ids<len(self)*self.every)
     return torch.where(known, ids, 0)//self.every,known
 
-# %% ../nbs/03a_index.ipynb #6c2a62a7
+# %% ../nbs/03a_index.ipynb #8106f5be
 @patch
 def enqueue(self:NeighbourIndex,
     keys:Tensor, # `[B, D]`, rows of unit length
@@ -141,17 +141,17 @@ def enqueue(self:NeighbourIndex,
     labels:Tensor, # `[B]`, -1 = unknown
 ):
     "Replace the keys of these images"
+    if not len(self): return       # no room was made yet
     with torch.no_grad():
         keys,n = keys.to(self.feats).as_subclass(Tensor),torch.arange(1, len(ids)+1, device=ids.device)
         last = ((ids[:,None]==ids)*n).argmax(1)            # all rows of an image write the same: the order of writes does not matter
         keys,labels = keys[last],labels[last].as_subclass(Tensor)
         rows,known = self.rows(ids)
         ok = known & ((keys.norm(dim=1)-1).abs()<1e-2)     # false for nan too
-        rows = torch.where(ok, rows, rows[ok.int().argmax()])      # what stays out writes what another row writes
-        first = torch.where(ok, torch.arange(len(ids), device=ids.device), ok.int().argmax())
-        some = ok.any()
+        other = ok.int().argmax(0, keepdim=True)           # what stays out writes what another row writes
+        rows,source = torch.where(ok, rows, rows[other]),torch.where(ok, n-1, other)
         for buf,new in ((self.feats,keys), (self.labels,labels), (self.steps,self.step.expand(len(ids)))):
-            buf[rows] = torch.where(some, new[first], buf[rows])
+            buf[rows] = torch.where(ok.any(), new[source], buf[rows])
         self.step += 1
 
 # %% ../nbs/03a_index.ipynb #9887afdd

@@ -32,12 +32,12 @@ def _first_look(learn, views):
         def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
         return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, batch_ids(dl, 0, x))]).median().item()
 
-def _index(p, n, dim, epochs, mine_after):
+def _index(p, n, dim, features, epochs, mine_after):
     "What the index of a loss is made of, when, and what that costs"
     images = math.ceil(n/math.ceil(n/most_images))
     makings = math.ceil((1-mine_after)*epochs/p.refresh)
     share = makings*(images+min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
-    return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, made when mining starts and every {p.refresh} epochs, "
+    return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, and {_bytes(4*images*features)} while it is made; made when mining starts and every {p.refresh} epochs, "
             f"{makings} times: about {share:.0%} of the time")
 
 def preflight(
@@ -58,7 +58,7 @@ def preflight(
         positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [f"{f'up to {p.k} trusted neighbours' if p.index is not None else f'{p.k} mined'}{when}"]*(p.k>0 and p.hard_weight<1)),
         negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and mines else ''))
     size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith(('bank.','loss.index.')))]).items()}
-    if p.index is not None: res['index'] = _index(p, n, m.bank.feats.shape[1], learn.n_epoch, 0. if mine_after=='agreement' else mine_after)
+    if p.index is not None: res['index'] = _index(p, n, m.bank.feats.shape[1], next(m.projector.parameters()).shape[1], learn.n_epoch, 0. if mine_after=='agreement' else mine_after)
     cuda = m.bank.feats.is_cuda
     free = torch.cuda.mem_get_info(m.bank.feats.device)[0] if cuda else psutil.virtual_memory().available
     res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
