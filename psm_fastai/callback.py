@@ -157,7 +157,9 @@ class PSMLossCallback(GuestCallback):
         neg = rows.expand(len(step.q), -1) if mined.neg_idx is None else rows[mined.neg_idx]
         for name,l,found in (('purity',pool.labels[mined.pos_idx],mined.used), ('false_neg',neg,mined.neg_mask)):
             if name in self.columns: add(name, *purity(step.labels, l, found))
-        if pool is not m.bank: add('trusted', mined.used.any(1).sum(), torch.tensor(len(step.q), device=step.q.device))
+        if pool is not m.bank:
+            used = mined.used.any(1)
+            add('trusted', used.sum(), torch.ones_like(used).sum())       # a number made here would make a GPU wait
         if self.mine_after=='agreement' and pool is m.bank:       # an index does not ask the keys
             def compare(q, ids, idx, found):
                 allowed = admissible(ids, m.bank.ids, m.bank.ready)
@@ -431,6 +433,13 @@ def byol(cls:PSMCallback, momentum:float|tuple=(.99,1.), **kwargs)->PSMCallback:
 # %% ../nbs/06_callback.ipynb #97e8c1d8
 psm_methods = dict(psm=PSMCallback, **{n: getattr(PSMCallback, n) for n in ('ppsm','pnsm','from_bank','moco','nnclr','msf','byol')})
 
+def _takes(method, rule='index'):
+    "Names of the settings that a method takes; one that is free to choose its rule of mining, with this rule"
+    names = inspect.signature(psm_methods[method]).parameters.keys()-{'kwargs'}
+    if 'rule' not in names: return names
+    own,known = {*_rule(rule)[0].settings()},{n for c in mining_rules.values() for n in c.settings()}
+    return names-(known-own) | own-known
+
 # %% ../nbs/06_callback.ipynb #a16b6aad
 @delegates(PSMCallback)
 def psm_learner(
@@ -441,7 +450,8 @@ def psm_learner(
 )->Learner:
     "A learner that pretrains `arch` by potential sample mining; further arguments go to `PSMCallback`"
     cbs = L(cbs)
-    if bad := [n for n in kwargs if n not in inspect.signature(PSMCallback).parameters]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own needs a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
+    known = {*inspect.signature(PSMCallback).parameters, *_rule(kwargs.get('rule', 'index'))[0].settings()}
+    if bad := [n for n in kwargs if n not in known]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own needs a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
     if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
     elif kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1])

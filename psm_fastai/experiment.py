@@ -15,7 +15,7 @@ from functools import lru_cache
 from operator import index
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
-from .callback import psm_learner, psm_methods
+from .callback import _takes, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
 from .encoder import whole
 from .evaluate import *
@@ -81,7 +81,7 @@ def resolved(
 def _of_method(method, recipe, given):
     "Settings for the method: the recipe's that it takes, and before them those that were given"
     usual = dict(recipe['psm'], **(dict(momentum=recipe['momentum']) if method!='byol' else {}))
-    return {**{n: v for n,v in usual.items() if n in inspect.signature(psm_methods[method]).parameters}, **given}
+    return {**{n: v for n,v in usual.items() if n in _takes(method, given.get('rule', 'index'))}, **given}
 
 @delegates(resolved, keep=True)
 def pretrain(

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt, pandas as pd
 from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, partial, ranger, set_seed
 from fastcore.script import call_parse, is_cli
 from . import __version__
-from .callback import PSMCallback, psm_learner, psm_methods
+from .callback import PSMCallback, _takes, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import whole
@@ -206,13 +206,15 @@ def psm_pretrain(
     epochs,bs,lr,wd,opt = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd, opt=opt).items())
     def own(m):
         "What of the settings is for method `m`: all for the one asked for; for one to compare with, those that it takes"
-        res = {n: v for n,v in psm.items() if m==method or n in inspect.signature(psm_methods[m]).parameters}
-        usual = {n: v for n,v in recipe['psm'].items() if n not in res and n in inspect.signature(psm_methods[m]).parameters}
+        takes = _takes(m, psm.get('rule', 'index'))
+        res = {n: v for n,v in psm.items() if m==method or n in takes}
+        usual = {n: v for n,v in recipe['psm'].items() if n not in res and n in takes}
         return dict(usual, **res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
-    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, psm=own(method))
+    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare)
     record = out/'run.json'
     try:
         _check(eval, out, **dict(settings, bs=bs), workers=workers)
+        settings['psm'] = own(method)
         device = _device(device, precision)
         if Path(data).is_dir() and Path(data).resolve() in [out.resolve(), *out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         check_resume(out, resume, settings)
