@@ -270,7 +270,7 @@ class MiningLab(_Readable):
             self.step,(_,*self.asked) = step,h.probes(self.learn)
         table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
         table = table[(table['rank']<=loss.n_neg) | ~table.negative]
-        h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True, k=loss.k, n_neg=loss.n_neg)]
+        h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True, k=loss.k, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)]
         for i in table.id.unique().tolist():
             if i>=0: h._add(h.recent, self.learn.dls, i)
         self.effective = effective_number(self.probs).median().item()

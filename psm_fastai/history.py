@@ -207,7 +207,7 @@ def look(self:NeighbourHistory,
     table,false_neg,_ = self.mined(*asked, m.bank, m.loss, epoch)
     purities,chance = bank_purities(m.bank, ks := sorted({1, 5, self.k}))
     self.tables.append(table)
-    self.epochs.append(dict(epoch=epoch, mining=bool(m.loss.mining and (m.loss.k or m.loss.n_neg)), k=m.loss.k, n_neg=m.loss.n_neg, **{f'purity_{j}': v for j,v in zip(ks, purities)}, chance=chance, false_neg=false_neg, **values))
+    self.epochs.append(dict(epoch=epoch, mining=bool(m.loss.mining and (m.loss.k or m.loss.n_neg)), k=m.loss.k, n_neg=m.loss.n_neg, hard_weight=m.loss.hard_weight, index=m.loss.pool(m.bank) is not m.bank, **{f'purity_{j}': v for j,v in zip(ks, purities)}, chance=chance, false_neg=false_neg, **values))
     with no_random(): self._picture(dls, xq, xk, first)       # a data set may draw
     return self
 
@@ -277,7 +277,7 @@ def label(self:NeighbourHistory,
 
 @patch
 def to_frame(self:NeighbourHistory)->pd.DataFrame: # `epoch`, `query`, `kind`, `rank`, `id`, `similarity`, `weight`, `prob`, `age` (steps since it came in), `query_label`, `label`, `right` (None where a label is unknown)
-    "All that was kept, a row a neighbour: of kind 'positive', with its soft weight, or 'negative', with the probability that it was the first one drawn"
+    "All that was kept, a row a neighbour: of kind 'positive', with its weight, 0 if an index does not trust it, or 'negative', with the probability that it was the first one drawn"
     df = pd.concat(self.tables, ignore_index=True) if self.tables else pd.DataFrame({n: pd.Series(dtype=t) for n,t in _columns.items()})
     a,b = (df[c].map(self.labels) for c in ('query','id'))
     name = lambda c: pd.Series([self.label(i) for i in df[c]], index=df.index, dtype=object)
@@ -285,7 +285,7 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # `epoch`, `query`, `kind`, `
     return df.assign(kind=np.where(df.negative, 'negative', 'positive'), query_label=name('query'), label=name('id'), right=right)[['epoch','query','kind','rank','id','similarity','weight','prob','age','query_label','label','right']]
 
 @patch
-def metrics(self:NeighbourHistory)->pd.DataFrame: # A row an epoch: `epoch`, `mining` (whether what was mined or drawn was in use), `k` and `n_neg` of the method, `purity_k` of the bank for several k, `chance`, `false_neg`, `train_loss`, and `knn_acc` where it was measured
+def metrics(self:NeighbourHistory)->pd.DataFrame: # A row an epoch: `epoch`, `mining` (whether what was mined or drawn was in use), `k`, `n_neg` and `hard_weight` of the method, `index` (whether an index was asked, not the bank), `purity_k` of the bank for several k, `chance`, `false_neg`, `train_loss`, and `knn_acc` where it was measured
     "The figures beside the neighbours"
     return pd.DataFrame(self.epochs)
 

@@ -92,6 +92,11 @@ def _negative(h, r, pic):
     return (f'<li class="{"wrong" if false else ""}">{pic(h, str(r["id"]), h.what(r["id"])+(", a false negative" if false else ""))}<b dir=auto>{"⚠ " if false else ""}{escape(short_name(label if label is not None else r["id"], 24))}</b>'
             f'<small>{r["similarity"]:.2f}<br>{r["prob"]:.1e}</small></li>')
 
+def _trusted(pos):
+    "How many of the neighbours shown an index trusts, in words"
+    n = sum(r['weight']>0 for r in pos)
+    return f"{n or 'none'} of {len(pos)} {'is' if n<2 else 'are'} trusted"
+
 def neighbour_panel(
     history:NeighbourHistory,
     query:int, # Id of a probe
@@ -103,12 +108,16 @@ def neighbour_panel(
     meta,first = next(m for m in history.epochs if m['epoch']==epoch),history.epochs[0]['epoch']
     n = [r['right'] for r in pos if r['right'] is not None]
     label = history.label(query)
-    said = '' if not n else f"{sum(n)} of {len(n)} have its label."
-    rest = ' This method mines none: they are its nearest keys.' if meta['k']==0 else '' if meta['mining'] else f" Not in use yet: at this epoch training took the other view alone as positive{'' if meta['n_neg']==0 else ', and the whole bank as negatives'}."
+    said = ' and '.join([f"{sum(n)} of {len(n)} have its label"]*(len(n)>0) + [_trusted(pos)]*bool(pos and meta.get('index')))
+    said = said and f"{said[0].upper()}{said[1:]}."
+    rest = (' This method mines none: they are its nearest keys.' if meta['k']==0
+        else f" Not in use yet: at this epoch training took the other view alone as positive{'' if meta['n_neg']==0 else ', and the whole bank as negatives'}." if not meta['mining']
+        else ' This method pulls none: those that are trusted are left out of the negatives.' if meta.get('hard_weight')==1 else '')
+    none = 'the index does not cover this image, or no image near it had a key yet' if meta.get('index') else 'the bank held no key of another image'
     views = ''.join(picture(history, f'{v}{query}', f"view {w} of image {query}") for v,w in (('q','for the query'),('k','for the key')))
     return (f'<div class=panel><div class=query>{picture(history, str(query), "query: "+history.what(query))}<div><b dir=auto>{escape(short_name(label)) if label is not None else f"image {query}"}</b><br><small>image {query}</small></div>'
             f'<div class=views>{views}<small>its two views</small></div></div><h4>Mined positives <small>{said}{rest}</small></h4>' +
-            (f'<ol>{"".join(_positive(history, r, picture, first) for r in pos)}</ol>' if pos else '<p>No neighbours: the bank held no key of another image.</p>') +
+            (f'<ol>{"".join(_positive(history, r, picture, first) for r in pos)}</ol>' if pos else f'<p>No neighbours: {none}.</p>') +
             '<h4>Negatives <small>a sample, with similarity and the probability of being drawn first; ⚠ has the label of the query</small></h4>' +
             (f'<ol class=neg>{"".join(_negative(history, r, picture) for r in neg)}</ol>' if neg else '<p>There are none: this method uses no negatives, or none were kept.</p>') + '</div>')
 
@@ -278,7 +287,7 @@ def neighbour_page(
         f'<label>Class <select id=class><option value="">all</option>{options}</select></label><label><input type=checkbox id=wrong> has a wrong neighbour</label><label>Find <input id=text size=10></label><span id=count aria-live=polite></span></div>'
         f'<div class=strip id=strip role=group aria-label="Images"></div><div class=bar><button type=button id=play aria-pressed=false>Play</button><label>Epoch <input type=range id=epoch min=0 max={len(epochs)-1} step=1></label><span id=say></span><b id=which aria-live=polite dir=auto></b></div>')
     runs = ''.join(f'<section aria-label="{escape(name or "neighbours")}">{f"<h2 dir=auto>{escape(name)}</h2>" if name else ""}<div id=curve{j}>{history_curves(h, epochs[-1])}</div><div id=run{j}></div></section>' for j,(h,name) in enumerate(zip(hs, names)))
-    foot = '<footer>Keys: ← → another image, ↑ ↓ another epoch, r a random image, p play. A positive is mined by the key of the query from the memory bank; the bar and the number are its cosine similarity, age counts the steps since it came in.</footer>'
+    foot = '<footer>Keys: ← → another image, ↑ ↓ another epoch, r a random image, p play. The positives of a memory bank are the rows most similar to the key of the query; those of an index are the images most similar to the query, all as they are, without augmentation, and training uses those that it trusts. The bar and the number are the cosine similarity, age counts the steps since the key came in.</footer>'
     return _write(path, f'{head}<style>{panel_css}{_page_css}{"".join(styles)}</style></head><body class=psm><h1 dir=auto>{escape(title)}</h1>{controls}<div class=runs>{runs}</div>{foot}<noscript>This page needs JavaScript, its own; it loads nothing.</noscript><script type=text/plain id=panels>{packed}</script><script type=application/json id=data>{_json(data)}</script><script>{_js}</script></body></html>')
 
 def _write(path, html):
