@@ -89,7 +89,7 @@ def psm_options(f):
     "Give command `f` the settings of `PSMCallback` as options"
     f = delegates(PSMCallback, but=['views'])(f)
     sig,theirs = inspect.signature(f),inspect.signature(PSMCallback).parameters
-    def option(n, p): return p.replace(default=p.default if p.default is None else Default(p.default), annotation=_types.get(n, p.annotation))
+    def option(n, p): return p.replace(default=Default(p.default) if p.default is not None or n in _types else None, annotation=_types.get(n, p.annotation))
     f.__signature__ = sig.replace(parameters=[option(n, p) if n in theirs and n!='views' else p for n,p in sig.parameters.items()])
     return f
 

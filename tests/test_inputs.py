@@ -100,6 +100,32 @@ def test_overshoot_and_normalised_images_are_taken():
     make(DataLoaders(*(TfmdDL(Changed(40, lambda x: x*1.1-.05), bs=8, num_workers=0) for _ in range(2))))
     make(DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2))), tiny(3))
 
+def test_a_weak_key_changes_by_geometry_alone():
+    "Tone, colours and noise are at their extremes, which an image of one colour, moved or not, shows"
+    torch.manual_seed(0)
+    photo,digit = photo_views(jitter=1., hue=.5, gray=.5, weak_key=True),digit_views(brightness=1., contrast=3., noise=1., weak_key=True)
+    for views in (photo,digit):
+        flat,x = torch.rand(16, 3, 1, 1).expand(16, 3, 16, 16),torch.rand(16, 3, 16, 16)
+        q,k = views(flat)
+        assert torch.allclose(k, flat, atol=1e-5) and torch.allclose(views.weak(flat), flat, atol=1e-5) and (q-flat).abs().mean()>.1
+        q,k = views(x)
+        assert all((k-o).abs().mean()>.05 for o in (x,q,views(x)[1],views.weak(x)))
+        assert (k.amin((2,3))>=x.amin((2,3))-1e-5).all() and (k.amax((2,3))<=x.amax((2,3))+1e-5).all()
+        views.weak_key = False
+        assert (views(flat)[1]-flat).abs().mean()>.1 and torch.allclose(views.weak(flat), flat, atol=1e-5)     # the index asks by it in any case
+    unmoved = dict(zoom=(1,1), aspect=0, shift=0, max_rotate=0, noise=1., brightness=1., contrast=3.)
+    x = torch.rand(16, 1, 16, 16)
+    assert torch.allclose(digit_views(**unmoved, weak_key=True)(x)[1], x, atol=1e-5)
+    noise = TwoViews([RandomNoise(1.)], weak_key=True)              # without a geometric transform all are used
+    assert (noise(x)[1]-x).abs().mean()>.05
+
+def test_a_weak_key_of_normalised_images_is_normalised():
+    dls = DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2)))
+    learn,x = make(dls, tiny(3), views=photo_views(jitter=1., hue=.5, weak_key=True)),dls.train.one_batch()[0].as_subclass(torch.Tensor)
+    flat = x[:,:,:1,:1].expand(-1,-1,16,16)
+    for k in (learn.psm.parts[0].two_views(flat)[1], learn.psm.parts[0].weak_view(flat)): assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
+    learn.fit(1)
+
 @pytest.mark.guarantee('broken')
 @pytest.mark.parametrize('what', ['image','weights'])
 def test_what_is_not_finite_stops_the_training_and_never_enters_the_bank(what):
@@ -145,15 +171,15 @@ def test_encoders_that_are_refused(f, got):
 
 bad_settings = dict(bank_size=[0, 1.5, '9'], mine_after=[-.1, 1.1, 'later', None], momentum=[-.1, 1.1, 'x', (.9,), (.9,2)], proj_dim=[0, .5, None], hidden_dim=[0, 'x'], predictor=[1, 'yes', None],
     symmetric=[0, None], split_bn=[0, 1.5, None], views=['photo', 3], k=[-1, 2.5, None], n_neg=[-1, 2.5, '9'], a=[-1, math.nan, math.inf, 'x'], b=[-3, 3, math.nan, None], temp=[0, -1, math.inf, math.nan, None],
-    soft_temp=[0, -1, math.nan, 'x'], hard_weight=[-.1, 1.1, math.nan, None])
+    soft_temp=[0, -1, math.nan, 'x'], hard_weight=[-.1, 1.1, math.nan, None], rule=['nearest', None, 3, dict], trust=[0, -.1, 1.1, math.nan, 'high', None], refresh=[0, 1.5, None, 'x'])
 
 @pytest.mark.guarantee('settings')
-def test_the_table_of_bad_settings_is_complete(): assert bad_settings.keys()==inspect.signature(PSMCallback).parameters.keys()
+def test_the_table_of_bad_settings_is_complete(): assert bad_settings.keys()|{'kwargs'}==inspect.signature(PSMCallback).parameters.keys()      # those of the user's own rules
 
 @pytest.mark.guarantee('settings')
 @pytest.mark.parametrize('name,value', [(n,v) for n,vs in bad_settings.items() for v in vs], ids=str)
 def test_settings_that_are_refused_by_name(name, value):
-    with pytest.raises((ValueError, TypeError)) as e: PSMCallback(**{name: value})
+    with pytest.raises((ValueError, TypeError)) as e: PSMCallback(**{name: value}, **(dict(rule='bank') if name=='soft_temp' else {}))
     shown = repr(value[1]) if value==(.9,2) else repr(value)
     assert name in str(e.value) and shown in str(e.value) and re.search('must be|at least', str(e.value))
 

@@ -38,7 +38,11 @@ def folder(tmp_path):
     (['digits','--size','32'], '--size is for folders'),
     (['digits','--bs','9999'], '--bs 9999 is more than the 1347'),
     (['digits','--arch','resnet19'], "Unknown architecture 'resnet19'"),
-    (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, moco, nnclr, msf, byol, got 'simclr'"),
+    (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, from_bank, moco, nnclr, msf, byol, got 'simclr'"),
+    (['digits','--method','simclr'], "--method takes psm, ppsm, pnsm, from_bank, moco, nnclr, msf, byol, got 'simclr'"),
+    (['digits','--rule','nearest'], "rule must be 'index' or 'bank'"),
+    (['digits','--rule','bank','--trust','.1'], "The rule of mining 'bank' has no trust"),
+    (['digits','--soft-temp','.1'], "The rule of mining 'index' has no soft_temp"),
     (['digits','--views','photo'], 'These views change colours and need 3 channels'),
     (['digits','--split-bn','40'], 'split_bn=40 needs batches of at least 80'),
     (['digits','--arch','vit_b_16'], 'vit_b_16 does not have the weights of a convolution first'),
@@ -104,9 +108,36 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     assert momenta==[(.99,1.),.99] and learn.dls.train.bs==4 and not getattr(learn.dls, 'vocab', None)
 
 def test_a_comparison_shares_what_both_take(tmp_path):
-    pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, k=7, a=2., compare='ppsm', device='cpu', out=tmp_path)
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, k=7, n_neg=40, a=2., compare='ppsm', device='cpu', out=tmp_path)
     used = json.loads((tmp_path/'run.json').read_text())['settings']
-    assert {n: (s['temp'],s['k'],s['n_neg']) for n,s in used.items()}=={'PSM': (.5,7,256), 'PPSM': (.5,7,None)}
+    assert {n: (s['temp'],s['k'],s['n_neg']) for n,s in used.items()}=={'PSM': (.5,7,40), 'PPSM': (.5,7,None)}
+
+@pytest.mark.parametrize('name,given,has,lacks', [
+    ('PSM', dict(), dict(rule='index', trust='auto', refresh=1, n_neg=None), ['soft_temp']),
+    ('PSM', dict(trust=.1, refresh=3), dict(rule='index', trust=.1, refresh=3, n_neg=None), ['soft_temp']),
+    ('PSM', dict(rule='bank', soft_temp=.2), dict(rule='bank', soft_temp=.2, n_neg=256), ['trust','refresh']),
+    ('PSM from the bank', dict(method='from_bank', k=5), dict(rule='bank', k=5, n_neg=256, soft_temp=.1), ['trust','refresh']),
+], ids=['default','trust','bank','from_bank'])
+def test_the_rule_of_mining_is_recorded(name, given, has, lacks, tmp_path):
+    "With the recipe's own settings, those that the rule has"
+    learn = pretrain.psm_pretrain('digits', epochs=1, limit=100, device='cpu', out=tmp_path, **given)
+    run = json.loads((tmp_path/'run.json').read_text())
+    used = run['settings'][name]
+    assert {n: used[n] for n in has}==has and not {*lacks} & {*used}
+    assert used==dict(learn.psm.settings, bank_size=100) and run['psm']=={**{n: v for n,v in given.items() if n!='method'}, **({} if has['rule']=='bank' else dict(refresh=has['refresh'])), 'momentum': .98}
+    assert ('trusted' in pd.read_csv(tmp_path/'history.csv'))==(has['rule']=='index')==(learn.model.loss.index is not None)
+
+@pytest.mark.parametrize('method,name,n_neg', [('from_bank','PSM from the bank',256), ('pnsm','PNSM',256), ('moco','MoCo',None)])
+def test_an_option_that_was_not_given_leaves_the_methods_own_default(method, name, n_neg, tmp_path):
+    "The number of negatives too, for which None is a value"
+    res = psm_pretrain('digits', '--epochs', 1, '--limit', 60, '--eval', 'none', '--method', method, '--out', tmp_path)
+    assert res.returncode==0, res.stderr
+    assert json.loads((tmp_path/'run.json').read_text())['settings'][name]['n_neg']==n_neg
+
+def test_a_comparison_of_two_rules_takes_what_each_has(tmp_path):
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, method='from_bank', soft_temp=.3, k=5, compare='psm', device='cpu', out=tmp_path)
+    used = json.loads((tmp_path/'run.json').read_text())['settings']
+    assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM'] and [u['k'] for u in used.values()]==[5,5] and used['PSM']['refresh']==1
 
 def test_curves_show_what_was_measured(tmp_path, monkeypatch):
     "Also where kNN accuracy was measured in some epochs only, and after one epoch"
@@ -189,5 +220,5 @@ def test_resnets_have_their_recipe(tmp_path, capsys):
 
 def test_the_small_networks_recipe_stays():
     assert {d: pretrain.recipe_for(d) for d in ('digits','cifar10')}=={
-        'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm={}, knn_k=20),
+        'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm=dict(refresh=1), knn_k=20),
         'cifar10': dict(opt='adam', epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01, warmup=None, psm={}, knn_k=20)}
