@@ -18,7 +18,7 @@ from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner,
 from fastcore.basics import patch
 from .data import no_loss
 from .learner import *
-from .index import IndexLoss
+from .index import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
 from .mining import admissible, mine_positives, overlap, purity, query_parts
 from .encoder import create_encoder, keep_modes, pool_features
@@ -291,7 +291,8 @@ class IndexCallback(Callback):
         m,index = psm_model(self.learn),self.index
         with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32), self.precision():
             m.momentum_encoder.eval()
-            feats,weak = self.features(index.ids),self.features(index.ids[index.probes()], self.weak_view)
+            asked = index.ids[index.probes()]
+            feats,weak = self.features(index.ids),torch.stack([self.features(asked, self.weak_view) for _ in range(weak_views)])
             mine = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
             index.fit(feats, weak, m.loss.trust, mine, lambda t: gather_ranks(self.learn, t)[:len(feats)])
         if is_distributed(self.learn):
@@ -315,10 +316,10 @@ def _rule(rule):
 class PSMCallback(GuestCallback):
     "Contrastive pretraining by potential sample mining of the encoder that is the learner's model"
     order,method = 8,'psm'
-    @delegates(IndexLoss, keep=True)
     @delegates(PSMLoss, keep=True)
+    @delegates(IndexLoss, keep=True)
     def __init__(self,
-        rule:str|type='index', # Where positives are mined: 'index', unaugmented images as far as they are trusted; 'bank', the rows most similar to the key; or a subclass of `PSMLoss`
+        rule:str|type='index', # Where positives are mined: 'index', unaugmented images as far as they are trusted; 'bank', the rows most similar to the key, with 256 drawn negatives; or a subclass of `PSMLoss`
         bank_size:int|None=None, # Rows of the memory bank; None: 4096, or as many as there are images if these are fewer
         mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used; 0 to go on with a trained model; 'agreement': until the views agree
         momentum:float|tuple=.99, # Share of its own weights that the momentum network keeps at each step, 0 to 1; a tuple (start, end) moves along a cosine
@@ -371,6 +372,8 @@ class PSMCallback(GuestCallback):
         if not self.run: return super().__call__(event_name)
         super().__call__(event_name)
         for p in self.parts: p(event_name)
+
+PSMCallback.__init__.__delwrap__,IndexLoss.__init__.__delwrap__ = IndexLoss.__init__,PSMLoss.__init__       # whose settings are documented there
 
 # %% ../nbs/06_callback.ipynb #319165fe
 @patch(cls_method=True)

@@ -11,7 +11,7 @@ __all__ = ['preflight', 'PreflightCallback']
 import math, psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastprogress.fastprogress import NBMasterBar
-from .index import asked_images, most_images
+from .index import asked_images, most_images, weak_views
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
 from .model import undisturbed
@@ -36,7 +36,7 @@ def _index(p, n, dim, features, epochs, mine_after):
     "What the index of a loss is made of, when, and what that costs"
     images = math.ceil(n/math.ceil(n/most_images))
     makings = math.ceil((1-mine_after)*epochs/p.refresh)
-    share = makings*(images+min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
+    share = makings*(images+weak_views*min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
     return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, and {_bytes(4*images*features)} while it is made; made when mining starts and every {p.refresh} epochs, "
             f"{makings} times: about {share:.0%} of the time")
 
