@@ -2,6 +2,8 @@
 import ast, configparser, importlib, inspect, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest, yaml
+from fastcore.docments import docments
+from psm_fastai.callback import PSMCallback, psm_learner, psm_methods
 from psm_fastai.pretrain import psm_pretrain
 
 pytestmark = pytest.mark.posix
@@ -81,6 +83,14 @@ def test_each_public_thing_says_what_it_does():
         for n in m.__all__:
             o = getattr(m, n)
             if callable(o) and getattr(o, '__module__', '')==m.__name__: assert (o.__doc__ or '').strip(), f'{m.__name__}.{n}'
+
+def test_each_setting_is_described():
+    "In the table of parameters and in the help of the command"
+    for f in (PSMCallback, psm_learner, *psm_methods.values(), psm_pretrain):
+        told = docments(f)
+        assert not [n for n,p in inspect.signature(f).parameters.items() if p.kind!=p.VAR_KEYWORD and n!='cls' and not told.get(n)], f
+    defaults = {n: p.default for n,p in inspect.signature(PSMCallback).parameters.items()}
+    assert {n: defaults[n] for n,v in PSMCallback().settings.items()}==PSMCallback().settings
 
 def test_readmes_python_runs(tmp_path):
     "On a few images of noise, with fewer epochs"

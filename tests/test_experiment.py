@@ -152,8 +152,9 @@ def test_defaults_are_the_row_that_was_selected():
     "Its settings are written out in the table; a default that is changed has to be selected anew"
     selected = json.loads((results/'selected.json').read_text())['default']
     row = next(r for r in pd.read_csv(results/'digits_search.csv').to_dict('records') if r['settings']==selected)
-    defaults = {n: p.default for n,p in inspect.signature(PSMLoss).parameters.items()} | dict(mine_after=inspect.signature(PSMCallback).parameters['mine_after'].default)
-    assert len(defaults)==8 and {n: row[n] for n in defaults}==defaults
+    settings = PSMCallback.from_bank().settings
+    defaults = {n: settings[n] for n in ('rule','mine_after',*PSMLoss.settings())}
+    assert len(defaults)==9 and {n: row[n] for n in defaults}==defaults
 
 def test_stored_rows_were_made_with_todays_defaults():
     "So that a setting's name in a table means what it means in the library"

@@ -128,8 +128,9 @@ def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
     with pytest.raises(ValueError, match='epoch 9 was not kept'): NeighbourAudit(history, epoch=9)
     with pytest.raises(ValueError, match='n must be a whole number, at least 1, got 0'): NeighbourAudit(history, n=0)
 
-def test_the_lab_asks_the_network_as_it_is_now():
-    learn = silent(psm_learner(digits_dls(bs=64, limit=128), k=5))
+@pytest.mark.parametrize('settings', [dict(rule='bank'), dict(refresh=1)], ids=['bank','index'])
+def test_the_lab_asks_the_network_as_it_is_now(settings):
+    learn = silent(psm_learner(digits_dls(bs=64, limit=128), k=5, **settings))
     learn.fit(1, 1e-3)
     lab = MiningLab(learn, ids=range(8))
     def mined(lab): return lab.history.tables[0].query('negative==False')[['query','id']].to_numpy().tolist()

@@ -31,7 +31,13 @@ def shows(sign, says, learn, told, alone=True):
     assert sign in learn.diagnose() and sum(says in t for t in told)==1       # once, however many epochs show it
     if alone: assert list(learn.diagnose())==[sign] and len(told)==1
 
-def test_purity_that_stays_at_chance(): shows('purity', 'mine_after', *train(cb=PSMCallback(momentum=.98, mine_after=0., views=lambda x: (x, x[torch.randperm(len(x))]))), alone=False)   # its queries draw together for a few epochs, which may be told too
+def test_purity_that_stays_at_chance(): shows('purity', 'mine_after', *train(cb=PSMCallback.from_bank(momentum=.98, mine_after=0., views=lambda x: (x, x[torch.randperm(len(x))]))), alone=False)   # its queries draw together for a few epochs, which may be told too
+
+def test_neighbours_of_which_none_is_trusted():
+    "The weak views are noise, so that they find other neighbours than the images do"
+    learn,told = train(cb=PSMCallback(momentum=.98, mine_after=0., views=noise))
+    shows('trust', 'hardly any neighbour', learn, told, alone=False)      # its loss sits at the ceiling too
+    assert (learn.psm_health.frame.pulling==0).all() and learn.psm_health.frame.purity.isna().all()
 
 def test_variance_that_jumps():
     class Harder(Callback):
@@ -52,7 +58,7 @@ def test_collapse_without_negatives():
     try: shows('collapse', 'predictor=True', *train(4, cb=PSMCallback.byol(momentum=.5), before=no_predictor))
     finally: torch.set_flush_denormal(False)
 
-def test_no_negatives_left(): shows('negatives', 'smaller k', *train(2, limit=100, cb=PSMCallback(k=99, n_neg=50, mine_after=0., momentum=.9)))
+def test_no_negatives_left(): shows('negatives', 'smaller k', *train(2, limit=100, cb=PSMCallback.from_bank(k=99, n_neg=50, mine_after=0., momentum=.9)))
 
 def test_nothing_to_diagnose_before_training():
     with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()
@@ -60,7 +66,7 @@ def test_nothing_to_diagnose_before_training():
 def test_purity_of_few_labels_is_a_number():
     "A batch without a label takes nothing from the others"
     few = [(torch.rand(1, 16, 16),i%3 if i%40==0 else -1) for i in range(400)]
-    learn = silent(psm_learner(DataLoaders(*(TfmdDL(few, bs=20, shuffle=True, drop_last=True, num_workers=0) for _ in 'tv')), mine_after=0.))
+    learn = silent(psm_learner(DataLoaders(*(TfmdDL(few, bs=20, shuffle=True, drop_last=True, num_workers=0) for _ in 'tv')), rule='bank', mine_after=0.))
     learn.psm.parts[-1].every = 1
     learn.fit(2, 1e-3)
     assert learn.psm_health.frame.purity.between(0, 1).all()

@@ -34,23 +34,29 @@ def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
     name = {i: f.parent.name for i,f in enumerate(learn.dls.train_ds.items)}
     assert all(name[i]==l for i,l in zip(df.id, df.label)) and all(name[i]==l for i,l in zip(df['query'], df.query_label))
 
-def test_what_is_kept_is_what_mining_gives():
+@pytest.mark.parametrize('settings', [dict(rule='bank'), dict(trust=.5)], ids=['bank','index'])
+def test_what_is_kept_is_what_mining_gives(settings):
     history = NeighbourHistory(n_probes=16, k=6, n_neg=12)
-    learn = train(history)
+    learn = train(history, cb=PSMCallback(bank_size=128, k=6, n_neg=20, mine_after=0., **settings))
     m,df = learn.model,history.to_frame()
+    pool = m.loss.pool(m.bank)
+    assert (pool is m.bank)==('rule' in settings)
     before = state(learn)
     (_,_),q,k,ids,labels = history.probes(learn)
     assert same(before, state(learn))
     idx,found,weights,allowed = m.loss.candidates(k, ids, m.bank)
     last = df[df.epoch==1]
     pos,neg = last[last.kind=='positive'],last[last.kind=='negative']
-    assert pos.id.tolist()==m.bank.ids[idx].flatten().tolist() and np.allclose(pos.weight, weights.flatten().cpu(), atol=1e-6) and pos.age.tolist()==m.bank.age[idx].flatten().tolist()
-    assert np.allclose(pos.similarity, (k @ m.bank.feats.T).gather(1, idx).flatten().cpu(), atol=1e-6)
+    assert pos.id.tolist()==pool.ids[idx][found].tolist() and np.allclose(pos.weight, weights[found].cpu(), atol=1e-6) and pos.age.tolist()==pool.age[idx][found].tolist()
+    similarity = (k @ m.bank.feats.T).gather(1, idx) if pool is m.bank else pool.sims[ids]
+    assert np.allclose(pos.similarity, similarity[found].cpu(), atol=1e-6) and len(pos)>.9*16*6
     p = draw_probs(q @ m.bank.feats.T, (q*k).sum(1), allowed, m.loss.a, m.loss.b).cpu()
     place = {i: r for r,i in enumerate(m.bank.ids.tolist())}
     row = {i: r for r,i in enumerate(history.ids)}
     assert np.allclose(neg.prob, [p[row[a],place[b]] for a,b in zip(neg['query'], neg.id)], atol=1e-7) and len(neg)==16*12
-    assert not set(zip(pos['query'], pos.id)) & set(zip(neg['query'], neg.id)) and not neg.duplicated(['query','id']).any()
+    pulled = pos[pos.weight>0]
+    assert pool is not m.bank or len(pulled)==len(pos)
+    assert len(pulled)>16 and not set(zip(pulled['query'], pulled.id)) & set(zip(neg['query'], neg.id)) and not neg.duplicated(['query','id']).any()
 
 def test_sixtyfour_probes_and_two_hundred_epochs_stay_under_fifty_megabytes(tmp_path):
     history = NeighbourHistory()
@@ -83,7 +89,7 @@ def test_a_resumed_training_keeps_its_history(tmp_path):
 @pytest.mark.parametrize('method', list(psm_methods))
 def test_every_method_has_a_history(method, tmp_path):
     history = NeighbourHistory(n_probes=6, k=3, n_neg=5)
-    learn = train(history, cb=psm_methods[method](bank_size=64))
+    learn = train(history, cb=psm_methods[method](bank_size=200))      # so that each image has a key from the beginning
     df = history.to_frame()
     assert len(df[df.kind=='positive'])==2*6*min(3, learn.model.loss.k or 3) and (df.kind=='negative').any()==(learn.model.loss.n_neg!=0)
     assert df[df.kind=='positive'].weight.notna().all()==(learn.model.loss.k>0)
@@ -120,14 +126,32 @@ def test_a_page_of_learners_shows_the_same_images(tmp_path):
     assert '"epochs": [2]' in (tmp_path/'last.html').read_text()
     with pytest.raises(ValueError, match='learners those of the histories'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
 
-@pytest.mark.parametrize('method,said', [('pnsm','This method mines none'), ('moco','This method mines none'), ('msf','took the other view alone as positive\\.'), ('psm','and the whole bank as negatives\\.')])
-def test_what_the_panel_says_of_mining(method, said):
+@pytest.mark.parametrize('method,mine_after,said', [('pnsm',0.,'This method pulls none: those that are trusted are left out'), ('pnsm',.9,'and the whole bank as negatives\\.'), ('moco',None,'This method mines none'),
+    ('msf',.9,'took the other view alone as positive\\.'), ('psm',.9,'and the whole bank as negatives\\.'), ('psm',0.,r'\d of \d+ have its label and (none|\d+) of \d+ (is|are) trusted\.<'), ('from_bank',0.,r'\d of 10 have its label\.<')])
+def test_what_the_panel_says_of_mining(method, mine_after, said):
     h = NeighbourHistory(n_probes=2)
-    quiet(cbs=[psm_methods[method](bank_size=128, **({} if method=='moco' else dict(mine_after=.9))), h]).fit(2)
+    quiet(cbs=[psm_methods[method](bank_size=128, **({} if method=='moco' else dict(mine_after=mine_after))), h]).fit(2)
     assert re.search(said, neighbour_panel(h, h.ids[0], 0))
-    assert ('Not in use yet' in neighbour_panel(h, h.ids[0], 0))==(method in ('msf','psm'))
+    assert ('Not in use yet' in neighbour_panel(h, h.ids[0], 0))==(mine_after==.9)
     h.epochs,h.tables = h.epochs[:1],h.tables[:1]          # a training that was cut off before mining began
     assert re.search(said, neighbour_panel(h, h.ids[0], 0))
+
+def test_the_panel_counts_the_trusted():
+    "Each other one says that it is not, and without labels the sentence begins with the count"
+    h = NeighbourHistory(n_probes=4, k=5)
+    learn = quiet(cbs=[PSMCallback(k=6, mine_after=0., bank_size=200), h])
+    learn.fit(1)
+    index,q = learn.model.loss.index,h.ids[0]
+    for n,says in ((0,'none of 5 is trusted'), (1,'1 of 5 is trusted'), (3,'3 of 5 are trusted')):
+        index.trust[q] = torch.tensor([1.]*n+[0.]*(6-n))
+        h.look(learn)
+        html = neighbour_panel(h, q, h.epochs[-1]['epoch'])
+        assert f' have its label and {says}.<' in html and html.count('not trusted')==5-n and len(re.findall(r'<br>weight [\d.]+<', html))==n
+    h.labels.clear()
+    h.tables[-1] = h.tables[-1].copy()
+    assert '<small>3 of 5 are trusted.<' in neighbour_panel(h, q, h.epochs[-1]['epoch'])
+    index.steps.fill_(-1)
+    assert 'No neighbours: the index does not cover this image, or no image near it had a key yet.' in neighbour_panel(h.look(learn), q, h.epochs[-1]['epoch'])
 
 def test_without_labels_and_with_little(tmp_path):
     for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'{i}.png')
@@ -170,6 +194,20 @@ def test_shares_add_up_to_the_loss(learn):
         x = images_at(learn.dls, [7])[0]
         assert len(df[df.kind=='positive'])==1+settings['k'] and df.id[0]==7
         learn.model.loss = loss
+
+def test_shares_of_an_index_add_up_to_the_loss(learn):
+    "A row for each trusted neighbour that has a key"
+    index = learn.model.loss.index
+    index.trust.zero_()
+    index.trust[7,:3] = torch.tensor([.5,.2,.3])
+    near = index.near[7,:3].tolist()
+    index.steps[near] = 0
+    index.feats[near] = torch.nn.functional.normalize(torch.randn(3, 128), dim=1).to(index.feats)
+    df = learn.explain_loss(7)
+    for kind in ('positive','negative'): assert abs(df[df.kind==kind].share.sum()-df.attrs['loss'])<1e-5
+    pos = df[df.kind=='positive']
+    assert pos.id.tolist()==[7,*near] and np.allclose(pos.weight, [.5,.25,.1,.15], atol=1e-6)
+    assert not {7,*near} & {*df.id[df.kind=='negative']}
 
 def test_live_grid_is_silent_outside_a_notebook(capsys):
     learn = train(NeighbourGrid())
@@ -242,7 +280,25 @@ def test_images_that_are_not_there_and_labels_that_are_not_known(learn):
 
 def test_the_lab_begins_with_the_learners_settings():
     set_seed(0)
-    learn = quiet(cbs=[PSMCallback(bank_size=180, b=-1.5, k=120, soft_temp=.005, a=60., n_neg=20, mine_after=0.)])
+    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=180, b=-1.5, k=120, soft_temp=.005, a=60., n_neg=20, mine_after=0.)])
     learn.fit(1)
     lab = MiningLab(learn, ids=[1,2,3])
     assert {n: c.value for n,c in lab.controls.items()}==dict(k=120, n_neg=20, a=60., b=-1.5, soft_temp=.005, hard_weight=.5)
+
+def test_the_lab_moves_the_trust_of_an_index():
+    "As training would with this setting, and nothing of the learner's own"
+    set_seed(0)
+    learn = quiet(cbs=[PSMCallback(bank_size=200, k=6, trust=.3, mine_after=0.)])
+    learn.fit(1)
+    before,lab = state(learn),MiningLab(learn, ids=range(8))
+    assert {n: c.value for n,c in lab.controls.items()}==dict(k=6, n_neg=200, a=5., b=-.4, hard_weight=.5, trust=.3)
+    index,shown = learn.model.loss.index,[]
+    for share in (.05, 1., 'auto', .3):
+        lab.controls['trust'].value = share
+        want = trust_pairs(index.right, index.sims, share)[:8]*index.ready[index.near[:8].long()]
+        rows = [lab.history.rows(i, 0)[0] for i in range(8)]
+        assert np.allclose([sum(r['weight'] for r in o) for o in rows], (want.sum(1)>0).float(), atol=1e-5)
+        assert [sum(r['weight']>0 for r in o) for o in rows]==(want>0).sum(1).tolist()
+        shown.append(lab.view.value)
+        assert (lab.view.value.count('not trusted'))==sum(r['weight']==0 for r in lab.history.rows(lab.query.value, 0)[0])
+    assert shown[0]!=shown[1]!=shown[3] and same(before, state(learn))

@@ -327,10 +327,10 @@ def test_priming_leaves_statistics_and_random_numbers():
     learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(bank_size=150)])
     learn.dls.train.n_inp, learn.dls.valid.n_inp
     seen = {}
-    def look(cb): seen[cb.order] = {n: t.clone() for n,t in cb.model.state_dict().items() if not n.startswith('bank')},chance(cb.dls),len(cb.model.bank)
+    def look(cb): seen[cb.order] = {n: t.clone() for n,t in cb.model.state_dict().items() if not n.startswith(('bank','loss.index'))},chance(cb.dls),(len(cb.model.bank),int(cb.model.loss.index.ready.sum()))
     learn.fit(1, cbs=[Spy(order=7, before_train=look), Spy(order=9.5, before_train=look)])
     (a,c,n),(b,d,m) = seen[7],seen[9.5]
-    assert (n,m)==(0,150) and same(a, b) and c==d
+    assert (n,m)==((0,0),(150,150)) and same(a, b) and c==d
 
 @pytest.mark.guarantee('priming')
 def test_an_interrupted_priming_begins_again_and_a_long_one_shows_its_progress(monkeypatch):
@@ -361,11 +361,13 @@ def test_both_passes_are_in_half_precision_and_the_loss_is_not(way):
     m.loss.register_forward_hook(lambda _,i,o: seen['loss'].update((o.dtype, *(t.dtype for t in i[:2]))))
     if way=='callback': learn.fit(1, 1e-3, cbs=HalfOnCPU())
     else:
-        learn.psm.parts[2].before_train = lambda: None      # primed before, in the full precision of `before_train`
+        learn.psm.parts[2].before_train()                   # primed before, in the full precision of `before_train`
+        learn.psm.parts[2].before_train = lambda: None
         with torch.autocast('cpu', torch.bfloat16): learn.fit(1, 1e-3)
     assert seen['q']=={torch.bfloat16} and torch.bfloat16 in seen['k'] and seen['loss']=={torch.float32}
-    bank = m.bank
-    assert bank.feats.dtype==torch.float32 and ((bank.feats[bank.ready].norm(dim=1)-1).abs()<1e-6).all()
+    bank,index = m.bank,m.loss.index
+    for o in (bank,index): assert o.feats.dtype==torch.float32 and ((o.feats[o.ready].norm(dim=1)-1).abs()<1e-6).all()
+    assert index.made and index.sims.dtype==torch.float32
     m.bank.to(torch.bfloat16).enqueue(torch.nn.functional.normalize(torch.randn(64, 128), dim=1))
     assert ((bank.feats.float().norm(dim=1)[bank.ready]-1).abs()<2**-7).all()
 
@@ -385,10 +387,11 @@ def test_a_step_cancelled_by_an_overflow_moves_no_momentum_weight():
     assert all(abs(m-SchedCos(.5, 1.)(pct))<1e-9 for m,pct in followed) and followed[0][1]>0      # the schedule went on meanwhile
 
 @pytest.mark.guarantee('accumulation')
-def test_gradient_accumulation_is_that_of_a_plain_loop():
+@pytest.mark.parametrize('settings', [dict(rule='bank'), dict(trust=.5)], ids=['bank','index'])
+def test_gradient_accumulation_is_that_of_a_plain_loop(settings):
     "One momentum update an optimizer step, one enqueue a batch"
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=192), cbs=[PSMCallback(bank_size=100, k=4, n_neg=None, mine_after=0., momentum=.9, views=mirror)], opt_func=partial(SGD, mom=0., wd=0.))
+    learn = quiet(digits_dls(bs=32, limit=192), cbs=[PSMCallback(bank_size=100, k=4, n_neg=None, mine_after=0., momentum=.9, views=mirror, **settings)], opt_func=partial(SGD, mom=0., wd=0.))
     ref,batches = [],[]
     def start(cb):
         if not ref: ref.append(copy.deepcopy(cb.model))
@@ -404,7 +407,7 @@ def test_gradient_accumulation_is_that_of_a_plain_loop():
             with torch.no_grad():
                 for p in trained: p -= .1*p.grad; p.grad = None
             m.update_momentum(.9)
-        m.bank.enqueue(k, ids, labels)
+        m.remember(k, ids, labels)
     got = state(learn)
     assert len(batches)==6 and int(m.bank.step)==int(got['bank.step'])
     for n,t in m.state_dict().items(): assert torch.allclose(t.float(), got[n].float(), atol=1e-5), n

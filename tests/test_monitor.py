@@ -21,16 +21,16 @@ def uneven(): return DataLoaders(TfmdDL(Uneven(200), bs=32, shuffle=True, drop_l
 def monitors(every=10, negatives=True): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)] + [GradientCallback(every)]*negatives
 def make(cbs, dls=None, **kwargs):
     set_seed(0)
-    return silent(Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'bank_size': 128, **kwargs}), *cbs]))
+    return silent(Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'rule': 'bank', 'bank_size': 128, **kwargs}), *cbs]))
 
 class Spy(Callback):
-    "Keeps what the monitors look at: the step, the bank before the step, and the bank at the end of each epoch"
+    "Keeps what the monitors look at: the step, the bank and the index before the step, and the bank at the end of each epoch"
     order = 30
     def __init__(self, every): self.every,self.looks,self.ends = every,[],[]
     def before_train(self): self.looks.append([])
     def bank(self): return {n: t.clone() for n,t in self.model.bank.state_dict().items()}
     def after_loss(self):
-        if self.training and self.iter%self.every==min(self.every, self.n_iter)//2: self.looks[-1].append(SimpleNamespace(**self.learn.psm_step._asdict(), bank=self.bank(), mining=self.model.loss.mining))
+        if self.training and self.iter%self.every==min(self.every, self.n_iter)//2: self.looks[-1].append(SimpleNamespace(**self.learn.psm_step._asdict(), bank=self.bank(), mining=self.model.loss.mining, index=copy.deepcopy(self.model.loss.index)))
     def after_train(self): self.ends.append(self.bank())
 
 def mean(o): return sum(o)/len(o) if len(o) else math.nan
@@ -40,23 +40,31 @@ def queries(look, n_neg):
     "For each query its label, the rows it may use, and what became of them, by plain loops"
     ids,labels,steps = (look.bank[n].tolist() for n in ('ids','labels','steps'))
     filled = [j for j in range(len(ids)) if steps[j]>=0]
+    index = look.index
+    mined_labels,mined_steps,now = (labels,steps,look.bank['step']) if index is None else (index.labels.tolist(),index.steps.tolist(),index.step)
     for i in range(len(look.q)):
         label,own = int(look.labels[i]),int(look.ids[i])
         rows = [j for j in filled if ids[j]!=own]
         ranks = [(r,j) for r,(j,ok) in enumerate(zip(look.mined.pos_idx[i].tolist(), look.mined.pos_found[i].tolist()), 1) if ok]
-        pool = [j for j in rows if j not in [j for _,j in ranks]] if look.mining else rows
+        taken = [j for _,j in ranks]
+        if index is not None:
+            of = [(r,j) for r,(j,t) in enumerate(zip(index.near[own].tolist(), index.trust[own].tolist()), 1) if t>0 and mined_steps[j]>=0]
+            ranks,near = of,[j for _,j in of]
+            taken = [j for j in rows if ids[j] in near]
+        pool = [j for j in rows if j not in taken] if look.mining else rows
         neg = range(len(ids)) if look.mined.neg_idx is None else look.mined.neg_idx[i].tolist()
         neg = [j for j,ok in zip(neg, look.mined.neg_mask[i].tolist()) if ok]
         hard = sorted(pool, key=lambda j: -dot(look.q[i], look.bank['feats'][j]))[:n_neg]
         def rate(js): return mean([labels[j]==label for j in js if labels[j]>=0])
-        yield SimpleNamespace(label=label, ranks=[(r,j,int(look.bank['step'])-1-steps[j],labels[j]) for r,j in ranks], chance=rate(filled), purity=rate([j for _,j in ranks]),
+        yield SimpleNamespace(label=label, ranks=[(r,j,int(now)-1-mined_steps[j],mined_labels[j]) for r,j in ranks], chance=rate(filled), purity=mean([mined_labels[j]==label for _,j in ranks if mined_labels[j]>=0]),
             false_neg=rate(neg), fn_uniform=rate(pool), fn_hardest=rate(hard), rows=rows, i=i)
 
 def close(a, b): return math.isclose(a, b, abs_tol=2e-5) or (math.isnan(a) and math.isnan(b))
 def known(o): return [v for v in o if not math.isnan(v)]
 
 cases = dict(psm=dict(k=5, n_neg=20), symmetric=dict(k=4, n_neg=10, symmetric=True, predictor=True), warm_up=dict(k=5, n_neg=20, mine_after=.5), ppsm=dict(k=3, n_neg=None),
-    moco=dict(k=0, n_neg=None, hard_weight=1.), pnsm=dict(k=0, n_neg=15, hard_weight=1.), no_negatives=dict(k=3, n_neg=0), large=dict(k=5, n_neg=20, bank_size=700), small=dict(k=3, n_neg=200, bank_size=70))
+    moco=dict(k=0, n_neg=None, hard_weight=1.), pnsm=dict(k=0, n_neg=15, hard_weight=1.), no_negatives=dict(k=3, n_neg=0), large=dict(k=5, n_neg=20, bank_size=700), small=dict(k=3, n_neg=200, bank_size=70),
+    index=dict(rule='index', trust=.5, k=5, n_neg=20), index_alone=dict(rule='index', trust=.5, k=5, n_neg=None, refresh=1))
 @pytest.fixture(params=cases, scope='module')
 def run(request):
     args = {'mine_after': 0., **cases[request.param]}
@@ -153,11 +161,12 @@ def gradients(look, i, args):
     cols = cols[mined.neg_mask[i]]
     s = (look.q @ bank['feats'].T)[i][cols]
     leaf = s.double().requires_grad_()
-    h = args.get('hard_weight', .5) if look.mining and mined.pos_found[i].any() else 1.
+    h = args.get('hard_weight', .5) if look.mining and mined.used[i].any() else 1.
+    mined_rows = bank['feats'] if look.index is None else look.index.feats
     def term(p): return -(p/.07 - torch.logaddexp(p/.07, (leaf/.07).logsumexp(0)))
     q = look.q[i].double()
     loss = h*term(q @ look.k[i].double())
-    if h<1: loss = loss + (1-h)*sum(w*term(q @ bank['feats'][j].double()) for w,j in zip(mined.weights[i].double(), mined.pos_idx[i]))
+    if h<1: loss = loss + (1-h)*sum(w*term(q @ mined_rows[j].double()) for w,j in zip(mined.weights[i].double(), mined.pos_idx[i]))
     grad, = torch.autograd.grad(loss, leaf)
     own,labels = int(look.labels[i]),bank['labels'][cols].tolist()
     return [(float(s[j]), float(grad[j]), None if own<0 or labels[j]<0 else labels[j]==own) for j in s.argsort(descending=True).tolist()]
@@ -230,6 +239,15 @@ def test_plots_show_what_the_method_has(run):
     if args['n_neg']!=0: assert len(learn.gradient.plot().axes)==3
     plt.close('all')
 
+def test_plots_of_trainings_that_trust_no_neighbour():
+    learn = make([PurityCallback(1)], rule='index', k=5, n_neg=20, mine_after=0., trust=.5)
+    learn.model.loss.index.enqueue = lambda *args: None         # no image ever has a key that could be pulled
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.fit(2, 1e-3)
+        assert learn.purity.frame.purity.isna().all() and len(learn.purity.plot().axes)==5
+    plt.close('all')
+
 def test_a_plot_of_trainings_that_mined_different_numbers():
     watch = PurityCallback(1)
     for k in (8,3): make([watch], k=k, n_neg=20, mine_after=0.).fit(1, 1e-3)
@@ -237,11 +255,12 @@ def test_a_plot_of_trainings_that_mined_different_numbers():
     assert len(lines['last epoch'].get_xdata())==len(lines['first epoch'].get_xdata())==3
     plt.close('all')
 
-def test_looking_at_each_batch_gives_the_columns_of_training():
-    learn = make(monitors(1), k=5, n_neg=20, mine_after=.5)
+@pytest.mark.parametrize('rule', ['bank','index'])
+def test_looking_at_each_batch_gives_the_columns_of_training(rule):
+    learn = make(monitors(1), rule=rule, k=5, n_neg=20, mine_after=.5)
     learn.fit(2, 1e-3)
     names = learn.recorder.metric_names
-    assert names==['epoch','train_loss','valid_loss','purity','false_neg','chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','false_push','rank_corr','time']
+    assert names==['epoch','train_loss','valid_loss','purity','false_neg',*['trusted']*(rule=='index'),'chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','false_push','rank_corr','time']
     for epoch,values in enumerate(learn.recorder.values):
         table = dict(zip(names[1:-1], values))
         for cb in (learn.purity, learn.collapse, learn.agreement):
@@ -259,11 +278,12 @@ def test_half_precision_does_not_reach_the_figures():
     assert close(learn.collapse.frame.uniformity[0], math.log(mean([math.exp(-2*float(((a-b)**2).sum())) for o in looks for i,a in enumerate(o.q.double()) for b in o.q.double()[:i]])))
     assert close(learn.agreement.frame.retrieval[0], mean([all(dot(o.q[q.i], o.k[q.i]) > dot(o.q[q.i], o.bank['feats'][j]) for j in q.rows) for o in looks for q in queries(o, 1)]))
 
+@pytest.mark.parametrize('rule', ['bank','index'])
 @pytest.mark.parametrize('symmetric', [False,True])
-def test_training_is_the_same_bit_for_bit(symmetric):
+def test_training_is_the_same_bit_for_bit(symmetric, rule):
     res = []
     for cbs in ([], monitors(2)):
-        learn = make(cbs, symmetric=symmetric, predictor=symmetric, mine_after=0.)
+        learn = make(cbs, rule=rule, symmetric=symmetric, predictor=symmetric, mine_after=0.)
         learn.fit_one_cycle(2, 1e-3)
         res.append((learn.model.state_dict(), torch.get_rng_state(), learn.dls.train.rng.getstate(), random.getstate(), np.random.get_state()[1].tolist()))
     (a,*states),(b,*others) = res
