@@ -289,11 +289,12 @@ class IndexCallback(Callback):
     def make(self):
         "Make the index by the momentum encoder as it is now"
         m,index = psm_model(self.learn),self.index
-        with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32), self.precision():
+        with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32):
             m.momentum_encoder.eval()
             asked = index.ids[index.probes()]
-            feats,weak = self.features(index.ids),torch.stack([self.features(asked, self.weak_view) for _ in range(weak_views)])
-            mine = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
+            with self.precision(): feats,weak = self.features(index.ids),torch.stack([self.features(asked, self.weak_view) for _ in range(weak_views)])
+        mine = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
+        with torch.autocast(feats.device.type, enabled=False):      # similarities in half precision could not tell neighbours apart
             index.fit(feats, weak, m.loss.trust, mine, lambda t: gather_ranks(self.learn, t)[:len(feats)])
         if is_distributed(self.learn):
             for b in index.buffers(): torch.distributed.broadcast(b, 0)

@@ -82,7 +82,7 @@ def _bars(ax, names, y, chance, title):
     ax.plot(names, chance, ls='', marker='_', ms=16, mew=2, color='black', label='chance')
     ax.margins(y=.3)   # room for the legend
     for t in ax.get_xticklabels(): t.set_parse_math(False)      # a class may be called anything
-    if names.str.len().max()>4: ax.tick_params(axis='x', rotation=45)
+    if max(map(len, names), default=0)>4: ax.tick_params(axis='x', rotation=45)
     _finish(ax, title, '')
     ax.legend(fontsize=8, frameon=False, ncols=2, loc='upper right')
 
