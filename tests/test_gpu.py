@@ -11,7 +11,7 @@ def loaders(channels, device=None):
     return DataLoaders(*(TfmdDL(items[:n], bs=32, shuffle=n>32, num_workers=0, device=device) for n in (192,32)))
 
 @pytest.mark.parametrize('channels', [1,3])      # digit_views and photo_views
-@pytest.mark.parametrize('settings', [dict(k=5, n_neg=32), dict(k=5, n_neg=None), dict(k=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True)], ids=str)
+@pytest.mark.parametrize('settings', [dict(k=5, n_neg=32, trust=.5), dict(k=5, n_neg=None, trust=.5), dict(rule='bank', k=5, n_neg=32), dict(rule='bank', k=5, n_neg=None), dict(k=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True)], ids=str)
 def test_nothing_in_a_step_waits_for_the_gpu(settings, channels):
     dls = loaders(channels, default_device())
     learn = quiet(dls, model=tiny(channels), cbs=[PSMCallback(bank_size=150, mine_after=0., **settings)], loss_func=no_loss)
@@ -25,7 +25,7 @@ def test_nothing_in_a_step_waits_for_the_gpu(settings, channels):
         asked = ids.repeat(len(q)//len(x))
         m.loss(q, k, asked, m.bank, m.loss.mine(q, k, asked, m.bank)).mean().backward()
         m.update_momentum(.99)
-        m.bank.enqueue(k.detach()[:len(x)], ids, labels)
+        m.remember(k.detach()[:len(x)], ids, labels)
     finally: torch.cuda.set_sync_debug_mode('default')
 
 def test_loaders_may_have_no_device():

@@ -18,7 +18,8 @@ def test_digits_and_moco(tmp_path):
     assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html','run.json'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
     assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc.notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
-    assert {'epoch','train_loss','valid_loss','purity','false_neg','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2 and h.notna().all(axis=None)
+    assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2
+    assert h.drop(columns='purity').notna().all(axis=None) and (h.purity.notna() | (h.trusted==0)).all()      # of nothing there is no purity
 
 def test_the_same_seed_gives_the_same_history(tmp_path):
     for i in '12': assert psm_pretrain('digits', '--epochs', 1, '--limit', 200, '--seed', 3, '--out', tmp_path/i).returncode==0

@@ -128,7 +128,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-base)"""
     assert int(res.stdout)*1024 < 2e9
 
 def test_fastais_loggers_work(tmp_path):
-    l = silent(psm_learner(digits_dls(bs=50, limit=200), bank_size=100, cbs=[KNNCallback(), CollapseCallback()]))
+    l = silent(psm_learner(digits_dls(bs=50, limit=200), cbs=[PSMCallback.from_bank(bank_size=100), KNNCallback(), CollapseCallback()]))
     l.path = tmp_path
     l.fit(2, cbs=[CSVLogger('log.csv'), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
     log = pd.read_csv(tmp_path/'log.csv')
@@ -142,6 +142,7 @@ def test_the_table_before_the_first_epoch(capsys):
     with l.no_bar(): l.fit(2)
     out = capsys.readouterr().out
     assert 'images     300, batches of 50: 6 steps an epoch, 12 in all' in out and 'bank       300 rows of 128, 1 for each image; 300 filled' in out
+    assert 'positives  the other view and up to 20 trusted neighbours after 30% of training' in out and 'index      300 images and the 20 nearest of each' in out
     assert '! 12 steps are few' in out and 'time       about' in out
     with l.no_bar(): l.fit(1)
     assert 'images  ' not in capsys.readouterr().out         # told once
@@ -150,7 +151,7 @@ def test_the_table_before_the_first_epoch(capsys):
     assert capsys.readouterr().out==''
 
 def test_preflight_knows_the_effective_number():
-    l = silent(psm_learner(digits_dls(bs=50, limit=300), a=0., n_neg=20, k=10))
+    l = silent(psm_learner(digits_dls(bs=50, limit=300), rule='bank', a=0., n_neg=20, k=10))
     l.fit(1)
     table,_ = preflight(l, l.psm.parts[0].two_views)
     rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
