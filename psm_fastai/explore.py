@@ -44,7 +44,7 @@ def mined_neighbours(
     k:int|None=None, # Neighbours of each; None: as many as training mines, or 5 where it mines none
     seed:int=0, # For the draw
 )->pd.DataFrame: # A row a neighbour: `query`, `rank`, `id`, `similarity`, `weight`, `query_label`, `label`, `right` (None where a label is unknown)
-    "The neighbours that images would mine from the bank as it is now. Raises `ValueError` for an image that the bank does not hold"
+    "The neighbours that images would mine now. Raises `ValueError` for an image of which there is no key"
     bank,loss,pool = filled_bank(learn),psm_model(learn).loss,mining_pool(learn)
     if k is None: k = loss.k or 5
     check_number('k', k, 1, whole=True)
@@ -54,7 +54,9 @@ def mined_neighbours(
     ids = pick_images(bank, n, seed) if ids is None else [int(i) for i in ids]
     if not ids: raise ValueError("ids must name at least one image, got none")
     missing = [i for i in ids if i not in row]
-    if missing: raise ValueError(f"Images {missing[:5]} are not in the bank, which holds {len(row)} of {len(learn.dls.train_ds)} images. Choose among learn.model.bank.ids, or use a larger bank_size")
+    if missing:
+        where,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if pool is bank else ('index',"those that were trained on")
+        raise ValueError(f"Images {missing[:5]} are not in the {where}, which holds {len(row)} of {len(learn.dls.train_ds)} images. Choose among {how}")
     asked = torch.tensor(ids, device=bank.ids.device)
     idx,found,top,weights = _nearest(loss, bank, asked, torch.tensor([row[i] for i in ids], device=bank.ids.device), k)
     rows = []
@@ -76,13 +78,13 @@ def show_neighbours(self:Learner,
     size:float=1., # Inches per picture
     seed:int=0, # For the draw
 ):
-    "Images (left) and the neighbours that they mine from the bank, with cosine similarities; ✓ and ✗ tell whether the labels agree"
+    "Images (left) and the neighbours that they mine, pale if not trusted, with cosine similarities; ✓ and ✗ tell whether the labels agree"
     df = mined_neighbours(self, ids, n, k, seed)
     queries = df['query'].unique()
     fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.25), squeeze=False, layout='constrained')
-    def show(ax, i, title, **kwargs):
+    def show(ax, i, title, alpha=1., **kwargs):
         im = train_image(self.dls, i)
-        ax.imshow(im, cmap='gray' if im.mode=='L' else None)
+        ax.imshow(im, cmap='gray' if im.mode=='L' else None, alpha=alpha)
         ax.set_title(title, fontsize=8, pad=2, parse_math=False, **kwargs)     # a class may be called anything
     for ax in axs.flat: ax.set_axis_off()
     for axr,q in zip(axs, queries):
@@ -90,7 +92,7 @@ def show_neighbours(self:Learner,
         show(axr[0], q, short_name(rows.query_label.iloc[0] or f'image {q}', 20), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
             mark,color = ('','black') if r.right is None else _right if r.right else _wrong
-            show(ax, r.id, f'{mark} {r.similarity:.2f}', color=color)
+            show(ax, r.id, f'{mark} {r.similarity:.2f}', color=color, alpha=1. if r.weight>0 else .4)
     return fig
 
 # %% ../nbs/09_explore.ipynb #a3db68e1

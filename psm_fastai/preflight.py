@@ -38,7 +38,7 @@ def _index(p, n, dim, features, epochs, mine_after):
     makings = math.ceil((1-mine_after)*epochs/p.refresh)
     share = makings*(images+weak_views*min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
     return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, and {_bytes(4*images*features)} while it is made; made when mining starts and every {p.refresh} epochs, "
-            f"{makings} times: about {share:.0%} of the time")
+            f"{'once' if makings==1 else f'{makings} times'}: about {share:.0%} of the time")
 
 def preflight(
     learn, # A learner with a `PSMModel` whose bank is primed
