@@ -149,8 +149,8 @@ def test_a_stored_row_is_computed_again():
     assert abs(now['effective_n']/stored.effective_n-1) < .1
 
 def test_defaults_are_the_row_that_was_selected():
-    "Its settings are written out in the table; a default that is changed has to be selected anew"
-    selected = json.loads((results/'selected.json').read_text())['default']
+    "Those of the rule that was searched, mining from the bank. Its settings are written out in the table; a default that is changed has to be selected anew"
+    selected = json.dumps({**json.loads(json.loads((results/'selected.json').read_text())['default']), 'method': 'from_bank'}, sort_keys=True)
     row = next(r for r in pd.read_csv(results/'digits_search.csv').to_dict('records') if r['settings']==selected)
     settings = PSMCallback.from_bank().settings
     defaults = {n: settings[n] for n in ('rule','mine_after',*PSMLoss.settings())}
