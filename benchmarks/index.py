@@ -8,7 +8,7 @@ import torch, torch.nn.functional as F
 from fastai.vision.all import DataLoaders, set_seed
 from fastcore.script import call_parse
 from psm_fastai.all import *
-from psm_fastai.index import asked_images, weak_views
+from psm_fastai.neighbours import asked_images, weak_views
 from bench import Pictures, in_turn, ratio, save, silent
 
 @call_parse

@@ -3,7 +3,7 @@ from psm_fastai.data import *
 from psm_fastai.bank import *
 from psm_fastai.mining import *
 from psm_fastai.loss import *
-from psm_fastai.index import *
+from psm_fastai.neighbours import *
 from psm_fastai.views import *
 from psm_fastai.encoder import *
 from psm_fastai.model import *

@@ -18,7 +18,7 @@ from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner,
 from fastcore.basics import patch
 from .data import no_loss
 from .learner import *
-from .index import IndexLoss, weak_views
+from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
 from .mining import admissible, mine_positives, overlap, purity, query_parts
 from .encoder import create_encoder, keep_modes, pool_features

@@ -11,7 +11,7 @@ __all__ = ['preflight', 'PreflightCallback']
 import math, psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastprogress.fastprogress import NBMasterBar
-from .index import asked_images, most_images, weak_views
+from .neighbours import asked_images, most_images, weak_views
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
 from .model import undisturbed

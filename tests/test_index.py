@@ -3,7 +3,7 @@ import re
 import pytest, torch, torch.nn.functional as F
 from fastai.vision.all import DataLoaders, TensorImage, TfmdDL, Transform, set_seed
 from psm_fastai.all import *
-from psm_fastai import index as index_module
+from psm_fastai import neighbours as index_module
 from common import *
 
 class Noise:
