@@ -55,7 +55,7 @@ class HealthCallback(Callback):
         loss,*figures = (self.sums/self.n).tolist()
         right,known = self.pure.tolist()
         row = dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan, **dict(zip(['spread','pulling','ceiling','grad_mean','grad_var'], figures)))
-        self.rows.append(dict(row, chance=chance_purity(m.bank.labels, m.bank.labels), mining=m.loss.mining and bool(m.loss.k or m.loss.n_neg), pct=(self.epoch+1)/self.n_epoch))
+        self.rows.append(dict(row, chance=chance_purity(m.bank.labels, m.bank.labels), mining=m.loss.mining and bool(m.loss.k or m.loss.n_neg), since=m.loss.index.since if m.loss.index is not None and m.loss.index.made else math.nan, pct=(self.epoch+1)/self.n_epoch))
         for sign,text in signs(self.frame).items():
             if sign not in self.told: warnings.warn(f"epoch {self.epoch}: {text}", PSMWarning, stacklevel=2)
             self.told.add(sign)
@@ -78,7 +78,7 @@ def signs(
     res,last,mined = {},fit.iloc[-1],fit[fit.mining]
     if len(mined)>=3 and last.pct>=.5 and not last.pulling<.01 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
         res['purity'] = f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs"
-    if len(mined)>=3 and last.mining and last.pulling<.01:
+    if 'since' in fit and (fit.since==0).sum()>=3 and last.pct>=.5 and last.pulling<.01:          # the first index is of young features
         res['trust'] = "hardly any neighbour is more likely right than wrong, by an estimate without labels, so next to nothing is pulled together and the training is MoCo's. If the images have relatives, try more epochs, a pretrained encoder, or views that change less"
     if 'grad_var' in fit and len(mined)>=4 and last.mining and last.grad_var > 4*mined.grad_var.iloc[:-1].median():
         res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: harder negatives are drawn, and the most similar ones are the most often false. Try a smaller b (further below the positive), a smaller a, or a later mine_after"

@@ -35,8 +35,9 @@ def test_purity_that_stays_at_chance(): shows('purity', 'mine_after', *train(cb=
 
 def test_neighbours_of_which_none_is_trusted():
     "The weak views are noise, so that they find other neighbours than the images do"
-    learn,told = train(cb=PSMCallback(momentum=.98, mine_after=0., views=noise))
+    learn,told = train(cb=PSMCallback(momentum=.98, mine_after=0., refresh=2, views=noise))
     shows('trust', 'hardly any neighbour', learn, told, alone=False)      # its loss sits at the ceiling too
+    assert any(t.startswith('epoch 4: hardly') for t in told)           # when the index was made for the third time
     assert (learn.psm_health.frame.pulling==0).all() and learn.psm_health.frame.purity.isna().all()
 
 def test_variance_that_jumps():
