@@ -1,4 +1,5 @@
 "Everything public, for notebooks: `from psm_fastai.all import *`"
+from psm_fastai.images import *
 from psm_fastai.data import *
 from psm_fastai.bank import *
 from psm_fastai.mining import *

@@ -4,9 +4,10 @@ import numpy as np, pandas as pd, psutil, pytest, tifffile, torch
 from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Image, ImageBlock, IndexSplitter, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
     load_learner, nn, noop, parent_label)
 from sklearn.datasets import load_digits
-from psm_fastai import data
+from psm_fastai import data, images
 from psm_fastai.data import *
-from psm_fastai.data import ReadImage, cifar100_stats
+from psm_fastai.data import cifar100_stats
+from psm_fastai.images import *
 
 rng = np.random.default_rng(0)
 def pixels(*shape, hi=256, dtype=np.uint8): return rng.integers(0, hi, shape).astype(dtype)
@@ -119,7 +120,7 @@ def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
         try: return load(fn, **kwargs)
         finally: inside.remove(fn)
     monkeypatch.setattr(np, 'load', slow)
-    monkeypatch.setattr(data.defaults, 'cpus', 4)
+    monkeypatch.setattr(images.defaults, 'cpus', 4)
     for i in range(40): np.save(tmp_path/f'{i}.npy', pixels(8,8))
     quiet(tmp_path)
     assert len(most)>=40 and max(most)==1
