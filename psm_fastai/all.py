@@ -1,5 +1,6 @@
 "Everything public, for notebooks: `from psm_fastai.all import *`"
 from psm_fastai.images import *
+from psm_fastai.folders import *
 from psm_fastai.data import *
 from psm_fastai.bank import *
 from psm_fastai.mining import *
