@@ -1,4 +1,5 @@
 "Everything public, for notebooks: `from psm_fastai.all import *`"
+from psm_fastai.files import *
 from psm_fastai.images import *
 from psm_fastai.folders import *
 from psm_fastai.data import *

@@ -12,7 +12,8 @@ import numpy as np, pickle, torch
 from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, partial, rank_distrib
 from pathlib import Path
 from .callback import data_source
-from .encoder import _misfits, whole
+from .encoder import _misfits
+from .files import whole
 from .learner import is_distributed, plain_dls, randomness, set_randomness
 from .loss import check_number
 

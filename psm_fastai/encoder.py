@@ -6,10 +6,10 @@ Docs: https://psm-fastai.github.io/psm_fastai/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['small_resnet', 'cifar_resnet18', 'create_encoder', 'pool_features', 'PoolFeatures', 'keep_modes', 'feature_size',
-           'whole', 'write_encoder', 'load_encoder']
+           'write_encoder', 'load_encoder']
 
 # %% ../nbs/04a_encoder.ipynb #fd325b0d
-import json, os, torch, torch.nn.functional as F, torchvision
+import json, torch, torch.nn.functional as F, torchvision
 from contextlib import contextmanager
 from fastai.vision.learner import _update_first_layer
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn, Tensor
 from . import __version__
+from .files import whole
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):
@@ -112,18 +113,6 @@ def feature_size(
         with keep_modes(encoder), torch.random.fork_rng(): f = encoder.eval()(x.to(p.device, p.dtype if p.is_floating_point() else x.dtype))
     except Exception as e: raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
     return pool_features(f).shape[1]
-
-# %% ../nbs/04a_encoder.ipynb #19fed38a
-@contextmanager
-def whole(
-    path, # The file to write
-):
-    "A path to write to, renamed to `path` when all went well and removed otherwise"
-    tmp = Path(path).with_name(f'.{Path(path).name}.part')        # what a killed process left is overwritten
-    try:
-        yield tmp
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/04a_encoder.ipynb #e52abfc9
 def write_encoder(

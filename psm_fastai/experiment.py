@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from .callback import _takes, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
-from .encoder import whole
+from .files import whole
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number

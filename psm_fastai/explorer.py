@@ -13,7 +13,7 @@ from fastai.vision.all import Callback, Learner, Path
 from fastcore.imports import in_notebook
 from IPython.display import HTML, display
 from .callback import data_source
-from .encoder import whole
+from .files import whole
 from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .learner import psm_model, short_name

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
 from .callback import data_source
 from .data import train_image
-from .encoder import keep_modes, whole
+from .encoder import keep_modes
+from .files import whole
 from .learner import *
 from .loss import PSMLoss, check_number
 from .mining import bank_purities, draw_probs, sample_negatives

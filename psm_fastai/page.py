@@ -13,7 +13,7 @@ import base64, gzip, io, json, math
 from fastai.vision.all import Learner, Path
 from fastcore.basics import patch
 from html import escape
-from .encoder import whole
+from .files import whole
 from .history import NeighbourHistory
 from .learner import short_name
 

@@ -19,7 +19,7 @@ from . import __version__
 from .callback import PSMCallback, _takes, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
-from .encoder import whole
+from .files import whole
 from .evaluate import KNNCallback
 from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
