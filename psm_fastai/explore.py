@@ -13,8 +13,9 @@ import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
 from .data import train_image
+from .folders import short_name
 from .history import filled_bank, mining_pool, pick_images, queries_and_keys
-from .learner import psm_model, short_name
+from .learner import psm_model
 from .loss import check_number, nce_term
 from .mining import admissible, mine_positives, soft_weights
 

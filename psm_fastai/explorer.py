@@ -15,8 +15,9 @@ from IPython.display import HTML, display
 from .callback import data_source
 from .files import whole
 from .evaluate import Accuracy
+from .folders import short_name
 from .history import NeighbourHistory
-from .learner import psm_model, short_name
+from .learner import psm_model
 from .loss import PSMLoss, check_number
 from .mining import effective_number
 from .page import *

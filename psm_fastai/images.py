@@ -44,6 +44,7 @@ _reading = Lock()       # up to Python 3.11.7 and 3.12.1 two threads can't parse
 def _open(fn, channels=None):
     "The pixels of a file, `(PIL image, not loaded yet, or array [C, H, W]; whether the last channel is alpha)`"
     ext = Path(fn).suffix.lower()
+    if Path(fn).exists() and not Path(fn).is_file(): raise ValueError("it is no file, but a folder, a pipe or a device")      # which might never be read to its end
     if ext=='.npy':
         with _reading: a = np.load(fn, mmap_mode='r')
         return _chw(np.array(a), channels),False

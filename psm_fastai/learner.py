@@ -6,8 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 
 # %% auto #0
 __all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', 'batch_ids', 'no_skips', 'batch_labels',
-           'has_labels', 'plain_batches', 'as_floats', 'short_name', 'psm_model', 'is_distributed', 'split_ranks',
-           'gather_ranks', 'randomness', 'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
+           'has_labels', 'plain_batches', 'as_floats', 'psm_model', 'is_distributed', 'split_ranks', 'gather_ranks',
+           'randomness', 'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, torch
@@ -137,14 +137,6 @@ def as_floats(
 )->Tensor: # `[B, C, H, W]`
     "uint8 as float32 between 0 and 1; other types as float32"
     return x.float()/255 if x.dtype==torch.uint8 else x.float()
-
-def short_name(
-    name, # Of a class
-    n:int=40, # Longest
-)->str:
-    "A name on one line and not too long"
-    s = ' '.join(str(name).split())
-    return s if len(s)<=n else s[:n-1]+'…'
 
 # %% ../nbs/05a_learner.ipynb #9add3b9c
 def psm_model(

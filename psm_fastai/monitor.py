@@ -10,6 +10,7 @@ __all__ = ['MonitorCallback', 'PurityCallback', 'effective_rank', 'CollapseCallb
 # %% ../nbs/08_monitor.ipynb #47bb18bb
 import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
+from .folders import short_name
 from .learner import *
 from .loss import check_number, similarity_gradients
 from .mining import admissible, mine_positives, overlap

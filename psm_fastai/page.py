@@ -14,8 +14,8 @@ from fastai.vision.all import Learner, Path
 from fastcore.basics import patch
 from html import escape
 from .files import whole
+from .folders import short_name
 from .history import NeighbourHistory
-from .learner import short_name
 
 # %% ../nbs/09a_page.ipynb #f013fe82
 def picture_url(

@@ -203,7 +203,6 @@ def test_tables(classes, source):
     assert list(quiet(df, path=classes).vocab)==[5,6,7,8]
 
 @pytest.mark.parametrize('change,says', [
-    (lambda df: df.assign(label=df.label.where(df.index!=3)), 'label_col: 1 of 24 rows have no value, the first is row 3'),
     (lambda df: df.assign(name=df.name.where(df.index!=5)), 'fn_col: 1 of 24 rows have no value, the first is row 5'),
     (lambda df: pd.concat([df,df[:2]]), '2 of 26 rows name a file once more, such as kind0'),
     (lambda df: df[['name']], r"label_col=1 is not a column of the table, which has \['name'\]. For images without labels pass label_col=None"),
@@ -224,7 +223,8 @@ def test_labels_of_a_csv_stay_what_they_are(classes, labels, vocab):
     t.assign(label=[labels[i%2] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
     assert list(quiet(classes/'t.csv', valid_col='held').vocab)==list(quiet(classes/'t.csv', label_col='label').vocab)==vocab
     t.assign(label=[['a',''][i==3] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
-    with pytest.raises(ValueError, match='label_col: 1 of 24 rows have no value'): quiet(classes/'t.csv')
+    dls = quiet(classes/'t.csv')
+    assert list(dls.vocab)==['a'] and [int(y) for ds in (dls.train_ds,dls.valid_ds) for _,y in ds].count(-1)==1
 
 def test_names_of_a_csv_stay_what_they_are(tmp_path):
     for i in range(8): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'{i:03}', 'PNG')
@@ -235,8 +235,9 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path):
     for n in ('train','val'):
         (tmp_path/'images'/n).mkdir(parents=True)
         for i in range(4): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'images/{n}/{i}.png')
-    with pytest.raises(ValueError, match='folders named train and val, such as .*Give the folder right above them'): quiet(tmp_path)
-    assert len(quiet(tmp_path/'images').valid_ds)==4
+    for p in (tmp_path,tmp_path/'images'): assert len(quiet(p).valid_ds)==4 and not hasattr(quiet(p), 'vocab')
+    (tmp_path/'images/train').rename(tmp_path/'images/test')
+    with pytest.raises(ValueError, match='folders named test and val, such as .*: parts of a data set, not classes'): quiet(tmp_path)
 
 def test_photographs_stand_as_the_camera_was_held(tmp_path):
     a = pixels(16,16,3)

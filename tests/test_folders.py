@@ -1,0 +1,286 @@
+"A folder, a table or a list is taken for what it is, what is left out is told, and names can't do harm"
+import io, os, socket, sys
+import numpy as np, pandas as pd, pytest, torch
+from contextlib import redirect_stdout
+from fastai.vision.all import Image, L, Path, mimetypes
+from psm_fastai import folders
+from psm_fastai.all import *
+
+rng = np.random.default_rng(0)
+def put(root, *names):
+    "An image of noise at each name, `{n}` a range: 'cat/3' are cat/0.png to cat/2.png"
+    for name in names:
+        folder,n = name.rsplit('/', 1) if '/' in name else ('',name)
+        (root/folder).mkdir(parents=True, exist_ok=True)
+        for i in range(int(n)): Image.fromarray(rng.integers(0, 256, (8,8,3), dtype=np.uint8)).save(root/folder/f'{i}.png')
+
+def load(source, **kwargs):
+    "Loaders, and the line that was printed"
+    out = io.StringIO()
+    with redirect_stdout(out): dls = image_dls(source, **{**dict(size=8, bs=2, device='cpu'), **kwargs})
+    return dls,out.getvalue()
+
+def sizes(dls): return len(dls.train_ds),len(dls.valid_ds)
+
+# splits
+
+@pytest.mark.parametrize('train,valid', ['train validation'.split(), 'train dev'.split(), 'training testing'.split(), 'Train Valid'.split(), 'TRAIN TEST'.split(), 'train2017 val2017'.split(),
+    'training_set test_set'.split(), 'images_train images_val'.split()])
+def test_a_split_is_known_in_any_spelling(tmp_path, train, valid):
+    put(tmp_path, f'{train}/cat/4', f'{train}/dog/4', f'{valid}/cat/3', f'{valid}/dog/3')
+    dls,line = load(tmp_path)
+    assert sizes(dls)==(8,6) and list(dls.vocab)==['cat','dog'] and {f.parts[len(tmp_path.parts)] for f in dls.valid_ds.items}=={valid}
+    assert line=='14 images: 8 for training, 6 for validation; 2 classes: cat, dog; 3 channels\n'
+
+def test_a_split_without_classes_has_none(tmp_path):
+    put(tmp_path, 'train/4', 'validation/3')
+    dls,line = load(tmp_path)
+    assert sizes(dls)==(4,3) and not hasattr(dls, 'vocab') and 'no labels' in line
+
+def test_what_a_split_leaves_out_is_told(tmp_path):
+    put(tmp_path, 'train/cat/4', 'train/dog/4', 'val/cat/3', 'val/dog/3', 'test/cat/5', 'more/7', '2')
+    dls,line = load(tmp_path)
+    assert sizes(dls)==(8,6) and 'left out: ' in line and all(o in line for o in ('5 in test','7 in more','2 beside the folder for training'))
+
+@pytest.mark.parametrize('layout', [['{}/{}/4'], ['set/{}/{}/4'], ['{1}/{0}/4'], ['{1}/{0}/raw/4']])
+def test_a_split_lies_at_any_level(tmp_path, layout):
+    put(tmp_path, *(o.format(part, kind) for o in layout for part in ('train','test') for kind in ('cat','dog')))
+    dls,_ = load(tmp_path)
+    assert sizes(dls)==(8,8) and list(dls.vocab)==['cat','dog'] and all('test' in f.parts for f in dls.valid_ds.items)
+
+def test_images_for_testing_without_classes_are_left_out(tmp_path):
+    put(tmp_path, 'train/cat/10', 'train/dog/10', 'test/6')
+    dls,line = load(tmp_path)
+    assert sizes(dls)==(16,4) and list(dls.vocab)==['cat','dog'] and '6 in test' in line and 'drawn at random' in line
+
+def test_kinds_of_vehicle_are_no_split(tmp_path):
+    put(tmp_path, 'train/5', 'car/5', 'bus/5')
+    assert list(load(tmp_path)[0].vocab)==['bus','car','train']
+
+# links, pipes, rights
+
+@pytest.mark.posix
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    put(tmp_path/'set', 'cat/6', 'dog/6')
+    for at,to in (('cat/again','cat'), ('dog/other','cat'), ('dog/up','.'), ('dog/far','..')): (tmp_path/'set'/at).symlink_to((tmp_path/'set'/to).resolve())
+    (tmp_path/'set/self').symlink_to('self')
+    dls,line = load(tmp_path/'set')
+    assert sum(sizes(dls))==12 and list(dls.vocab)==['cat','dog'] and '4 link back (' in line
+
+@pytest.mark.posix
+def test_links_to_elsewhere_are_followed_once(tmp_path):
+    put(tmp_path, 'a/cat/6', 'b/dogs/6')
+    (tmp_path/'a/dog').symlink_to(tmp_path/'b/dogs')
+    (tmp_path/'b/dogs/back').symlink_to(tmp_path/'a')
+    dls,line = load(tmp_path/'a')
+    assert sum(sizes(dls))==12 and list(dls.vocab)==['cat','dog'] and '1 link back (dog/back)' in line
+
+@pytest.mark.posix
+def test_pipes_are_not_opened(tmp_path):
+    put(tmp_path, '5')
+    os.mkfifo(tmp_path/'pipe.png')
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path/'s.png'))
+        dls,line = load(tmp_path)
+        assert sum(sizes(dls))==5 and '2 no file (pipe.png, s.png)' in line
+    (tmp_path/'null.png').symlink_to('/dev/zero')
+    assert sum(sizes(load(tmp_path)[0]))==5
+    names = [*sorted(tmp_path.glob('?.png'))[:5], tmp_path/'pipe.png', tmp_path/'null.png']
+    for source in (names, pd.DataFrame(dict(f=list(map(str, names))))):
+        with pytest.raises(ValueError, match="[23] of 7 images can't be read: .*pipe.png.*no file"): load(source, label_col=None)
+
+def test_folders_that_cannot_be_entered_are_named(tmp_path, monkeypatch):
+    put(tmp_path, 'cat/5', 'dog/5', 'cow/5')
+    scan = os.scandir
+    def refuse(p):
+        if Path(p).name=='dog': raise PermissionError(13, 'Permission denied')
+        return scan(p)
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(ValueError, match=r"1 folder of .* can't be entered: dog \(Permission denied\)"): load(tmp_path)
+
+# files
+
+def test_files_go_by_pillow_and_not_by_the_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(mimetypes, 'types_map', {})
+    im = Image.fromarray(rng.integers(0, 256, (16,16,3), dtype=np.uint8))
+    kinds = [e for e in ('webp','jfif','jp2','avif','png','JPG','bmp','tga') if '.'+e.lower() in image_suffixes()]
+    assert len(kinds)>=7
+    for i,e in enumerate(kinds): im.save(tmp_path/f'{i}.{e}', dict(jfif='jpeg').get(e))
+    for n in ('a.heic','b.svg','c.h5','d.pdf','e.mpg','notes'): (tmp_path/n).write_text('x')
+    dls,line = load(tmp_path)
+    assert sum(sizes(dls))==len(kinds) and all(o in line for o in ('1 .heic','1 .svg','1 .h5','1 .pdf','1 .mpg','1 without an ending'))
+
+@pytest.mark.parametrize('arrays,n,says', [(1,6,'1 .npy'), (9,9,'6 images beside arrays')])
+def test_arrays_beside_images_do_not_vanish(tmp_path, arrays, n, says):
+    put(tmp_path, '6')
+    for i in range(arrays): np.save(tmp_path/f'{i}.npy', rng.integers(0, 256, (8,8), dtype=np.uint8))
+    dls,line = load(tmp_path)
+    assert sum(sizes(dls))==n and says in line
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    for i in range(3): (tmp_path/f'{i}.heic').touch()
+    with pytest.raises(ValueError, match='No images in .*It holds 3 .heic'): load(tmp_path)
+
+# labels of folders
+
+@pytest.mark.parametrize('names,vocab,passed', [
+    (['cat/raw','dog/raw'], ['cat','dog'], 'no class: raw'), (['cat/2023','dog/2024'], ['cat','dog'], 'no class: 2023, 2024'), (['2023-05-01','2024-01-02'], None, 'no class'),
+    (['DCIM/100CANON','DCIM/101CANON'], None, 'no class'), (['IMG_2034','IMG_2035'], None, 'no class'), (['2019/05/01','2019/05/02'], None, 'no class'), (['cat/images','dog/images'], ['cat','dog'], 'no class'),
+    (['raw','processed'], None, 'no class'), (['images'], None, ''), (['0','1','2'], ['0','1','2'], ''), (['photo','sketch'], ['photo','sketch'], ''), (['n01440764','n01443537'], ['n01440764','n01443537'], ''),
+    (['animal/cat','animal/dog','thing/car'], ['car','cat','dog'], ''), ([f'{i:04}' for i in range(1000,2200,100)], [f'{i:04}' for i in range(1000,2200,100)], '')])
+def test_which_folders_are_classes(tmp_path, names, vocab, passed):
+    put(tmp_path, *(f'{n}/5' for n in names))
+    dls,line = load(tmp_path)
+    assert getattr(dls, 'vocab', None)==vocab and ('no class' in line)==bool(passed) and passed in line
+    if vocab:
+        for f,(_,y) in zip(dls.train_ds.items, dls.train_ds): assert vocab[y] in f.parts
+
+@pytest.mark.parametrize('in_memory', [True,False])
+def test_labels_by_request(tmp_path, in_memory):
+    put(tmp_path, 'train/cat/2023/3', 'train/dog/2024/3', 'val/cat/2024/3')
+    kw = dict(in_memory=in_memory, num_workers=0)
+    assert [list(load(tmp_path, label_from=l, **kw)[0].vocab) for l in (0,-1,1)]==[['cat','dog'],['2023','2024'],['2023','2024']]
+    dls,line = load(tmp_path, label_from=lambda f: int(f.stem) or None, **kw)
+    x,y = dls.train.new(shuffle=False, drop_last=False, bs=6).one_batch()
+    assert list(dls.vocab)==[1,2] and y.tolist()==[-1,0,1]*2 and '3 without a label' in line
+    with pytest.raises(ValueError, match='label_from=5 finds no label. The images lie 2 folders deep'): load(tmp_path, label_from=5)
+    dls,line = load(tmp_path, label_col=None)
+    assert not hasattr(dls, 'vocab') and len(dls.one_batch())==1 and 'no labels' in line
+
+def test_loose_images_beside_class_folders_are_refused_with_a_way_out(tmp_path):
+    put(tmp_path, 'cat/5', 'dog/5', '7')
+    with pytest.raises(ValueError, match=r'7 of 17 images lie outside of the class folders \(cat, dog\), such as 0.png.*label_col=None \(psm_pretrain: --no-labels\).*unlabelled'): load(tmp_path)
+    assert sum(sizes(load(tmp_path, label_col=None)[0]))==17
+
+def test_photographs_with_one_folder_have_no_labels(tmp_path):
+    put(tmp_path, 'holiday/5', '7')
+    dls,line = load(tmp_path)
+    assert sum(sizes(dls))==12 and 'no labels' in line
+
+# labels that aren't known
+
+@pytest.mark.parametrize('name', ['unlabelled','unlabeled','Unlabelled','unknown'])
+def test_a_folder_without_labels_beside_classes(tmp_path, name):
+    put(tmp_path, 'cat/6', 'dog/6', f'{name}/8')
+    for kw in (dict(), dict(in_memory=False, num_workers=0)):
+        dls,line = load(tmp_path, **kw)
+        assert list(dls.vocab)==['cat','dog'] and '8 without a label' in line
+        for ds in (dls.train_ds,dls.valid_ds):
+            for f,(_,y) in zip(ds.items, ds): assert y==(-1 if f.parent.name==name else ['cat','dog'].index(f.parent.name))
+        y = torch.cat([b[1] for b in dls.train.new(shuffle=False, drop_last=False)])
+        assert y.tolist()==[int(y) for _,y in dls.train_ds] and -1 in y
+    dls.show_batch(max_n=2)
+
+def test_a_folder_without_labels_beside_a_split(tmp_path):
+    put(tmp_path, 'train/cat/5', 'train/dog/5', 'test/cat/3', 'test/dog/3', 'unlabeled/9')
+    dls,line = load(tmp_path)
+    assert sizes(dls)==(19,6) and '9 without a label' in line and list(dls.vocab)==['cat','dog']
+
+def test_known_and_unknown_are_two_classes(tmp_path):
+    put(tmp_path, 'known/4', 'unknown/4')
+    assert list(load(tmp_path)[0].vocab)==['known','unknown']
+
+# tables
+
+text = 'file,label\nä.png,Bär\n1.png,Maus\n2.png,Maus\n3.png,\n4.png,Bär\n'
+@pytest.mark.parametrize('code', ['utf-8','utf-8-sig','utf-16','utf-16-le-bom','utf-16-be-bom'])
+@pytest.mark.parametrize('sep', [',',';','\t','|'])
+def test_tables_of_spreadsheets(tmp_path, code, sep):
+    put(tmp_path, '5')
+    (tmp_path/'0.png').rename(tmp_path/'ä.png')
+    t = text.replace(',', sep).replace('\n', '\r\n')
+    (tmp_path/'t.csv').write_bytes(('\ufeff'+t).encode(code[:9]) if code.endswith('bom') else t.encode(code))
+    dls,line = load(tmp_path/'t.csv', label_col='label')
+    assert sum(sizes(dls))==5 and list(dls.vocab)==['Bär','Maus'] and '1 without a label' in line
+
+@pytest.mark.parametrize('code,guess', [('cp1252','cp1252'),('utf-16-le','utf-16-le'),('utf-16-be','utf-16-be')])
+def test_a_table_in_another_encoding_says_how(tmp_path, code, guess):
+    put(tmp_path, '5')
+    (tmp_path/'0.png').rename(tmp_path/'ä.png')
+    (tmp_path/'t.csv').write_bytes(text.encode(code))
+    with pytest.raises(ValueError, match=f"is not in UTF-8. Save it .* image_dls\\(pd.read_csv\\(file, encoding='{guess}'\\), path=folder\\)"): load(tmp_path/'t.csv')
+    assert sum(sizes(load(pd.read_csv(tmp_path/'t.csv', encoding=guess), path=tmp_path)[0]))==5
+
+def test_one_file_under_two_names(tmp_path):
+    put(tmp_path, '5')
+    for again in ('./1.png', 'x/../1.png', str(tmp_path/'1.png')):
+        df = pd.DataFrame(dict(f=['0.png','1.png',again], l='aba'))
+        with pytest.raises(ValueError, match='1 of 3 rows name a file once more, such as'): load(df, path=tmp_path)
+        with pytest.raises(ValueError, match='1 of 3 entries name a file once more, such as'): load(df.f.tolist(), path=tmp_path)
+
+@pytest.mark.parametrize('none', [np.nan, None, '', ' '])
+def test_tables_with_empty_labels(tmp_path, none):
+    put(tmp_path, '6')
+    df = pd.DataFrame(dict(f=[f'{i}.png' for i in range(6)], l=['a','b',none]*2, v=[0]*3+[1]*3))
+    dls,line = load(df, path=tmp_path, valid_col='v')
+    assert [int(y) for _,y in dls.train_ds]==[0,1,-1]==[int(y) for _,y in dls.valid_ds] and '2 without a label' in line
+    assert not hasattr(load(df.assign(l=none), path=tmp_path)[0], 'vocab')
+
+def test_numbers_stay_whole_beside_empty_labels(tmp_path):
+    put(tmp_path, '5')
+    (tmp_path/'t.csv').write_text('f,l\n0.png,7\n1.png,\n2.png,10\n3.png,7\n4.png,10\n')
+    for source in (tmp_path/'t.csv', pd.read_csv(tmp_path/'t.csv')): assert list(load(source, path=tmp_path)[0].vocab)==[7,10]
+
+def test_labels_of_several_types_are_refused(tmp_path):
+    put(tmp_path, '5')
+    with pytest.raises(ValueError, match="labels are of several types, int, str, such as 'a', 1"): load(pd.DataFrame(dict(f=[f'{i}.png' for i in range(5)], l=[1,'a',1,'a',1])), path=tmp_path)
+
+def test_names_from_windows(tmp_path):
+    put(tmp_path, 'cat/3', 'dog/3')
+    (tmp_path/'t.tsv').write_text('f\tl\n' + ''.join(f'{k}\\{i}.png\t{k}\n' for k in ('cat','dog') for i in range(3)))
+    assert list(load(tmp_path/'t.tsv')[0].vocab)==['cat','dog']
+
+# names
+
+nasty = '\x1b[31mred\x1b[0m', 'two\nlines', 'ab\u202edc', 'bell\x07'
+def harmless(s): return not set(s.rstrip('\n')) & set('\x1b\n\r\x07\u202e')
+
+@pytest.mark.posix
+def test_names_are_shown_and_not_acted_on(tmp_path):
+    put(tmp_path, *(f'{n}/3' for n in nasty))
+    _,line = load(tmp_path)
+    assert '4 classes' in line and harmless(line) and r'\x1b[31mred' in line
+    for n in nasty: (tmp_path/n/f'{n}.png').write_text('no image')
+    with pytest.raises(ValueError) as e: load(tmp_path)
+    assert "4 of 16 images can't be read" in str(e.value) and harmless(str(e.value))
+    put(tmp_path, '1')
+    (tmp_path/'0.png').rename(tmp_path/'\x1b.png')
+    with pytest.raises(ValueError) as e: load(tmp_path)
+    assert 'outside' in str(e.value) and harmless(str(e.value))
+
+def test_names_that_are_no_text(tmp_path):
+    assert shown(os.fsdecode(b'a\xff.png'))=='a\\udcff.png'
+    assert shown('שלום 👨\u200d👩')=='שלום 👨\u200d👩'
+
+@pytest.mark.parametrize('code', ['cp1251','cp437','ascii'])
+def test_a_terminal_that_cannot_show_a_letter(tmp_path, code, monkeypatch):
+    put(tmp_path, 'Bär/3', 'кот/3', '犬/3')
+    out = io.TextIOWrapper(io.BytesIO(), encoding=code)
+    monkeypatch.setattr(sys, 'stdout', out)
+    image_dls(tmp_path, size=8, bs=2)
+    out.flush()
+    assert b'9 images' in out.buffer.getvalue() and b'?' in out.buffer.getvalue()
+
+# settings
+
+@pytest.mark.parametrize('given,near', [(dict(sizee=8),'Did you mean size'), (dict(labels=None),'Did you mean label_col'), (dict(batch_tfms=None),''), (dict(num_worker=2),'Did you mean num_workers'), (dict(item_tfms=None),'')])
+def test_unknown_settings_are_refused(tmp_path, given, near):
+    put(tmp_path, '5')
+    with pytest.raises(TypeError, match=f'image_dls has no {next(iter(given))}.*{near}'): load(tmp_path, **given)
+
+def test_settings_of_tables_are_refused_for_folders(tmp_path):
+    put(tmp_path, 'cat/3', 'dog/3')
+    for given in (dict(valid_col='v'), dict(label_col='l'), dict(fn_col=1), dict(path='x')):
+        with pytest.raises(ValueError, match=f'{next(iter(given))} is for tables, and .* is a folder'): load(tmp_path, **given)
+    with pytest.raises(ValueError, match='label_from is for folders and lists'): load(pd.DataFrame(dict(f=['cat/0.png'])), path=tmp_path, label_from=0)
+
+@pytest.mark.parametrize('kind', [list, tuple, L])
+def test_a_list_of_files(tmp_path, kind):
+    put(tmp_path, 'cat/5', 'dog/5')
+    names = [f.relative_to(tmp_path) for f in sorted(tmp_path.rglob('*.png'))]
+    dls,line = load(kind(names), path=tmp_path)
+    assert sizes(dls)==(8,2) and line=='10 images: 8 for training, 2 for validation, drawn at random; no labels; 3 channels\n'
+    assert list(load(kind(map(str, names)), path=tmp_path, label_from=-1)[0].vocab)==['cat','dog']
+    assert load(kind(tmp_path/f for f in names), label_from=lambda f: f.parent.name)[0].train_ds.items[0].exists()
+    with pytest.raises(ValueError, match='empty'): load(kind([]))
+    with pytest.raises(TypeError, match='must hold names of files, got a int'): load(kind([3]))
