@@ -23,7 +23,7 @@ def main(
 ):
     set_seed(0)
     def learner(cb):
-        dls = DataLoaders(*(MemoryDL(Pictures(m), bs=min(m, bs), shuffle=True, drop_last=True) for m in (n,2)))
+        dls = DataLoaders(*(MemoryDL(Pictures(m), bs=min(m, bs), shuffle=True, drop_last=True) for m in (n,bs)))
         learn = silent(psm_learner(dls, arch, cbs=cb))
         learn.fit(1, 1e-3)
         return learn
