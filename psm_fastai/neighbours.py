@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/neighbours.html.md"""
 
 # %% auto #0
 __all__ = ['most_images', 'asked_images', 'weak_views', 'nearest_images', 'estimate_right', 'trust_pairs', 'NeighbourIndex',
-           'come_from', 'IndexLoss']
+           'is_among', 'wide', 'IndexLoss']
 
 # %% ../nbs/03a_neighbours.ipynb #8f1e129d
 import math, torch, torch.nn.functional as F
@@ -154,8 +154,24 @@ def enqueue(self:NeighbourIndex,
             buf[rows] = torch.where(ok.any(), new[source], buf[rows])
         self.step += 1
 
+# %% ../nbs/03a_neighbours.ipynb #6f51357d
+def is_among(
+    ids:Tensor, # `[K]` ids, or `[B, K]`
+    of:Tensor, # `[B, k]` ids
+)->Tensor: # `[B, K]` bool
+    "Which ids stand in the same row of `of`; of one list of ids, for each row"
+    of = of.sort(1).values
+    at = torch.searchsorted(of, ids.expand(len(of), -1).contiguous()).clamp_(max=of.shape[1]-1)
+    return of.gather(1, at)==ids
+
 # %% ../nbs/03a_neighbours.ipynb #475fd2d5
 asked_images,weak_views,_lists = 2000,2,20        # images whose weak views are asked; views of each; neighbours whose agreement counts
+
+def wide(
+    n:int, # Images
+)->int:
+    "How many of the images nearest to a weak view count as found: 20, or half a per cent of all if these are more [ours]"
+    return min(max(_lists, n//200), n-1)
 
 @patch
 def probes(self:NeighbourIndex)->Tensor: # Rows
@@ -177,9 +193,10 @@ def fit(self:NeighbourIndex,
     k,mine = min(max(self.k, _lists), len(feats)-1),torch.arange(len(feats), device=feats.device) if mine is None else mine
     sims,near = (gather(t) for t in nearest_images(feats, k, feats[mine], mine))
     n = min(k, _lists)
-    again = [nearest_images(feats, n, w, probes)[1] for w in weak]
-    agree = torch.stack([(near[probes,:n,None]==a[:,None]).any(2) for a in again]).all(0)
-    right = estimate_right(sims[probes,:n], agree, (n/(len(feats)-1))**len(again), sims[:,:self.k])
+    found = wide(len(feats))
+    again = [nearest_images(feats, found, w, probes)[1] for w in weak]
+    agree = torch.stack([is_among(near[probes,:n], a) for a in again]).all(0)
+    right = estimate_right(sims[probes,:n], agree, (found/(len(feats)-1))**len(again), sims[:,:self.k])
     self.near,self.sims,self.right = near[:,:self.k].int(),sims[:,:self.k].contiguous(),right
     self.trust = trust_pairs(right, self.sims, trust)
     self.made,self.since = True,0
@@ -194,16 +211,6 @@ def trusting(self:NeighbourIndex,
     res._buffers = dict(self._buffers)
     if res.made: res.trust = trust_pairs(res.right, res.sims, trust)
     return res
-
-# %% ../nbs/03a_neighbours.ipynb #6f51357d
-def come_from(
-    bank_ids:Tensor, # `[K]` ids of the bank's rows
-    ids:Tensor, # `[B, k]` ids of images
-)->Tensor: # `[B, K]` bool
-    "Which rows of the bank come from one of the images that stand in the query's row of `ids`"
-    ids = ids.sort(1).values
-    at = torch.searchsorted(ids, bank_ids.expand(len(ids), -1).contiguous()).clamp_(max=ids.shape[1]-1)
-    return ids.gather(1, at)==bank_ids
 
 # %% ../nbs/03a_neighbours.ipynb #0d060857
 class IndexLoss(PSMLoss):
@@ -244,7 +251,7 @@ def candidates(self:IndexLoss,
         found = known[:,None] & index.ready[near]
         trust = index.trust[rows,:self.k]*found
         allowed = admissible(ids, bank.ids, bank.ready)
-        if self.mining: allowed &= ~come_from(bank.ids, torch.where(trust>0, near*index.every, -2))
+        if self.mining: allowed &= ~is_among(bank.ids, torch.where(trust>0, near*index.every, -2))
         return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),allowed
 
 @patch
