@@ -77,7 +77,11 @@ class PSMLossCallback(GuestCallback):
         del self.learn.psm_step,self.learn.all_batches
 
     def all_batches(self):
-        with no_skips(plain_dls(self.learn.dls).train): type(self.learn).all_batches(self.learn)
+        "Train on batches whose ids are known"
+        learn = self.learn
+        if not learn.training: return type(learn).all_batches(learn)
+        learn.n_iter = len(learn.dl)
+        for i,(self.image_ids,b) in enumerate(with_ids(learn.dl)): learn.one_batch(i, b)
 
     def look_at_data(self):
         "Make the views ready for the images, and refuse batches that can't be trained on"
@@ -128,7 +132,7 @@ class PSMLossCallback(GuestCallback):
             self.learn.xb = (x,)
             return
         labels = batch_labels(self.yb, len(x), x.device)
-        ids = batch_ids(self.dl, self.iter, x) if self.training else torch.full_like(labels, -1)
+        ids = self.image_ids.to(x.device, non_blocking=True) if self.training else torch.full_like(labels, -1)
         self.learn.xb,self.learn.yb = self.two_views(x),(ids,labels)
         if self.training:
             pct = 0. if hasattr(self.learn, 'lr_finder') else self.pct_train      # one loss for the whole sweep
@@ -173,7 +177,7 @@ class PSMLossCallback(GuestCallback):
         return total/n if n else float('nan')
 
 # %% ../nbs/06_callback.ipynb #d5b44470
-class MomentumCallback(Callback):
+class MomentumCallback(GuestCallback):
     "Move the momentum network towards the online one after each optimizer step"
     run_valid = False
     def __init__(self,
@@ -200,7 +204,7 @@ def data_source(
     at = max(same.rfind('/'), same.rfind('\\'))+1       # where the folder ends that all are in
     return crc32('\n'.join([str(len(ds)), *(o[at:] for o in names)]).encode(errors='surrogateescape'))     # a name need not be text
 
-class MemoryBankCallback(Callback):
+class MemoryBankCallback(GuestCallback):
     "Prime the bank before the first step, and let each training batch's keys enter it"
     order,run_valid = 9,False   # after PSMLossCallback (8)
     data,_stateattrs = None,('data',)   # not exported
@@ -223,8 +227,7 @@ class MemoryBankCallback(Callback):
         if not is_listy(self.pred) or len(self.pred)!=2: raise TypeError("MemoryBankCallback takes queries and keys from the model, which gives them when it gets two views; PSMLossCallback makes these")
         n = len(self.xb[0])
         k = self.pred[1].detach()[:n]        # with the symmetric loss one key an image, that of the second view
-        labels = self.yb[1] if len(self.yb)==2 else batch_labels(self.yb, n, k.device)
-        self.pending = k,torch.stack([batch_ids(self.dl, self.iter, k),labels], 1)
+        self.pending = k,torch.stack(self.yb, 1)         # ids and labels
     def after_batch(self):
         if self.pending is None: return
         m = psm_model(self.learn)
@@ -244,13 +247,12 @@ def prime(self:MemoryBankCallback):
         with undisturbed(m.momentum_encoder, m.momentum_projector, seed=torch.initial_seed() % 2**32):   # other images for another seed
             dl = plain_dls(self.dls).train.new(shuffle=True, drop_last=False)
             n = math.ceil(wanted/dl.bs)
-            batches = islice(dl, n)
-            with no_skips(dl):
-                for i,(x,*yb) in enumerate(progress_bar(batches, total=n, leave=False) if n>100 else batches):
-                    x,n = x.to(m.bank.feats.device),min(len(x), wanted)      # loaders may have no device
-                    ids,labels = batch_ids(dl, i, x),batch_labels(yb, len(x), x.device)
-                    if len(x)>1: m.remember(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
-                    wanted -= n
+            batches = islice(with_ids(dl), n)
+            for ids,(x,*yb) in progress_bar(batches, total=n, leave=False) if n>100 else batches:
+                x,n = x.to(m.bank.feats.device),min(len(x), wanted)      # loaders may have no device
+                ids,labels = ids.to(x.device),batch_labels(yb, len(x), x.device)
+                if len(x)>1: m.remember(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
+                wanted -= n
     except BaseException:
         m.forget()      # half a bank would be taken for a whole one
         raise
@@ -348,7 +350,7 @@ class PSMCallback(GuestCallback):
         if isinstance(get_model(learn.model), PSMModel): raise ValueError("This learner has a PSMModel already. Remove its PSMCallback first: learn.remove_cb(PSMCallback)")
         self.before_train()
         x,dl = peek_batch(learn.dls)[0],plain_dls(learn.dls).train
-        if dl.n is None or not dl.bs: raise TypeError(no_stream)
+        check_ids(dl)
         if self.psm_net is None or self.psm_net.encoder is not learn.model:
             self.psm_net = PSMModel(learn.model, x, self.bank_size or min(4096, dl.n), loss=self.rule(**self.loss_args), **self.net_args)
         self.plain_splitter = learn.splitter

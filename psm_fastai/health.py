@@ -18,7 +18,7 @@ from .mining import chance_purity, purity, query_parts
 # %% ../nbs/05c_health.ipynb #5123f06b
 class PSMWarning(UserWarning): "A pretraining shows a sign that it goes wrong"
 
-class HealthCallback(Callback):
+class HealthCallback(GuestCallback):
     "Keep figures of every `every`-th training batch, a row an epoch, and warn once of each sign of failure"
     order,run_valid = 9,False
     def __init__(self,

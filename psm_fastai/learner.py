@@ -8,12 +8,19 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 __all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', 'batch_ids', 'no_skips', 'batch_labels',
            'has_labels', 'plain_batches', 'as_floats', 'psm_model', 'is_distributed', 'split_ranks', 'gather_ranks',
            'randomness', 'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
+__all__ = ['no_stream', 'PSMStep', 'GuestCallback', 'plain_dls', 'peek_batch', 'check_ids', 'no_skips', 'with_ids',
+           'batch_labels', 'has_labels', 'plain_batches', 'as_floats', 'short_name', 'psm_model', 'is_distributed',
+           'split_ranks', 'gather_ranks', 'randomness', 'set_randomness', 'TidyCallback', 'image_stats', 'check_stats']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
-import math, torch
+import math, os, torch
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
-from fastai.vision.all import Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Tensor, ValueMetric, get_model, get_random_states, no_random, partial, progress_bar, set_random_states, to_cpu
+from copy import copy
+from itertools import chain, islice
+from threading import RLock, get_ident
+from fastai.vision.all import (Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Tensor, ValueMetric, find_bs, get_model,
+    get_random_states, no_random, partial, progress_bar, set_random_states, to_cpu)
 from torch.nn.parallel import DistributedDataParallel
 from .model import PSMModel
 from .views import find_normalize
@@ -26,7 +33,7 @@ class GuestCallback(Callback):
     def learn(self): return self._learn
     @learn.setter
     def learn(self, learn):
-        if learn is self._learn: return
+        if learn is not None: self.refuse_if_at_work(learn)
         if self._learn is not None:
             self._learn.metrics = self._learn.metrics.filter(lambda m: getattr(m, 'guest', None) is not self)
             self.leave()
@@ -44,6 +51,12 @@ class GuestCallback(Callback):
             m = ValueMetric(f, name)
             m.guest = self
             learn.metrics = learn.metrics + L(m)
+
+    def refuse_if_at_work(self, learn):
+        name = type(self).__name__
+        if learn is self._learn: raise ValueError(f"This learner has this {name} already")
+        if self._learn is not None:
+            raise ValueError(f"This {name} is at work in another learner. Give each learner one of its own, or remove it there first: learn.remove_cb(...)")
 
     def arrive(self): "Change the learner, or raise and leave it as it is"
     def leave(self): "Undo what `arrive` did"
@@ -65,20 +78,37 @@ def peek_batch(
     if dls.train.n==0: raise ValueError("There are no images in the training set. `export` leaves a learner's images behind: set `learn.dls` to loaders of images")
     with no_random(): return dls.train.new(bs=2, shuffle=False, drop_last=False, num_workers=0).one_batch()
 
+# %% ../nbs/05a_learner.ipynb #198da419
 no_stream = "Potential sample mining has to know which image is which: it needs a loader with a batch size over a data set with a length and `__getitem__`, not a stream"
 
-def batch_ids(
-    dl:DataLoader, # A loader in the middle of an epoch
-    i:int, # Number of the batch
-    x:Tensor, # `[B, ...]`, the batch
-)->Tensor: # `[B]`, places in `dl.dataset`
-    "Which items of the data set the `i`-th batch of `dl` holds"
-    ids = getattr(dl, '_DataLoader__idxs', None)
-    ids = ids[i*dl.bs:(i+1)*dl.bs] if dl.bs and isinstance(ids, list) else None
-    if ids is None or None in ids: raise TypeError(no_stream)
-    if len(ids)!=len(x): raise RuntimeError(f"Batch {i} holds {len(x)} images where {len(ids)} were asked for, so their ids are not known. Don't skip items in the loader: leave them out of the data set")
-    return torch.tensor(ids).to(x.device, non_blocking=True)
+_beginning = RLock()        # one iteration begins at a time
 
+class _Asked:
+    "Stands in for a data set, and remembers what it was asked for"
+    def __init__(self): self.at = []
+    def __getitem__(self, i):
+        self.at.append(i)
+        raise IndexError
+
+def _other_item(dl, i):
+    "Whether `dl` asks its data set for another item than the `i`-th"
+    probe = copy(dl)
+    probe.dataset = _Asked()
+    try: probe.create_item(i)
+    except Exception: pass      # whatever it does without an item
+    return probe.dataset.at not in ([],[i])
+
+def check_ids(
+    dl:DataLoader,
+):
+    "Raise `TypeError` if a loader does not tell by `get_idxs` which items of its data set it serves"
+    dl = dl.__dict__.get('dl', dl)
+    if dl.n is None or not dl.bs or not dl.indexed: raise TypeError(no_stream)
+    with _beginning: own = [n for n in ('__iter__','sample') if getattr(type(dl), n) is not getattr(DataLoader, n) or n in vars(dl)]
+    if not own and _other_item(dl, dl.n-1): own = ['create_item']
+    if own: raise TypeError(f"{type(dl).__name__} has {own[0]} of its own, so the ids of its images are not known. Choose images by `get_idxs`, or leave the others out of the data set")
+
+# %% ../nbs/05a_learner.ipynb #978827e1
 def _no_skip(do_item, s):
     res = do_item(s)
     if res is None: raise RuntimeError("The loader skips an item, and the ids of all later images of the epoch would be wrong. Leave the item out of the data set")
@@ -96,6 +126,46 @@ def no_skips(
         if own: dl.do_item = own
         else: del dl.do_item
 
+# %% ../nbs/05a_learner.ipynb #fabf7957
+class _Begin:
+    "Stands in for `get_idxs` and `sample` of a loader while an iteration begins in this thread, and keeps its ids"
+    def __init__(self, dl): self.dl,self.own,self.process,self.thread,self.ids = dl,vars(dl).get('get_idxs'),os.getpid(),get_ident(),None
+    def ours(self): return os.getpid()!=self.process or get_ident()==self.thread      # a worker's process serves this iteration alone
+
+    def get_idxs(self):
+        ids = self.own() if self.own else type(self.dl).get_idxs(self.dl)
+        if self.ours():
+            if not hasattr(ids, '__len__'): raise TypeError(no_stream)
+            self.ids = [*ids]
+        return ids
+
+    def sample(self):
+        dl = self.dl
+        if not self.ours(): return type(dl).sample(dl)
+        return (o for i,o in enumerate(self.ids) if i//dl.bs%dl.num_workers==dl.offs)
+
+    def __enter__(self):
+        self.dl.get_idxs,self.dl.sample = self.get_idxs,self.sample
+        return self
+    def __exit__(self, *_):
+        del self.dl.get_idxs,self.dl.sample
+        if self.own: self.dl.get_idxs = self.own
+
+# %% ../nbs/05a_learner.ipynb #a9df05bc
+def with_ids(
+    dl:DataLoader, # Of a data set with a length and `__getitem__`
+): # Iterator of `(ids, batch)`; `ids` `[B]` are places in `dl.dataset`
+    "Batches with the ids of their images, whoever takes batches of the same loader meanwhile. Raises `TypeError` if they can't be known"
+    check_ids(dl)
+    with _beginning, no_skips(dl.__dict__.get('dl', dl)), _Begin(dl) as begin:
+        batches,bs = iter(dl),dl.bs
+        batches = chain([*islice(batches, 1)], batches)
+    for i,b in enumerate(batches):
+        ids = begin.ids[i*bs:(i+1)*bs]
+        if len(ids)!=find_bs(b): raise RuntimeError(f"Batch {i} holds {find_bs(b)} images where {len(ids)} were asked for, so their ids are not known. Don't skip items in the loader: leave them out of the data set")
+        yield torch.tensor(ids),b
+
+# %% ../nbs/05a_learner.ipynb #f6a34f6b
 def batch_labels(
     yb:tuple, # Targets of a batch, possibly none
     n:int, # Size of the batch
@@ -121,7 +191,7 @@ def plain_batches(
 ): # Iterator of batches, tuples `(x, *yb)`
     "Batches of images as they are, without augmentation and in their order. May be used in the middle of a training epoch"
     with no_random(): dl = plain_dls(dls)[ds_idx].new(shuffle=False, drop_last=False, bs=dls.loaders[-1].bs)    # the batch size meant for evaluation
-    if ids is not None: dl.get_idxs = lambda: list(ids)
+    if ids is not None or dl.n is not None: dl.get_idxs = lambda: list(range(dl.n) if ids is None else ids)      # whatever order the loader has
     shared = [p for n in ('after_item','before_batch','after_batch') if hasattr(p := getattr(dl, n, None), 'split_idx')]    # with the loader that it was made from
     splits = [p.split_idx for p in shared]
     try:

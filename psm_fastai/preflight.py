@@ -26,11 +26,12 @@ def _first_look(learn, views):
     if not m.loss.n_neg: return
     with undisturbed(m, seed=torch.initial_seed() % 2**32):
         dl = plain_dls(learn.dls).train.new(shuffle=True, drop_last=False, num_workers=0, bs=min(learn.dls.train.bs, len(learn.dls.train_ds)))
-        x = dl.one_batch()[0].to(m.bank.feats.device)      # loaders may have no device
+        ids,(x,*_) = next(with_ids(dl))
+        ids,x = ids.to(m.bank.feats.device),x.to(m.bank.feats.device)      # loaders may have no device
         xq,xk = views(x)
         q,k = m.query(xq),m.key(xk)
         def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
-        return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, batch_ids(dl, 0, x))]).median().item()
+        return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, ids)]).median().item()
 
 def _index(p, n, dim, features, epochs, mine_after):
     "What the index of a loss is made of, when, and what that costs"
