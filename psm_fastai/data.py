@@ -151,6 +151,7 @@ def _source(source, path, fn_col, label_col, valid_col, label_from):
 
 def _draw(s, valid_pct, limit, seed):
     "Places of the training and of the validation images"
+    if not 0<=valid_pct<1: raise ValueError(f"valid_pct must be a share of the images, at least 0 and below 1, got {valid_pct!r}")
     valid = s.valid
     if valid_pct==0: valid = [False]*len(s.files)
     elif valid is None: valid = np.isin(range(len(s.files)), RandomSplitter(valid_pct, seed=seed)(s.files)[1])

@@ -91,11 +91,11 @@ def knn_predict(
 )->Tensor: # `[M]` labels
     "Weighted kNN by cosine similarity (arXiv 1805.01978)"
     train,feats,k = F.normalize(train, dim=1),F.normalize(feats, dim=1),min(k, len(train))
-    res,n_classes = [],int(train_labels.max())+1
+    res,(classes,labels) = [],train_labels.unique(return_inverse=True)      # a label may be any number
     for q in feats.split(chunk):
         s,idx = top_rows(q @ train.T, k)
-        votes = s.new_zeros(len(q), n_classes).scatter_add_(1, train_labels[idx], ((s-1)/temp).exp())
-        res.append(votes.argmax(1))
+        votes = s.new_zeros(len(q), len(classes)).scatter_add_(1, labels[idx], ((s-1)/temp).exp())
+        res.append(classes[votes.argmax(1)])
     return torch.cat(res)
 
 # %% ../nbs/07_evaluate.ipynb #b85315ad

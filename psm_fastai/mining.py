@@ -129,8 +129,9 @@ def chance_purity(
     "Purity of rows drawn at random: `Σ_c p_query(c) · p_bank(c)`; nan where no label is known"
     a,b = (t[t>=0].cpu() for t in (labels,bank_labels))      # not every device counts in float64
     if not len(a) or not len(b): return float('nan')
-    n = int(max(a.max(), b.max()))+1
-    return (a.bincount(minlength=n).double()/len(a) @ (b.bincount(minlength=n).double()/len(b))).item()
+    classes,which = torch.cat([a,b]).unique(return_inverse=True)        # a label may be any number
+    a,b = (t.bincount(minlength=len(classes)).double()/len(t) for t in which.split([len(a),len(b)]))
+    return (a @ b).item()
 
 # %% ../nbs/02_mining.ipynb #88d945de
 @torch.no_grad()

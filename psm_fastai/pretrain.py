@@ -18,6 +18,7 @@ from fastcore.script import call_parse, is_cli
 from . import __version__
 from .callback import PSMCallback, _takes, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
+from .folders import read_table, say
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .files import whole
 from .evaluate import KNNCallback
@@ -141,13 +142,15 @@ _choices = dict(method=list(psm_methods), compare=[None, *psm_methods], opt=list
 def _load(data, size, workers, in_memory, **kwargs):
     path = Path(data)
     if data in ('digits','cifar10','cifar100'):
+        if path.is_dir(): say(f"{data} is the data set of that name; for the folder {data} give ./{data}")
         if size is not None: raise ValueError(f"--size is for folders of images; {data} has a size of its own")
+        if data=='digits' and (given := {'label_col','valid_pct'} & kwargs.keys()): raise ValueError(f"--{'no-labels' if 'label_col' in given else 'valid-pct'} is for folders and tables of images, not for the digits")
         if data=='digits': return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
         try: return dict(cifar10=cifar10_dls, cifar100=cifar100_dls)[data](in_memory=in_memory, num_workers=workers, **kwargs)
         except OSError as e: raise ValueError(f"{data} could not be fetched: {e}. Connect to the internet once, or put it into fastai's data folder") from e
     if not path.exists(): raise ValueError(f"{data!r} is neither digits, cifar10 nor cifar100, nor a folder or a CSV file that exists")
-    if path.is_file() and path.suffix.lower()!='.csv': raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
-    if path.is_file() and len(pd.read_csv(path, nrows=0).columns)==1: kwargs['label_col'] = None
+    if path.is_file() and path.suffix.lower() not in ('.csv','.tsv'): raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
+    if path.is_file() and read_table(path).shape[1]==1: kwargs['label_col'] = None
     if (path/'wnids.txt').exists(): return tiny_imagenet_dls(path, **(dict(size=size) if size else {}), in_memory=in_memory, num_workers=workers, **kwargs)
     return image_dls(data, size=size or 64, in_memory=in_memory, num_workers=workers, **kwargs)
 
@@ -186,6 +189,8 @@ def psm_pretrain(
     limit:int=None, # At most so many training images, and, but for the digits, a fifth as many validation images
     from_disk:bool=False, # Read images from disk again and again instead of decoding them once into memory
     workers:int=0, # Processes that read images which are not in memory
+    no_labels:bool=False, # Folders are no classes, and a table's second column holds no labels
+    valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split); 0: train on all
     views:str=None, # photo or digit (default: photo for three channels, else digit)
     device:str=None, # Such as cpu, cuda or cuda:1 (default: a GPU where there is one)
     precision:str='fp32', # fp32, or on a GPU fp16 or bf16
@@ -210,7 +215,7 @@ def psm_pretrain(
         res = {n: v for n,v in psm.items() if m==method or n in takes}
         usual = {n: v for n,v in recipe['psm'].items() if n not in res and n in takes}
         return dict(usual, **res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
-    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare)
+    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, no_labels=no_labels, valid_pct=valid_pct)
     record = out/'run.json'
     try:
         _check(eval, out, **dict(settings, bs=bs), workers=workers)
@@ -219,7 +224,8 @@ def psm_pretrain(
         if Path(data).is_dir() and Path(data).resolve() in [out.resolve(), *out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         check_resume(out, resume, settings)
         set_seed(seed)
-        dls = _load(data, bs=bs, size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)))
+        dls = _load(data, bs=bs, size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)),
+            **(dict(label_col=None) if no_labels else {}), **(dict(valid_pct=valid_pct) if valid_pct is not None else {}))
         n = len(dls.train_ds)
         if n<4: raise ValueError(f"{data} gives {n} training images; at least 4 are needed")
         if given_bs and bs>n: raise ValueError(f"--bs {bs} is more than the {n} training images")
@@ -228,7 +234,8 @@ def psm_pretrain(
         if recipe['psm']: recipe = dict(recipe, psm=dict(recipe['psm'], split_bn=min(8, max(1, dls.train.bs//16))))    # parts of 16 images at least
         dls.to(device)
         labelled = bool(getattr(dls, 'vocab', None))
-        measured = (eval or ('knn' if labelled else 'none')).split(',')
+        measured = (eval or ('knn' if labelled and len(dls.valid_ds) else 'none')).split(',')
+        if not len(dls.valid_ds) and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs images for validation, and --valid-pct 0 leaves none")
         if not labelled and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs labels, and these images have none")
         if 'linear' in measured and len(dls.vocab)<2: raise ValueError(f"--eval {eval} needs two classes, and all of these images are {dls.vocab[0]}. Leave out linear")
         def learner(m):

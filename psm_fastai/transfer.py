@@ -28,6 +28,10 @@ def save_encoder(self:Learner,
 # %% ../nbs/07a_transfer.ipynb #f81d6141
 def _split(m): return [params(m[0]),params(m[1:])]
 
+def _unknown(ds):
+    "How many images of a data set have a class that isn't known, as `image_dls` allows"
+    return sum(o is None for t in getattr(ds, 'tls', [])[1:] for o in t.items)
+
 def _as_floats(m, args): return as_floats(args[0]),*args[1:]
 
 @patch
@@ -40,6 +44,7 @@ def to_classifier(self:Learner,
     x = peek_batch(dls)[0]
     if not get_c(dls): raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
     if 'loss_func' not in kwargs and not has_labels(dls): raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
+    if unknown := sum(_unknown(dl.dataset) for dl in dls.loaders): raise ValueError(f"A classifier learns from labels, and {unknown} of these images have none. Pass loaders of the others: learn.to_classifier(dls)")
     check_stats(image_stats(self.dls), dls)
     encoder = deepcopy(learner_encoder(self)).requires_grad_(True)
     if x.dtype==torch.uint8: encoder.register_forward_pre_hook(_as_floats)

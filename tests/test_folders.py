@@ -5,6 +5,9 @@ from contextlib import redirect_stdout
 from fastai.vision.all import Image, L, Path, mimetypes
 from psm_fastai import folders
 from psm_fastai.all import *
+from psm_fastai.mining import chance_purity
+from psm_fastai.pretrain import psm_pretrain
+from common import silent, tiny
 
 rng = np.random.default_rng(0)
 def put(root, *names):
@@ -284,3 +287,62 @@ def test_a_list_of_files(tmp_path, kind):
     assert load(kind(tmp_path/f for f in names), label_from=lambda f: f.parent.name)[0].train_ds.items[0].exists()
     with pytest.raises(ValueError, match='empty'): load(kind([]))
     with pytest.raises(TypeError, match='must hold names of files, got a int'): load(kind([3]))
+
+# training on all images, and on labels that aren't known
+
+@pytest.mark.parametrize('in_memory', [True,False])
+def test_training_without_a_validation_set(tmp_path, in_memory):
+    put(tmp_path, 'cat/8', 'dog/8')
+    dls,line = load(tmp_path, valid_pct=0, bs=4, in_memory=in_memory, num_workers=0)
+    assert sizes(dls)==(16,0) and line.startswith('16 images, all for training; 2 classes')
+    learn = silent(psm_learner(dls, tiny(3), k=3, cbs=[PurityCallback(1), CollapseCallback(1), AgreementCallback(1), GradientCallback(1), NeighbourHistory(n_probes=4, k=3, n_neg=2)]))
+    learn.fit_one_cycle(2, 1e-3)
+    assert sorted(learn.model.bank.ids.tolist())==list(range(16)) and np.isfinite(learn.recorder.values[-1][0]) and len(learn.purity.frame)==2
+    assert len(learn.features())==16 and set(learn.nearest(tmp_path/'cat/0.png', n=16).file)=={str(f) for f in tmp_path.rglob('*.png')}
+    neighbour_page(learn, tmp_path/'p.html')
+    with pytest.raises(ValueError, match="measured on a validation set, and this learner's dls have none"): learn.knn_accuracy()
+    for bad in (-.1, 1, 1.5):
+        with pytest.raises(ValueError, match='valid_pct must be a share'): load(tmp_path, valid_pct=bad)
+
+def test_a_split_can_be_put_together(tmp_path):
+    put(tmp_path, 'train/cat/4', 'train/dog/4', 'val/cat/3')
+    assert sizes(load(tmp_path, valid_pct=0)[0])==(11,0)
+
+def test_labels_that_are_not_known_count_for_nothing(tmp_path):
+    "The same figures as with the labelled images alone"
+    for k,hi in (('cat',(250,60,60)),('dog',(60,60,250))):
+        for part,n in (('train',12),('valid',4)):
+            (tmp_path/part/k).mkdir(parents=True)
+            for i in range(n): Image.fromarray(rng.integers(0, hi, (8,8,3)).astype(np.uint8)).save(tmp_path/part/k/f'{i}.png')
+    put(tmp_path, 'train/unlabelled/12')
+    dls,_ = load(tmp_path, bs=6)
+    learn = silent(psm_learner(dls, tiny(3), k=3, mine_after=0., cbs=[purity := PurityCallback(1), KNNCallback(k=3)]))
+    learn.fit(2)
+    flat = torch.nn.Flatten()
+    assert float(learn.knn_accuracy(3, encoder=flat))==1 and learn.knn_accuracy(24, encoder=flat).settings['k']==24 and learn.linear_probe(encoder=flat).n==8
+    labels = learn.model.bank.labels
+    assert (labels==-1).sum()==12 and chance_purity(labels, labels)==.5 and set(purity.by_label.label)=={'cat','dog'}
+    assert learn.features().label.isna().sum()==12
+    df = mined_neighbours(learn, ids=range(24, 36), k=3)
+    assert df.query_label.isna().all() and df.right.isna().all()
+    with pytest.raises(ValueError, match='12 of these images have none'): learn.to_classifier()
+
+def test_labels_may_be_any_numbers():
+    "Hashes up to 2^62, for which nobody can count up to the largest"
+    y = torch.tensor([2**62,17,2**62,2**31])
+    assert chance_purity(y, y)==(4+1+1)/16 and chance_purity(y, torch.tensor([17,-1,17]))==.25
+    x = torch.eye(4)
+    assert knn_predict(x, y, x, k=1).tolist()==y.tolist() and knn_predict(x, torch.tensor([3,0,3,1]), x, k=1).tolist()==[3,0,3,1]
+
+# the command
+
+def test_the_command_takes_photographs_beside_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path/'digits', 'cat/6', 'dog/6', '6')
+    with pytest.raises(ValueError, match='--no-labels'): psm_pretrain('./digits', epochs=1, size=8)
+    learn = psm_pretrain('./digits', epochs=1, size=8, no_labels=True, valid_pct=0)
+    assert len(learn.dls.train_ds)==18 and (tmp_path/'runs/digits/encoder.safetensors').exists()
+    assert '18 images, all for training; no labels' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='--no-labels is for folders'): psm_pretrain('digits', epochs=1, no_labels=True, out='x')
+    assert 'digits is the data set of that name; for the folder digits give ./digits' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='--eval knn needs images for validation'): psm_pretrain('./digits/cat', epochs=1, size=8, valid_pct=0, eval='knn', out='x')
