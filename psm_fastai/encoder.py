@@ -9,15 +9,17 @@ __all__ = ['small_resnet', 'cifar_resnet18', 'create_encoder', 'pool_features', 
            'write_encoder', 'load_encoder']
 
 # %% ../nbs/04a_encoder.ipynb #fd325b0d
-import json, torch, torch.nn.functional as F, torchvision
+import json, math, torch, torch.nn.functional as F, torchvision
 from contextlib import contextmanager
 from fastai.vision.learner import _update_first_layer
 from pathlib import Path
-from safetensors import SafetensorError, safe_open
+from reprlib import repr as short
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn, Tensor
+from torch.overrides import TorchFunctionMode
 from . import __version__
-from .files import whole
+from .files import digest, regular, whole
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):
@@ -120,31 +122,94 @@ def write_encoder(
     path, # File to write
     **images, # What to remember of its images: `n_in`, `size` (height, width), `mean` and `std`, a number a channel
 ):
-    "Write weights, architecture and what the images were like"
+    "Write weights, architecture and what the images were like, with a digest of it all"
     weights = {k.replace('_orig_mod.', ''): v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
-    with whole(path) as tmp: save_file(weights, tmp, {k: json.dumps(v) for k,v in dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images).items()})
+    meta = {k: json.dumps(v) for k,v in dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images).items()}
+    meta['digest'] = _digest(weights, meta)
+    with whole(path, sum(t.nbytes for t in weights.values())) as tmp: save_file(weights, tmp, meta)
+
+def _digest(weights, meta): return digest(weights, *(f'{k}={v}' for k,v in sorted(meta.items()) if k!='digest'))
+
+def _kind(d, n):
+    "Shape and kind of number, None if there is no such weight; a lazy layer takes any shape"
+    if n not in d: return None
+    if nn.parameter.is_lazy(d[n]): return ...
+    return tuple(d[n].shape),'floats' if d[n].is_floating_point() else 'complex' if d[n].is_complex() else 'whole numbers'
 
 def _misfits(module, weights):
-    "Shapes, here and there, of the weights that differ in it or that only one of the two has (None); a lazy layer takes any shape"
-    def shape(d, n): return None if n not in d else ... if nn.parameter.is_lazy(d[n]) else tuple(d[n].shape)
+    "Shapes and kinds of numbers, here and there, of the weights that differ in it or that only one of the two has (None)"
     ours = module.state_dict()
-    pairs = {n: (shape(ours, n), shape(weights, n)) for n in {**ours, **weights}}
+    pairs = {n: (_kind(ours, n), _kind(weights, n)) for n in {**ours, **weights}}
     return {n: (a,b) for n,(a,b) in pairs.items() if a!=b and not (a is ... and b is not None)}
 
+# %% ../nbs/04a_encoder.ipynb #6f565e10
+def _numbers(o, lens): return isinstance(o, list) and len(o) in lens and all(type(v) in (int,float) and math.isfinite(v) for v in o)
+
+def _check_about(about):
+    "Raise `ValueError` if what an encoder file says of itself can't be"
+    n = about.get('n_in')
+    if type(n) is not int or n<1: raise ValueError(f"n_in, the number of channels, is {short(n)}")
+    if not isinstance(about.get('arch'), (str,type(None))): raise ValueError(f"arch, the name of the architecture, is {short(about['arch'])}")
+    if 'size' in about and not (_numbers(about['size'], [2]) and min(about['size'])>=1): raise ValueError(f"size, (height, width), is {short(about['size'])}")
+    if bad := [k for k in ('mean','std') if k in about and not _numbers(about[k], [1,n])]: raise ValueError(f"{bad[0]}, a number a channel, is {short(about[bad[0]])}")
+    if min(about.get('std', [1]))<=0: raise ValueError(f"std, a number above 0 a channel, is {short(about['std'])}")
+
+def _read_encoder(path):
+    "What an encoder file says of itself, and its weights"
+    try:
+        with safe_open(regular(path), 'pt') as f: meta,weights = f.metadata() or {},{k: f.get_tensor(k) for k in f.keys()}
+        about = {k: json.loads(v) for k,v in meta.items() if k!='digest'}
+        _check_about(about)
+        if 'digest' not in meta and (odd := about.keys()-{'arch','psm_fastai','n_in','size','mean','std'}): raise ValueError(f"it has no digest, but {short(min(odd))}")     # version 0.1.0 wrote none
+        if meta.get('digest', ok := _digest(weights, meta))!=ok: raise ValueError("its digest is another one, so something in it has changed")
+        return about,weights
+    except FileNotFoundError: raise
+    except Exception as e: raise ValueError(f"{path} is not an encoder that psm_fastai saved, or it is damaged: {e or type(e).__name__}") from e      # a damaged file makes its readers say anything
+
+class _NoMemory(TorchFunctionMode):
+    "Within, the weights of layers take no memory and no time"
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        return f(*args, **(dict(kwargs, device='meta') if f is torch.empty else kwargs))       # layers make their weights by it; what an architecture computes with stays
+
+def _skeleton(arch, n_in, path):
+    "An encoder of this name without memory for its weights, or with, if it can't be built without"
+    def build():
+        try: return create_encoder(arch, n_in)
+        except Exception as e: raise ValueError(f"The encoder in {path} can't be built: {e}") from e
+    try:
+        with _NoMemory(): return build()
+    except ValueError as e:
+        if not isinstance(e.__cause__, (NotImplementedError, RuntimeError)): raise
+    return build()
+
+def _say(m, kind):
+    if m is None or kind is None or m[0]!=kind[0]: return kind and list(kind[0])
+    return kind[1]
+
+def _check_fit(m, weights, path, name):
+    "Raise `ValueError` if these are not weights of the module `m`"
+    if other := _misfits(m, weights):
+        said = ', '.join(f"{n} is {_say(a, b)} in the file and {_say(b, a)} here" for n,(a,b) in [*other.items()][:3])
+        raise ValueError(f"The weights in {path} are those of another architecture than {name}: {said}")
+    params = dict(m.named_parameters())
+    bad = [n for n,t in weights.items() if t.is_floating_point() and (t.isnan().any() or n in params and t.isinf().any())]     # a mask may hold -inf
+    if bad: raise ValueError(f"The weights in {path} are not all finite: {', '.join(bad[:3])}")
+
 def load_encoder(
-    path, # A file that `write_encoder` or `Learner.save_encoder` wrote
+    path, # A file that `write_encoder` or `Learner.save_encoder` wrote, or the folder of a finished run of `psm_pretrain`
     arch=None, # The architecture, for an encoder that was not built by name: a module, whose weights are replaced, or a function for `create_encoder`
 )->nn.Module: # In evaluation mode; `images` tells the channels, size, mean and std of its images
-    "The encoder of a file. Nothing in the file is executed. Raises `ValueError` where it is no such file or doesn't fit"
-    try:
-        with safe_open(path, 'pt') as f: meta,weights = f.metadata() or {},{k: f.get_tensor(k) for k in f.keys()}
-        meta = {k: json.loads(v) for k,v in meta.items()}
-        n_in,built_by = meta['n_in'],arch or meta['arch']
-    except FileNotFoundError: raise
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as e: raise ValueError(f"{path} is not an encoder that psm_fastai saved, or it is damaged: {e}") from e
+    "The encoder of a file. Nothing in the file is executed. Raises `ValueError` if it is no such file, if anything in it has changed since it was written, or if it doesn't fit"
+    path = Path(path)
+    if path.is_dir(): path = path/'encoder.safetensors'
+    about,weights = _read_encoder(path)
+    built_by = arch or about['arch']
     if not built_by: raise ValueError(f"The encoder in {path} was not built by name. Pass its architecture: load_encoder(path, arch=module)")
-    m = create_encoder(built_by, n_in=n_in)
-    if other := _misfits(m, weights): raise ValueError(f"The weights in {path} are those of another architecture than {built_by if isinstance(built_by, str) else type(m).__name__}: {', '.join(f'{n} is {b} in the file and {a} here' for n,(a,b) in [*other.items()][:3])}")
+    name = built_by if isinstance(built_by, str) else type(built_by).__name__
+    if isinstance(built_by, str): _check_fit(_skeleton(built_by, about['n_in'], path), weights, path, name)
+    m = create_encoder(built_by, n_in=about['n_in'])
+    _check_fit(m, weights, path, name)
     m.load_state_dict(weights)
-    m.images = {k: v for k,v in meta.items() if k not in ('arch','psm_fastai')}
+    m.images = {k: v for k,v in about.items() if k not in ('arch','psm_fastai')}
     return m.eval()
