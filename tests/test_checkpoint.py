@@ -181,3 +181,99 @@ def test_loading_draws_no_more_random_numbers_than_building(encoder_file):
     torch.manual_seed(0)
     load_encoder(encoder_file)
     assert torch.equal(torch.get_rng_state(), after)
+
+# checkpoints
+
+def tiny_learner(**kwargs): set_seed(0); return quiet(digits_dls(bs=16, limit=48), cbs=[PSMCallback(bank_size=32)], **kwargs)
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    f = tmp_path_factory.mktemp('c')/'c.pth'
+    tiny_learner().fit(1, cbs=CheckpointCallback(f))
+    return f.read_bytes()
+
+def test_checkpoints_with_a_flipped_bit(checkpoint, tmp_path):
+    "Before, nine of ten loaded"
+    f,cb = tmp_path/'c.pth',CheckpointCallback(tmp_path/'c.pth')
+    f.write_bytes(checkpoint)
+    was = cb.read('cpu')
+    def equal(s): return same(s['model'], was['model']) and all(repr(s[n])==repr(was[n]) for n in was)
+    assert only_value_errors(lambda: cb.read('cpu'), f, [*flips(checkpoint, 60), *cuts(checkpoint)], equal) >= 60
+
+@pytest.mark.parametrize('name,value', [('epoch','3'), ('epoch',5), ('epoch',0), ('n_epoch',None), ('model',[1]), ('model',dict(a=1)), ('opt',dict()), ('opt',dict(state=3)), ('hypers',{}), ('hypers',[]), ('hypers',[1]), ('callbacks',[]), ('trackers',None),
+    ('random',{}), ('settings',[]), ('settings',{}), ('files',{}), ('files',dict(names=1)), ('files',7), ('threads','2'), ('layout',[7])])
+def test_checkpoints_that_were_crafted(checkpoint, tmp_path, name, value):
+    f = tmp_path/'c.pth'
+    f.write_bytes(checkpoint)
+    torch.save(dict(torch.load(f, weights_only=True), **{name: value}), f)
+    learn = tiny_learner()
+    before = state(learn)
+    with pytest.raises(ValueError, match='c.pth'): CheckpointCallback(f).resume(learn)
+    assert same(before, state(learn))
+
+class Remembers(Callback):
+    def __init__(self, value): self.value = value
+    def state_dict(self): return dict(fine=1, value=self.value)
+    def load_state_dict(self, s): self.value = s['value']
+
+@pytest.mark.parametrize('value,kind', [(np.zeros(3),'numpy.ndarray'), (Path('x'),'pathlib.PosixPath'), ({'in': [Path('x')]},'builtins.dict'), (lambda: 1,'builtins.function'), (time.gmtime(),None)], ids=['array','path','nested','function','struct'])
+def test_what_could_not_be_read_back_is_refused_before_training(tmp_path, value, kind):
+    "With the name of the callback and of the value"
+    if os.name=='nt': kind = kind and kind.replace('Posix','Windows')
+    seen = []
+    def fit(): tiny_learner().fit(1, cbs=[CheckpointCallback(tmp_path/'c.pth'), Remembers(value), Spy(after_batch=lambda cb: seen.append(1))])
+    if kind is None: return fit()
+    with pytest.raises(ValueError, match='remembers.value.* is a .*, and a checkpoint can.t be read back with it'): fit()
+    assert not seen and not (tmp_path/'c.pth').exists()
+
+def test_a_state_that_changes_its_type_leaves_the_last_checkpoint(tmp_path):
+    cb = Remembers(1.)
+    def change(spy):
+        if spy.epoch==1: cb.value = Path('x')
+    saved = CheckpointCallback(tmp_path/'c.pth')
+    with pytest.raises(ValueError, match='remembers.value is a pathlib'): tiny_learner().fit(3, cbs=[saved, cb, Spy(after_batch=change)])
+    assert saved.read('cpu')['epoch']==1 and [*tmp_path.iterdir()]==[saved.path]
+
+def test_what_callbacks_remember_comes_back(tmp_path):
+    values = [None, True, 3, 2.5, 'text', b'bytes', [1,[2]], {'a': {1: 2}}, torch.arange(3), np.float32(1.5), {1,2}, 1+2j]
+    cb = Remembers(values)
+    tiny_learner().fit(1, cbs=[CheckpointCallback(tmp_path/'c.pth'), cb])
+    got = read_saved(tmp_path/'c.pth')['callbacks']['remembers']['value']
+    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a==b for a,b in zip(got, values)) and len(got)==len(values)
+
+def pictures(path, n=20):
+    path.mkdir()
+    for i,(im,_) in enumerate(digits_dls(limit=n).train_ds): im.save(path/f'{i:02}.bmp')       # all of one size
+    return path
+
+def test_other_images_are_told_by_name(tmp_path):
+    folder = pictures(tmp_path/'images')
+    def make(): set_seed(0); return quiet(image_dls(folder, size=16, bs=4, valid_pct=0), cbs=[PSMCallback(bank_size=16)])
+    saved = CheckpointCallback(tmp_path/'c.pth')
+    make().fit(1, cbs=saved)
+    def refused(says):
+        with pytest.raises(ValueError, match=says): CheckpointCallback(saved.path).resume(make())
+    old = (folder/'05.bmp').read_bytes()
+    (folder/'05.bmp').write_bytes((folder/'06.bmp').read_bytes())
+    refused('on other images: of 20 files 1 is not what it was before: 05.bmp')
+    (folder/'05.bmp').write_bytes(old)
+    assert CheckpointCallback(saved.path).resume(make())==1
+    (folder/'05.bmp').rename(folder/'x.bmp')
+    refused(r'of 20 files 1 is gone and 1 is new \(x.bmp\)')
+    (folder/'x.bmp').unlink()
+    refused('of 20 files 1 is gone')
+    (folder/'05.bmp').write_bytes(old)
+    (folder/'y.bmp').write_bytes(old)
+    refused(r'1 is new \(y.bmp\)')
+
+def test_more_epochs_and_another_number_of_threads(tmp_path, capsys, monkeypatch):
+    saved = CheckpointCallback(tmp_path/'c.pth')
+    tiny_learner().fit(1, cbs=saved)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 77)
+    learn,again = tiny_learner(),CheckpointCallback(saved.path)
+    with pytest.raises(ValueError, match='can have more, not 0'): again.resume(learn, epochs=0)
+    start = again.resume(learn, epochs=3)
+    assert 'was written with 1 threads, and now there are 77' in capsys.readouterr().out
+    learn.fit_one_cycle(3, 1e-3, cbs=again, start_epoch=start)
+    s = again.read('cpu')
+    assert (s['epoch'],s['n_epoch'],s['threads'])==(3,3,77)
