@@ -11,6 +11,8 @@ __all__ = ['PSMWarning', 'HealthCallback', 'signs']
 import math, pandas as pd, torch, warnings
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
+from .folders import say
+from .encoder import keep_modes
 from .learner import *
 from .loss import check_number, similarity_gradients
 from .mining import chance_purity, purity, query_parts
@@ -93,12 +95,22 @@ def signs(
     return res
 
 # %% ../nbs/05c_health.ipynb #33f726e9
+def _alike(learn, n=64):
+    "Spread of the queries of images as they are: 0 if the network makes no difference between images, whatever it makes of their views"
+    m,size = psm_model(learn),len(learn.dls.train_ds)
+    with torch.no_grad(), keep_modes(m):
+        m.eval()
+        q = torch.cat([m.query(as_floats(x.to(m.bank.feats.device))) for x,*_ in plain_batches(learn.dls, ids=list(range(0, size, math.ceil(size/n))))])
+    return (q.std(0).mean()*q.shape[1]**.5).item()
+
 @patch
 def diagnose(self:Learner)->dict: # Name of each sign of failure to what was seen and what to try; empty if there is none
     "What the last training shows of the signs of failure. Raises `ValueError` before the first epoch"
     health = getattr(self, 'psm_health', None)
     if health is None or not health.rows: raise ValueError("There is nothing to diagnose yet: train with PSMCallback for an epoch first")
     res = signs(health.frame)
-    for name,text in res.items(): print(f"{name}: {text}")
-    if not res: print(f"No sign of failure in {len(_last_fit(health.frame))} epochs")
+    if not res and len(self.dls.train_ds)>1 and _alike(self)<.01:
+        res['alike'] = "all images as they are get the same features: they are the same once they are read, or look so to the network. Look at them: dls.show_batch(). If they differ there, try gentler views or a smaller learning rate"
+    for name,text in res.items(): say(f"{name}: {text}")
+    if not res: say(f"No sign of failure in {len(_last_fit(health.frame))} epochs")
     return res

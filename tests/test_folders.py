@@ -7,7 +7,7 @@ from psm_fastai import folders
 from psm_fastai.all import *
 from psm_fastai.mining import chance_purity
 from psm_fastai.pretrain import psm_pretrain
-from common import silent, tiny
+from common import silent, state, tiny
 
 rng = np.random.default_rng(0)
 def put(root, *names):
@@ -346,3 +346,40 @@ def test_the_command_takes_photographs_beside_folders(tmp_path, monkeypatch, cap
     with pytest.raises(ValueError, match='--no-labels is for folders'): psm_pretrain('digits', epochs=1, no_labels=True, out='x')
     assert 'digits is the data set of that name; for the folder digits give ./digits' in capsys.readouterr().out
     with pytest.raises(ValueError, match='--eval knn needs images for validation'): psm_pretrain('./digits/cat', epochs=1, size=8, valid_pct=0, eval='knn', out='x')
+
+# images that are the same once they are read
+
+@pytest.mark.parametrize('in_memory', [True,False])
+def test_images_that_are_the_same_once_read_are_told(tmp_path, in_memory):
+    for i in range(8):
+        a = np.full((8,8,4), 255, np.uint8)           # white logos on transparent ground
+        a[...,3] = rng.integers(0, 2, (8,8))*255
+        Image.fromarray(a).save(tmp_path/f'logo{i}.png')
+    put(tmp_path, '3')
+    kw = dict(in_memory=in_memory, num_workers=0)
+    _,line = load(tmp_path, **kw)
+    assert "! 8 of 11 images are of one colour once they are read: logo" in line and "ground='black'" in line and 'repeat' not in line
+    for f in tmp_path.glob('logo*'): f.unlink()
+    middle = rng.integers(0, 256, (8,8,3), dtype=np.uint8)
+    for i in range(4): Image.fromarray(np.hstack([rng.integers(0, 256, (8,8,3), dtype=np.uint8), middle, rng.integers(0, 256, (8,8,3), dtype=np.uint8)])).save(tmp_path/f'banner{i}.png')
+    _,line = load(tmp_path, **kw)
+    assert '! 3 of 7 images repeat another one, pixel by pixel, such as ' in line and 'banner' in line and "fit='pad'" in line
+
+def test_copies_for_training_and_for_validation_are_told(tmp_path):
+    put(tmp_path, 'train/cat/5', 'train/dog/5', 'valid/cat/4', 'valid/dog/4')
+    assert 'repeat' not in load(tmp_path)[1]
+    for i in range(2): (tmp_path/f'valid/dog/{i}.png').write_bytes((tmp_path/f'train/cat/{i}.png').read_bytes())
+    (tmp_path/'train/dog/4.png').write_bytes((tmp_path/'train/dog/3.png').read_bytes())
+    line = load(tmp_path)[1].splitlines()[1]
+    assert line.startswith('! 3 of 18 images repeat another one, pixel by pixel, such as train/cat/0.png and valid/dog/0.png; 2 of the 8 for validation are for training too, so accuracy will be too high; 2 have several labels.')
+
+@pytest.mark.parametrize('same', [True,False])
+def test_a_diagnosis_sees_that_all_images_are_alike(tmp_path, same, capsys):
+    "Though queries differ, by their views"
+    a = rng.integers(0, 256, (16,16,3), dtype=np.uint8)
+    for i in range(20): Image.fromarray(a if same else rng.integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
+    learn = silent(psm_learner(load(tmp_path, size=16, bs=8)[0], tiny(3), k=3))
+    learn.fit(2, 3e-3)
+    before = state(learn)
+    assert ('alike' in learn.diagnose())==same and ('No sign' in capsys.readouterr().out)==(not same)
+    assert learn.psm_health.frame.spread.iloc[-1]>.1 and all(torch.equal(a, b) for a,b in zip(before.values(), state(learn).values()))
