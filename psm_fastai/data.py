@@ -197,6 +197,11 @@ def image_dls(
     in_memory:bool=True, # Decode once and keep the images in memory
     channels:int|None=None, # 1 gray, 3 RGB, 4 with alpha, or the number of bands; None: by a look at the files
     max_value:float|None=None, # White of images with more than 8 bits; None: by a look at the files
+    min_value:float|None=None, # Their black; None: 0, or by a look at the files
+    alpha:bool|None=None, # Whether the last of two or four channels is opacity; None: by a look at the files
+    ground='white', # What transparent images are laid over, and the colour of bars
+    fit:str='crop', # 'crop' cuts the longer side from the centre, 'pad' adds bars to the shorter one, 'squish' changes the proportions
+    max_pixels:int|None=None, # Largest image that is read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
     valid_pct:float=.2, # Share of the images set aside, if the source is not split; 0: all images are for training, and there is no validation
     limit:int|None=None, # At most so many training images, drawn at random, and a fifth as many validation images
     seed:int=0, # Draws the validation set and the images for `limit`
@@ -214,11 +219,12 @@ def image_dls(
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
     files,labels,n = s.files[train+valid],s.labels and [s.labels[i] for i in train+valid],len(train+valid)
-    channels,max_value = common_format(files, channels, max_value)
-    read = ReadImage(size, channels, max_value)
-    if not rank_distrib(): say(found_line(s, len(train), len(valid), channels, max_value))
+    read = reader_for(files, size, channels, max_value, min_value, alpha, max_pixels, ground=ground, fit=fit)
+    channels = read.channels
+    if not rank_distrib(): say(found_line(s, len(train), len(valid), channels))
     stats = stats or ([.5]*channels,)*2
     if not len(stats[0])==len(stats[1])==channels: raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
+    read.clipped = []
     pixels = _room(n, (channels,*read.size), torch.uint8) if in_memory else None
     marks = [None]*n
     def put(i):
@@ -228,6 +234,7 @@ def image_dls(
     def name(i): return shown(files[i].relative_to(s.root) if files[i].is_relative_to(s.root) else files[i])
     if in_memory or verify:
         refuse_failed(in_threads(put, n), n, name)
+        tell_clipped(read, n)
         if not rank_distrib():
             for line in same_images(marks, len(train), name, labels): say(line)
 

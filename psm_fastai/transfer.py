@@ -8,7 +8,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/transfer.html.md"""
 __all__ = []
 
 # %% ../nbs/07a_transfer.ipynb #140f8d08
-import pandas as pd, torch, torch.nn.functional as F
+import pandas as pd, re, torch, torch.nn.functional as F
+from collections.abc import Iterator
 from copy import deepcopy
 from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, params
 from fastcore.basics import patch
@@ -56,12 +57,12 @@ def to_classifier(self:Learner,
 # %% ../nbs/07a_transfer.ipynb #cf008b77
 @patch
 def nearest(self:Learner,
-    image, # A file, PIL image or array, as `learn.predict` takes it, or a list of such
+    image, # A file or its bytes, a PIL image or an array, as `learn.predict` takes it; or several in a list, a tuple or a generator
     n:int=8, # Neighbours of each
     among:pd.DataFrame|None=None, # `learn.features()`, computed before; None: compute it now
 )->pd.DataFrame: # `query` (place in the list), `rank`, `similarity`, `id`, `file`, `label`
-    "The training images whose features are most similar, by cosine, to those of new images"
-    images = list(image) if isinstance(image, (list,L)) else [image]
+    "The training images whose features are most similar, by cosine, to those of new images. Raises `TypeError` for what these data can't read"
+    images = list(image) if isinstance(image, (list,tuple,L,Iterator)) else [image]
     if not images: raise ValueError("nearest needs at least one image, got an empty list")
     if among is None:
         feats,labels = encoder_features(self, 0)
@@ -69,7 +70,10 @@ def nearest(self:Learner,
     else: feats,table = torch.tensor(among.filter(regex=r'^f\d+$').to_numpy(), dtype=torch.float),among[['id','file','label']]
     m = learner_encoder(self)
     with torch.no_grad(), keep_modes(m):
-        dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
+        try: dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
+        except AssertionError as e:       # of fastai, which has found no transform for the first
+            known = re.findall(r"<class '(?:\w+\.)*(\w+)'>", str(e))[:-1]
+            raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list; got {type(images[0]).__name__}") from e
         m.to(dl.device).eval()
         new = torch.cat([batch_features(m, b[0]) for b in dl])
     if new.shape[1]!=feats.shape[1]: raise ValueError(f"`among` holds {feats.shape[1]} features an image, this encoder gives {new.shape[1]}. Compute it anew: learn.features()")
