@@ -25,7 +25,7 @@ def _file(o):
     "Open a path, or the bytes of a file. Raises `ValueError` if it is no regular file: to open a pipe would wait for its other end"
     if isinstance(o, (bytes,bytearray)): return io.BytesIO(o)
     mode = Path(o).stat().st_mode
-    if not stat.S_ISREG(mode): raise ValueError(f"{o} is {_kinds.get(stat.S_IFMT(mode), 'something else')}, not a file")
+    if not stat.S_ISREG(mode): raise ValueError(f"{o} is no file, but {_kinds.get(stat.S_IFMT(mode), 'something else')}")
     return open(o, 'rb')
 
 def _refuse_large(h, w, values, max_pixels):
