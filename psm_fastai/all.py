@@ -16,6 +16,7 @@ from psm_fastai.health import *
 from psm_fastai.callback import *
 from psm_fastai.evaluate import *
 from psm_fastai.transfer import *
+from psm_fastai.collection import *
 from psm_fastai.checkpoint import *
 from psm_fastai.monitor import *
 from psm_fastai.history import *

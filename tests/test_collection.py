@@ -1,0 +1,100 @@
+"Copies, strangers and kinds are found in images whose truth is known, with labels or without, from a learner or from a file"
+import numpy as np, pandas as pd, pytest, torch
+from fastai.vision.all import Image, Learner, set_seed
+from psm_fastai.all import *
+from common import *
+
+class Plain(torch.nn.Module):
+    "Pixels averaged to 4×4 are the features: nothing to learn, and near means alike"
+    def forward(self, x): return torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)
+
+@pytest.fixture
+def folder(tmp_path):
+    "Three kinds of blobs of different sizes, a copy, a mirrored copy, and a stranger"
+    rng = np.random.default_rng(0)
+    for i in range(36):
+        a = rng.integers(0, 20, (40,40,3))
+        a[:,:,i%3] += 180-60*(i//12)
+        Image.fromarray(a.astype(np.uint8)).save(tmp_path/f'{"rgb"[i%3]}{i:02}.png')
+    half = np.zeros((40,40,3), np.uint8)
+    half[:,:20] = 255
+    Image.fromarray(half).save(tmp_path/'stranger.png')
+    im = Image.open(tmp_path/'g04.png')
+    im.save(tmp_path/'z copy.bmp')
+    return tmp_path
+
+def learner(path, **kwargs): return Learner(image_dls(path, size=32, bs=8, **kwargs), Plain(), loss_func=no_loss)
+
+def stems(t, col='file'): return [Path(f).stem for f in t[col]]
+
+@pytest.mark.parametrize('valid_pct', [0,.2])
+def test_every_image_takes_part(folder, valid_pct):
+    c = learner(folder, valid_pct=valid_pct).collection()
+    assert len(c)==38 and sorted(stems(c.table))==sorted(f.stem for f in folder.iterdir())
+    for i in range(38):
+        with Image.open(c.table.file[i]) as im: assert abs(np.asarray(im.convert('RGB')).mean()-np.asarray(c.picture(i)).mean())<2, 'the picture is of this file'
+
+def test_copies_come_first_whatever_their_format(folder):
+    d = learner(folder).duplicates(5)
+    assert {*stems(d)[:1], *stems(d, 'other')[:1]}=={'g04','z copy'} and d.same_pixels.tolist()==[True]+[False]*4
+    assert d.likeness.is_monotonic_decreasing
+
+def test_many_copies_are_all_named(folder):
+    "More than there are neighbours to look at"
+    im = Image.open(folder/'g04.png')
+    for i in range(15): im.save(folder/f'again{i:02}.png')
+    d = learner(folder).duplicates(200)
+    copies = d[d.same_pixels]
+    assert {*stems(copies), *stems(copies, 'other')}=={'g04','z copy', *(f'again{i:02}' for i in range(15))}
+
+def test_the_stranger_is_the_first_outlier(folder): assert stems(learner(folder).outliers(3))[0]=='stranger'
+
+def test_kinds_are_found_and_so_is_their_number(folder):
+    (folder/'stranger.png').unlink()
+    learn = learner(folder)
+    for n in (3,None):
+        t = learn.clusters(n)
+        kind = pd.Series([s[0] for s in stems(t)])
+        t = t[kind!='z']
+        assert t.cluster.nunique()==3 and (pd.crosstab(t.cluster, kind)>0).sum().sum()==3
+    assert learn.clusters(3)['rank'].value_counts()[1]==3
+
+def test_what_is_to_be_labelled_can_be_read_back(folder):
+    "After the labels were filled in; files below the CSV by their way from it, others by their whole path"
+    learn = learner(folder)
+    for out in (folder/'todo.csv', folder.parent/f'{folder.name}.csv'):
+        t = learn.to_label(6, out)
+        named = pd.read_csv(out)
+        assert len(t)==len(named)==6 and t.stands_for.sum()==38 and t.stands_for.is_monotonic_decreasing
+        named.assign(label=[s[0] for s in stems(named)]).to_csv(out, index=False)
+        dls = image_dls(out, size=32, bs=2)
+        assert {*dls.vocab} >= {'r','g','b'}
+        out.unlink()
+
+def test_a_file_answers_as_the_learner_does(folder, tmp_path_factory):
+    learn = learner(folder)
+    c,f = learn.collection(),tmp_path_factory.mktemp('out')/'features.parquet'
+    c.save(f)
+    back = load_collection(f.parent)
+    for ask in (lambda c: c.duplicates(6), lambda c: c.outliers(6), lambda c: c.clusters(3), lambda c: c.to_label(4)):
+        assert ask(back).file.tolist()==ask(c).file.tolist()
+    t = pd.read_parquet(f)
+    assert t.duplicate_of.notna().sum()==1 and len(t.features[0])==48
+    back.duplicates(3).show(), back.clusters(3).show(ncols=3)
+
+def test_pictures_without_files_can_be_asked_about():
+    set_seed(0)
+    learn = quiet(digits_dls(bs=32, limit=100))
+    c = learn.collection()
+    assert len(c)==100+450 and c.table.label.notna().all()
+    c.outliers(5).show()
+    with pytest.raises(ValueError, match='come from no files'): c.to_label(3, 'x.csv')
+
+@pytest.mark.parametrize('ask,says', [(lambda c: c.duplicates(0), 'n must be'), (lambda c: c.outliers(3, near=0), 'near must be'), (lambda c: c.clusters(39), 'n must be'), (lambda c: c.to_label(2.5), 'n must be')])
+def test_numbers_that_mean_nothing_are_refused(folder, ask, says):
+    with pytest.raises((ValueError,TypeError), match=says): ask(learner(folder).collection())
+
+def test_files_that_are_none_are_refused(tmp_path):
+    pd.DataFrame(dict(file=['a'])).to_parquet(tmp_path/'features.parquet')
+    with pytest.raises(ValueError, match='not a table that Collection.save wrote'): load_collection(tmp_path)
+    with pytest.raises(FileNotFoundError): load_collection(tmp_path/'none')
