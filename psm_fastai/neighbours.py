@@ -170,8 +170,8 @@ asked_images,weak_views,_lists = 2000,2,20        # images whose weak views are 
 def wide(
     n:int, # Images
 )->int:
-    "How many of the images nearest to a weak view count as found: 20, or half a per cent of all if these are more [ours]"
-    return min(max(_lists, n//200), n-1)
+    "How many of the images nearest to a weak view count as found: 20, or a quarter of a per cent of all if these are more [ours]"
+    return min(max(_lists, n//400), n-1)
 
 @patch
 def probes(self:NeighbourIndex)->Tensor: # Rows

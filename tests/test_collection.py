@@ -1,6 +1,6 @@
 "Copies, strangers and kinds are found in images whose truth is known, with labels or without, from a learner or from a file"
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import Image, Learner, set_seed
+from fastai.vision.all import Image, Learner, Path, set_seed
 from psm_fastai.all import *
 from common import *
 
@@ -14,7 +14,7 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(36):
         a = rng.integers(0, 20, (40,40,3))
-        a[:,:,i%3] += 180-60*(i//12)
+        a[:,:,i%3] += 180
         Image.fromarray(a.astype(np.uint8)).save(tmp_path/f'{"rgb"[i%3]}{i:02}.png')
     half = np.zeros((40,40,3), np.uint8)
     half[:,:20] = 255
