@@ -255,10 +255,11 @@ def image_dls(
 
 def train_image(
     dls, # Loaders of images
-    i:int, # Place in `dls.train_ds`
+    i:int, # Place in the data set
+    ds_idx:int=0, # 0 = training set, 1 = validation set
 )->Image.Image:
-    "A training image as it is before any batch transform, to look at; of more than four channels the first three"
-    im = dls.train_ds[int(i)][0]
+    "An image as it is before any batch transform, to look at; of more than four channels the first three"
+    im = dls[ds_idx].dataset[int(i)][0]
     if isinstance(im, Image.Image): return im
     im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
     return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
