@@ -18,7 +18,7 @@ from fastcore.script import call_parse, is_cli
 from . import __version__
 from .callback import PSMCallback, _takes, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
-from .folders import read_table, say
+from .folders import read_table, say, short_name
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .files import whole
 from .evaluate import KNNCallback
@@ -237,7 +237,7 @@ def psm_pretrain(
         measured = (eval or ('knn' if labelled and len(dls.valid_ds) else 'none')).split(',')
         if not len(dls.valid_ds) and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs images for validation, and --valid-pct 0 leaves none")
         if not labelled and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs labels, and these images have none")
-        if 'linear' in measured and len(dls.vocab)<2: raise ValueError(f"--eval {eval} needs two classes, and all of these images are {dls.vocab[0]}. Leave out linear")
+        if 'linear' in measured and len(dls.vocab)<2: raise ValueError(f"--eval {eval} needs two classes, and all of these images are {short_name(dls.vocab[0])}. Leave out linear")
         def learner(m):
             cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own(m))
             learn = psm_learner(dls, arch, cbs=cb)

@@ -1,5 +1,6 @@
 "A folder, a table or a list is taken for what it is, what is left out is told, and names can't do harm"
 import io, os, socket, sys
+import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest, torch
 from contextlib import redirect_stdout
 from fastai.vision.all import Image, L, Path, mimetypes
@@ -250,6 +251,15 @@ def test_names_are_shown_and_not_acted_on(tmp_path):
     (tmp_path/'0.png').rename(tmp_path/'\x1b.png')
     with pytest.raises(ValueError) as e: load(tmp_path)
     assert 'outside' in str(e.value) and harmless(str(e.value))
+
+@pytest.mark.posix
+def test_pictures_take_any_name(tmp_path):
+    put(tmp_path, *(f'{n}/5' for n in (r'$\bad{$','two\nlines','x'*200)))
+    dls,_ = load(tmp_path, bs=9)
+    dls.show_batch(max_n=9)
+    plt.gcf().savefig(tmp_path/'f.png')
+    assert {ax.get_title() for ax in plt.gcf().axes}<={r'\$\bad{\$','two lines','x'*39+'…',''}
+    plt.close('all')
 
 def test_names_that_are_no_text(tmp_path):
     assert shown(os.fsdecode(b'a\xff.png'))=='a\\udcff.png'
