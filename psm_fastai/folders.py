@@ -13,6 +13,7 @@ __all__ = ['ImageSource', 'shown', 'short_name', 'name_some', 'say', 'image_suff
 import codecs, io, os, pandas as pd, re, sys
 from collections import defaultdict, deque, namedtuple
 from fastai.vision.all import Image, L, Path
+from numbers import Number
 from pathlib import PureWindowsPath
 
 # %% ../nbs/00a_folders.ipynb #9fd85a86
@@ -131,13 +132,15 @@ def split_level(
         if 'train' in roles and roles & {'valid','test'} and (not level or None not in roles): return level
 
 # %% ../nbs/00a_folders.ipynb #a8f459f3
-_plain = set('raw image images img imgs photo photos picture pictures pics jpg jpeg png tif tiff data dataset original originals processed cropped resized crops frames files output export'.split())
+_plain = set('raw image images img imgs photo photos picture pictures pics jpg jpeg png tif tiff data dataset original originals processed cropped resized crops frames files output export mask masks labels annotations'.split())
 _date = re.compile(r'(?:19|20)\d\d|(?:19|20)\d\d[-_. ]?(?:0[1-9]|1[0-2])(?:[-_. ]?(?:0[1-9]|[12]\d|3[01])(?:[^\d].*)?)?|\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d'
                    r'|(?:img|dsc[nf]?|pxl|vid|mvi)[ _-]?\d[\d _-]*|dcim|[1-9]\d\d_?(?:canon|nikon|media|gopro|apple|olymp|pana|fuji|msdcf|andro|eos)\w*', re.I)
 
+_month = re.compile(r'\d\d?|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*', re.I)
+
 def _dated(p):
     "Whether the last folder is named after a time or a camera: `2023`, and `05` below it"
-    return bool(_date.fullmatch(p[-1])) or len(p)>1 and bool(re.fullmatch(r'\d\d?', p[-1])) and _dated(p[:-1])
+    return bool(_date.fullmatch(p[-1])) or len(p)>1 and bool(_month.fullmatch(p[-1])) and _dated(p[:-1])
 
 def class_folders(
     parts:list, # For each image the names of the folders that it lies in
@@ -160,9 +163,17 @@ def class_folders(
 def _plain_of(names): return {n for n in names if n.lower() in _plain}
 
 # %% ../nbs/00a_folders.ipynb #39578354
-def _no_label(name, n_classes): return bool(re.fullmatch(r'un-?labell?ed|no[ _-]labels?', name, re.I)) or name.lower()=='unknown' and n_classes>2
+def _no_label(name, n_classes): return bool(re.fullmatch(r'(?:un-?labell?ed|no[ _-]labels?)(?:[ _-]?(?:images?|data|set))?', name, re.I)) or name.lower()=='unknown' and n_classes>2
 
-def _at_level(p, level): return p[level] if -len(p)<=level<len(p) else None
+def _labels_from(label_from, files, parts):
+    "What was asked for"
+    if callable(label_from): labels = [label_from(f) for f in files]
+    elif isinstance(label_from, int): labels = [p[label_from] if -len(p)<=label_from<len(p) else None for p in parts]
+    else: raise TypeError(f"label_from must be a level of folders, such as 0 or -1, or a function from a file to its label, got {label_from!r}")
+    labels = [None if isinstance(o, float) and o!=o else o for o in labels]
+    if bad := [o for o in labels if not isinstance(o, (str,Number,type(None)))]: raise TypeError(f"label_from must give one class an image, a string or a number, got {bad[0]!r}")
+    if all(o is None for o in labels): raise ValueError(f"label_from finds no label. The images lie {max(map(len, parts))} folders deep, such as {shown(files[0])}")
+    return labels
 
 def folder_labels(
     files:L, # Paths
@@ -171,15 +182,10 @@ def folder_labels(
 )->tuple[list|None,set]: # A label for each, None if it isn't known; or None for no labels. And the names of folders that are no class
     "Labels of images by their folders. Raises `ValueError` if some lie outside of the class folders, or if `label_from` finds nothing"
     passed = set()
-    if callable(label_from): labels = [label_from(f) for f in files]
-    elif label_from is not None: labels = [_at_level(p, label_from) for p in parts]
-    else:
-        ends,passed = class_folders(parts)
-        labels = [p[-1] if p else None for p in ends]
+    if label_from is not None: return _labels_from(label_from, files, parts),passed
+    ends,passed = class_folders(parts)
+    labels = [p[-1] if p else None for p in ends]
     names = {o for o in labels if o is not None}
-    if label_from is not None:
-        if not names: raise ValueError(f"label_from={label_from!r} finds no label. The images lie {max(map(len, parts))} folders deep, such as {shown(files[0])}")
-        return labels,passed
     loose = [f for f,o in zip(files, labels) if o is None]
     labels = [None if o is None or _no_label(o, len(names)) else o for o in labels]
     classes = sorted({o for o in labels if o is not None})
@@ -206,6 +212,12 @@ def _split(files, parts, left):
     for i in sorted({*range(len(files))}-{*keep}): left[f'in {shown(parts[i][level])}' if len(parts[i])>level else 'beside the folder for training'].append(files[i])
     return files[keep],[rest[i] for i in keep],[roles[i]==held for i in keep] if held else None
 
+def _held_alone(labels, valid):
+    "Classes that no training image has"
+    if not labels or not valid: return []
+    alone = {o for o,v in zip(labels, valid) if v}-{o for o,v in zip(labels, valid) if not v}-{None}
+    return [f"{len(alone)} class{'es'*(len(alone)>1)} for validation alone: {name_some(sorted(alone, key=str))}"] if alone else []
+
 def folder_source(
     path:Path, # A folder
     label_from=None, # As for `folder_labels`
@@ -217,6 +229,7 @@ def folder_source(
     labels,passed = folder_labels(files, parts, label_from) if labels else (None,set())
     notes = [f"left out: {_counts(left, path)}"] if left else []
     if passed and (labels or len(passed)>1): notes.append(f"no class: {name_some(sorted(passed))} (label_from=-1 takes the folder of each image)")
+    notes += _held_alone(labels, valid)
     return ImageSource(path, files, labels, valid, notes)
 
 # %% ../nbs/00a_folders.ipynb #5850b69d
@@ -289,7 +302,8 @@ def table_source(
     valid = None if valid_col is None else _column(df, valid_col, 'valid_col')
     if valid is not None and not valid.isin([0,1]).all(): raise ValueError(f"valid_col={valid_col!r} must hold True or False, got {valid[~valid.isin([0,1])].iloc[0]!r}")
     labels = None if label_col is None else _labels(_column(df, label_col, 'label_col', empty=True))
-    return ImageSource(root, files, labels, None if valid is None else valid.astype(bool).tolist(), [])
+    valid = None if valid is None else valid.astype(bool).tolist()
+    return ImageSource(root, files, labels, valid, _held_alone(labels, valid))
 
 # %% ../nbs/00a_folders.ipynb #26b26bf9
 def list_source(

@@ -130,7 +130,7 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
 @pytest.mark.parametrize('names,vocab,passed', [
     (['cat/raw','dog/raw'], ['cat','dog'], 'no class: raw'), (['cat/2023','dog/2024'], ['cat','dog'], 'no class: 2023, 2024'), (['2023-05-01','2024-01-02'], None, 'no class'),
     (['DCIM/100CANON','DCIM/101CANON'], None, 'no class'), (['IMG_2034','IMG_2035'], None, 'no class'), (['2019/05/01','2019/05/02'], None, 'no class'), (['cat/images','dog/images'], ['cat','dog'], 'no class'),
-    (['raw','processed'], None, 'no class'), (['images'], None, ''), (['0','1','2'], ['0','1','2'], ''), (['photo','sketch'], ['photo','sketch'], ''), (['n01440764','n01443537'], ['n01440764','n01443537'], ''),
+    (['raw','processed'], None, 'no class'), (['images'], None, ''), (['images','masks'], None, 'no class'), (['2023/January','2023/Feb'], None, 'no class'), (['0','1','2'], ['0','1','2'], ''), (['photo','sketch'], ['photo','sketch'], ''), (['n01440764','n01443537'], ['n01440764','n01443537'], ''),
     (['animal/cat','animal/dog','thing/car'], ['car','cat','dog'], ''), ([f'{i:04}' for i in range(1000,2200,100)], [f'{i:04}' for i in range(1000,2200,100)], '')])
 def test_which_folders_are_classes(tmp_path, names, vocab, passed):
     put(tmp_path, *(f'{n}/5' for n in names))
@@ -147,9 +147,20 @@ def test_labels_by_request(tmp_path, in_memory):
     dls,line = load(tmp_path, label_from=lambda f: int(f.stem) or None, **kw)
     x,y = dls.train.new(shuffle=False, drop_last=False, bs=6).one_batch()
     assert list(dls.vocab)==[1,2] and y.tolist()==[-1,0,1]*2 and '3 without a label' in line
-    with pytest.raises(ValueError, match='label_from=5 finds no label. The images lie 2 folders deep'): load(tmp_path, label_from=5)
+    with pytest.raises(ValueError, match='label_from finds no label. The images lie 2 folders deep'): load(tmp_path, label_from=5)
     dls,line = load(tmp_path, label_col=None)
     assert not hasattr(dls, 'vocab') and len(dls.one_batch())==1 and 'no labels' in line
+
+@pytest.mark.parametrize('bad,says', [(lambda f: ['a'],'one class an image'), ('cat','must be a level of folders'), (lambda f: float('nan'),'finds no label')])
+def test_labels_that_cannot_be(tmp_path, bad, says):
+    put(tmp_path, 'cat/5')
+    with pytest.raises((ValueError,TypeError), match=says): load(tmp_path, label_from=bad)
+
+def test_classes_for_validation_alone_are_told(tmp_path):
+    put(tmp_path, 'train/cat/5', 'train/dog/5', 'test/cat/3', 'test/cow/2')
+    assert '; 1 class for validation alone: cow' in load(tmp_path)[1]
+    df = pd.DataFrame(dict(f=[f'train/cat/{i}.png' for i in range(4)], l=list('aabc'), v=[0,0,1,1]))
+    assert '; 2 classes for validation alone: b, c' in load(df, path=tmp_path, valid_col='v')[1]
 
 def test_loose_images_beside_class_folders_are_refused_with_a_way_out(tmp_path):
     put(tmp_path, 'cat/5', 'dog/5', '7')
@@ -163,7 +174,7 @@ def test_photographs_with_one_folder_have_no_labels(tmp_path):
 
 # labels that aren't known
 
-@pytest.mark.parametrize('name', ['unlabelled','unlabeled','Unlabelled','unknown'])
+@pytest.mark.parametrize('name', ['unlabelled','Unlabeled_images','unknown'])
 def test_a_folder_without_labels_beside_classes(tmp_path, name):
     put(tmp_path, 'cat/6', 'dog/6', f'{name}/8')
     for kw in (dict(), dict(in_memory=False, num_workers=0)):
@@ -176,7 +187,7 @@ def test_a_folder_without_labels_beside_classes(tmp_path, name):
     dls.show_batch(max_n=2)
 
 def test_a_folder_without_labels_beside_a_split(tmp_path):
-    put(tmp_path, 'train/cat/5', 'train/dog/5', 'test/cat/3', 'test/dog/3', 'unlabeled/9')
+    put(tmp_path, 'train/cat/5', 'train/dog/5', 'test/cat/3', 'test/dog/3', 'unlabeled_images/9')
     dls,line = load(tmp_path)
     assert sizes(dls)==(19,6) and '9 without a label' in line and list(dls.vocab)==['cat','dog']
 
@@ -276,7 +287,7 @@ def test_a_terminal_that_cannot_show_a_letter(tmp_path, code, monkeypatch):
 
 # settings
 
-@pytest.mark.parametrize('given,near', [(dict(sizee=8),'Did you mean size'), (dict(labels=None),'Did you mean label_col'), (dict(batch_tfms=None),''), (dict(num_worker=2),'Did you mean num_workers'), (dict(item_tfms=None),'')])
+@pytest.mark.parametrize('given,near', [(dict(sizee=8),'Did you mean size'), (dict(labels=None),'Did you mean label_col'), (dict(batch_tfms=None),''), (dict(num_worker=2),'Did you mean num_workers'), (dict(item_tfms=None),''), (dict(after_batch=None),'')])
 def test_unknown_settings_are_refused(tmp_path, given, near):
     put(tmp_path, '5')
     with pytest.raises(TypeError, match=f'image_dls has no {next(iter(given))}.*{near}'): load(tmp_path, **given)
@@ -311,7 +322,7 @@ def test_training_without_a_validation_set(tmp_path, in_memory):
     assert len(learn.features())==16 and set(learn.nearest(tmp_path/'cat/0.png', n=16).file)=={str(f) for f in tmp_path.rglob('*.png')}
     neighbour_page(learn, tmp_path/'p.html')
     with pytest.raises(ValueError, match="measured on a validation set, and this learner's dls have none"): learn.knn_accuracy()
-    for bad in (-.1, 1, 1.5):
+    for bad in (-.1, 1, 1.5, None):
         with pytest.raises(ValueError, match='valid_pct must be a share'): load(tmp_path, valid_pct=bad)
 
 def test_a_split_can_be_put_together(tmp_path):
