@@ -32,7 +32,7 @@ def _refuse_large(h, w, values, max_pixels):
     "Three values make a pixel, if there are more of them than pixels"
     limit = max_pixels or 2*(Image.MAX_IMAGE_PIXELS or math.inf)
     n = max(h*w, math.ceil(values/3))
-    if n>limit: raise ValueError(f"it claims {h:,}×{w:,} pixels and {values:,} values, which is more than is read from a file that nobody vouches for. If you trust it, pass max_pixels={n}")
+    if n>limit: raise ValueError(f"it claims {h:,}×{w:,} pixels{f' and {values:,} values' if values>h*w else ''}, more than is read from a file that nobody vouches for. If you trust it, pass max_pixels={n}")
 
 def _pillow(f, max_pixels):
     "As `Image.open`, but without what reaches out, and with a limit of its own: PIL's is one for all threads"
@@ -409,7 +409,7 @@ def _find_alpha(looks, channels):
     if not clear: return False if any(o.channels==4 for o in looks) else None
     partial = np.mean([o.partial for o in clear])
     if partial>.5:
-        _say(f"The last channel of {len(clear)} of {len(looks)} images is taken for one like the others, not for opacity: {partial:.0%} of it is neither full nor none. alpha=True says otherwise.")
+        _say(f"The last channel of {len(clear)} of {len(looks)} images is taken for one like the others, not for opacity: {partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
         return False
     if channels is None: _say(f"{len(clear)} of {len(looks)} images are transparent and are laid over the ground. channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
     return None

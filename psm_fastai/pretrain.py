@@ -139,8 +139,10 @@ def recipe_for(
 # %% ../nbs/10_pretrain.ipynb #251f0d5c
 _choices = dict(method=list(psm_methods), compare=[None, *psm_methods], opt=list(_opts), precision=['fp32','fp16','bf16'], views=[None,'photo','digit'])
 
-def _load(data, size, workers, in_memory, **kwargs):
+def _load(data, reading, size, workers, in_memory, **kwargs):
     path = Path(data)
+    if data=='digits' and reading: raise ValueError(f"--{min(reading).replace('_', '-')} is for image files, and the digits are none")
+    kwargs.update(reading)
     if data in ('digits','cifar10','cifar100'):
         if path.is_dir(): say(f"{data} is the data set of that name; for the folder {data} give ./{data}")
         if size is not None: raise ValueError(f"--size is for folders of images; {data} has a size of its own")
@@ -191,6 +193,12 @@ def psm_pretrain(
     workers:int=0, # Processes that read images which are not in memory
     no_labels:bool=False, # Folders are no classes, and a table's second column holds no labels
     valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split); 0: train on all
+    channels:int=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands (default: by a look at the files)
+    min_value:float=None, # Black of images with more than 8 bits (default: by a look at the files)
+    max_value:float=None, # White of images with more than 8 bits (default: by a look at the files)
+    ground:str=None, # Colour that transparent images are laid over, and of bars (default: white)
+    fit:str=None, # crop cuts the longer side of an image, pad adds bars to the shorter one, squish changes the proportions (default: crop)
+    max_pixels:int=None, # Largest image that is read (default: 179 million pixels)
     views:str=None, # photo or digit (default: photo for three channels, else digit)
     device:str=None, # Such as cpu, cuda or cuda:1 (default: a GPU where there is one)
     precision:str='fp32', # fp32, or on a GPU fp16 or bf16
@@ -215,7 +223,8 @@ def psm_pretrain(
         res = {n: v for n,v in psm.items() if m==method or n in takes}
         usual = {n: v for n,v in recipe['psm'].items() if n not in res and n in takes}
         return dict(usual, **res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
-    settings = dict(data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, no_labels=no_labels, valid_pct=valid_pct)
+    reading = dict(channels=channels, min_value=min_value, max_value=max_value, ground=ground, fit=fit, max_pixels=max_pixels)
+    settings = dict(reading, data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, no_labels=no_labels, valid_pct=valid_pct)
     record = out/'run.json'
     try:
         _check(eval, out, **dict(settings, bs=bs), workers=workers)
@@ -224,7 +233,7 @@ def psm_pretrain(
         if Path(data).is_dir() and Path(data).resolve() in [out.resolve(), *out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
         check_resume(out, resume, settings)
         set_seed(seed)
-        dls = _load(data, bs=bs, size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)),
+        dls = _load(data, {n: v for n,v in reading.items() if v is not None}, bs=bs, size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)),
             **(dict(label_col=None) if no_labels else {}), **(dict(valid_pct=valid_pct) if valid_pct is not None else {}))
         n = len(dls.train_ds)
         if n<4: raise ValueError(f"{data} gives {n} training images; at least 4 are needed")

@@ -4,6 +4,7 @@ import numpy as np, pytest, tifffile, torch
 from fastai.vision.all import Image, L, Learner, Path, PILImage
 from PIL import ImageDraw
 from psm_fastai.images import *
+from psm_fastai.pretrain import _load, psm_pretrain
 from common import *
 from test_data import pixels, png16, quiet         # after common, whose `quiet` is another
 
@@ -24,7 +25,7 @@ def test_near_infrared_that_is_marked_as_opacity_stays_a_band(tmp_path, kind, ca
     dls = quiet(tmp_path)
     assert np.array_equal(item(dls), rgbn) and dls.train.one_batch()[0].shape[1]==4
     said = capsys.readouterr().out
-    assert 'The last channel of 5 of 5 images is taken for one like the others, not for opacity: 100% of it' in said and 'alpha=True' in said
+    assert 'The last channel of 5 of 5 images is taken for one like the others, not for opacity: 100% of it' in said and 'channels=3 takes it for opacity' in said
     over = item(quiet(tmp_path, channels=3))        # who asks for three gets what the file says
     assert over.shape==(8,8,3) and over.min()>60 and 'taken for' not in capsys.readouterr().out
 
@@ -328,6 +329,14 @@ def test_large_images_come_in_by_request(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'5 of 5 .* it claims 20×20 pixels .*pass max_pixels=400'): quiet(tmp_path)
     for m in (True,False): assert quiet(tmp_path, max_pixels=400, in_memory=m, num_workers=0).train.one_batch()[0].shape==(4,3,8,8)
     with pytest.raises(ValueError, match='max_pixels must be above 0'): ReadImage(8, max_pixels=0)
+
+def test_the_command_reads_as_it_is_told(tmp_path):
+    (tmp_path/'in').mkdir()
+    for i in range(12): Image.fromarray(pixels(30,20,3)).save(tmp_path/f'in/{i}.png')
+    with pytest.raises(ValueError, match='it claims 30×20 pixels, more than .* pass max_pixels=600'): psm_pretrain(str(tmp_path/'in'), out=str(tmp_path/'out'), max_pixels=599, size=8, epochs=1)
+    with pytest.raises(ValueError, match='--max-pixels is for image files'): psm_pretrain('digits', out=str(tmp_path/'out'), max_pixels=9, epochs=1)
+    dls = _load(tmp_path/'in', dict(fit='pad', ground='black', channels=1, max_pixels=600), size=8, workers=0, in_memory=True, bs=4, seed=0)
+    assert item(dls)[:,0].max()==0 and item(dls)[:,3].min()>0
 
 @pytest.mark.parametrize('what', ['pickled','cut','text'])
 def test_numpy_files_that_are_not_read(tmp_path, what):
