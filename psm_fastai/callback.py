@@ -9,12 +9,13 @@ __all__ = ['enough_agreement', 'mining_rules', 'psm_methods', 'OwnLoss', 'PSMLos
            'MemoryBankCallback', 'IndexCallback', 'PSMCallback', 'psm_learner']
 
 # %% ../nbs/06_callback.ipynb #ba7acc78
-import inspect, math, pandas as pd, torch
+import inspect, math, numpy as np, pandas as pd, torch, warnings
 from contextlib import nullcontext
 from itertools import islice
 from os.path import commonprefix
 from zlib import crc32
-from fastai.vision.all import Callback, CancelFitException, GetAttr, L, Learner, MixHandler, MixedPrecision, Path, SchedCos, Tensor, ValueMetric, apply, delegates, get_model, is_listy, nn, noop, partial, progress_bar, trainable_params
+from fastai.vision.all import (Callback, CancelFitException, GetAttr, Image, L, Learner, MixHandler, MixedPrecision, Path, SchedCos, Tensor, TrackerCallback, ValueMetric, apply, delegates,
+    get_model, is_listy, nn, no_random, noop, partial, progress_bar, to_cpu, trainable_params)
 from fastcore.basics import patch
 from .data import no_loss
 from .learner import *
@@ -22,8 +23,8 @@ from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
 from .mining import admissible, mine_positives, overlap, purity, query_parts
 from .encoder import create_encoder, keep_modes, pool_features
-from .health import HealthCallback
-from .model import PSMModel, check_network, undisturbed
+from .health import HealthCallback, PSMWarning
+from .model import PSMModel, check_finite, check_network, check_precision, undisturbed
 from .preflight import PreflightCallback
 from .views import TwoViews, digit_views, photo_views
 
@@ -32,7 +33,10 @@ enough_agreement = .2   # of the neighbours, above chance, for `mine_after='agre
 
 def _no_class(feats):
     "What `predict` and `show_results` decode features to: nothing, as they stand for no class"
+    if is_listy(feats): feats = feats[0]        # queries and keys
     return feats.new_empty(len(feats), 0)
+
+_not_a_classifier = "Pretraining has no predictions to compare with labels, and no loss of an image by itself. Look at learn.show_loss(id), or train learn.to_classifier() and interpret that"
 
 class OwnLoss(GetAttr):
     "The loss that a learner had before. Predictions do without it: they are features, which fit no target"
@@ -49,7 +53,7 @@ class OwnLoss(GetAttr):
 
 class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"
-    order = 8   # before CastToTensor (9) and MixedPrecision (10)
+    order,image_ids = 8,None   # before CastToTensor (9) and MixedPrecision (10)
     def __init__(self,
         views=None, # Function from a batch `[B, C, H, W]` to two views; None: `photo_views()` for three channels, else `digit_views()`
         mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used; 0 to go on with a trained model; 'agreement': until the views agree
@@ -65,7 +69,7 @@ class PSMLossCallback(GuestCallback):
         own = self.learn.loss_func
         self.plain_loss,self.learn.loss_func,self.learn.psm_step = own.loss if isinstance(own, OwnLoss) else own,partial(self.compute_loss),None
         self.learn.loss_func.decodes = _no_class
-        self.learn.all_batches,self.columns = self.all_batches,{}
+        self.learn.all_batches,self.learn.show_results,self.columns = self.all_batches,self.refuse_results,{}
         if has_labels(self.learn.dls):
             if m.loss.k: self.columns['purity'] = partial(self.share, 'purity')
             if m.loss.n_neg!=0: self.columns['false_neg'] = partial(self.share, 'false_neg')
@@ -74,14 +78,19 @@ class PSMLossCallback(GuestCallback):
 
     def leave(self):
         self.learn.loss_func = OwnLoss(self.plain_loss, self.learn)
-        del self.learn.psm_step,self.learn.all_batches
+        for n in ('psm_step','all_batches','show_results'): delattr(self.learn, n)
+
+    def refuse_results(self, *args, **kwargs): raise TypeError(_not_a_classifier)
 
     def all_batches(self):
-        "Train on batches whose ids are known"
+        "Batches of training images come with their ids"
         learn = self.learn
-        if not learn.training: return type(learn).all_batches(learn)
+        known = learn.training or getattr(learn.dl, 'dataset', None) is learn.dls.train_ds and not hasattr(learn, 'gather_preds')
+        if not known: return type(learn).all_batches(learn)
         learn.n_iter = len(learn.dl)
-        for i,(self.image_ids,b) in enumerate(with_ids(learn.dl)): learn.one_batch(i, b)
+        try:
+            for i,(self.image_ids,b) in enumerate(with_ids(learn.dl)): learn.one_batch(i, b)
+        finally: self.image_ids = None
 
     def look_at_data(self):
         "Make the views ready for the images, and refuse batches that can't be trained on"
@@ -114,13 +123,15 @@ class PSMLossCallback(GuestCallback):
         return self.ready_views.weak(x) if hasattr(self.ready_views, 'weak') else self.ready_views(x)[1]
 
     def before_train(self):
-        self.sums = {}
+        self.sums,self.broken,net = {},None,psm_model(self.learn)
+        self.statistics = [(b,b.clone()) for n,b in net.named_buffers() if not n.startswith(('bank.','loss.'))]
         if isinstance(self.learn.model, nn.DataParallel) and psm_model(self.learn).symmetric: raise TypeError("With symmetric=True, nn.DataParallel would mix up queries and keys of different images. Train in several processes instead: learn.distrib_ctx()")
         self.look_at_data()   # the learner may have got other data since the last fit
         self.waiting = self.mine_after=='agreement' and not psm_model(self.learn).loss.started
 
     def after_train(self):
         self.learn.psm_step = None
+        if self.broken is not None and (ids := sorted({i for i in self.broken.tolist() if i>=0})): raise ValueError(broken_images(ids))
         if is_distributed(self.learn):
             for t in self.sums.values(): torch.distributed.all_reduce(t)
         if self.waiting and self.share('agreement')>=enough_agreement: psm_model(self.learn).loss.started = True
@@ -129,14 +140,33 @@ class PSMLossCallback(GuestCallback):
         self.learn.psm_step = None
         x = as_floats(self.xb[0])
         if hasattr(self.learn, 'gather_preds'):
+            if self.gather_preds.with_loss: raise TypeError(_not_a_classifier)
             self.learn.xb = (x,)
             return
         labels = batch_labels(self.yb, len(x), x.device)
-        ids = self.image_ids.to(x.device, non_blocking=True) if self.training else torch.full_like(labels, -1)
+        ids = torch.full_like(labels, -1) if self.image_ids is None else self.image_ids.to(x.device, non_blocking=True)
+        if self.training:
+            if self.learn.dl is not self.dls.train: raise RuntimeError("The learner got other loaders in the middle of an epoch. Change `learn.dls` between epochs, such as in `before_epoch`")
+            x = self.whole_images(x, ids)
         self.learn.xb,self.learn.yb = self.two_views(x),(ids,labels)
         if self.training:
-            pct = 0. if hasattr(self.learn, 'lr_finder') else self.pct_train      # one loss for the whole sweep
-            psm_model(self.learn).loss.mining = not self.waiting if self.mine_after=='agreement' else pct>=self.mine_after
+            psm_model(self.learn).loss.mining = not self.waiting if self.mine_after=='agreement' else self.step_of_fit()>=steps_before(self.mine_after, self.n_epoch*self.n_iter)
+
+    def step_of_fit(self): return 0 if hasattr(self.learn, 'lr_finder') else self.epoch*self.n_iter+self.iter      # one loss for the whole sweep
+
+    def whole_images(self, x, ids):
+        "Refuse images that are not finite before they spoil the statistics of batch-norm. On a GPU, where a look would mean to wait, they are blank, and are named at the end of the epoch"
+        if x.device.type=='cpu':
+            check_images(x, ids.tolist())
+            return x
+        return self.blank(x, ids)
+
+    def blank(self, x, ids):
+        ok = x.as_subclass(Tensor).isfinite().flatten(1).all(1)
+        found = torch.where(ok, -1, ids)
+        if self.broken is not None: found = torch.cat([self.broken, found])
+        self.broken = found.topk(min(8, len(found))).values
+        return torch.where(ok[:,None,None,None], x, 0)
 
     def compute_loss(self, pred, *yb, reduction='mean'):
         "The PSM loss of queries and keys; 0 for plain features"
@@ -149,7 +179,8 @@ class PSMLossCallback(GuestCallback):
                 loss = m.loss(q, k, ids, m.bank, mined)
                 if self.training and (loss.device.type=='cpu' or hasattr(self.learn, 'lr_finder')) and not loss.isfinite().all():       # looking at it on a GPU means waiting: only lr_find has to, else the bank notices
                     if hasattr(self.learn, 'lr_finder'): raise CancelFitException()               # this far the rate was too high; lr_find puts the model back
-                    raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}. Look at these images, lower the learning rate, or, with half precision, use bf16")
+                    for b,was in self.statistics: b.copy_(was)
+                    raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}, though the images are. Look at their views, lower the learning rate, or, with half precision, use bf16")
                 if self.training: self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
             if not self.training and m.loss.n_neg!=0 and not len(m.bank): loss = loss*math.nan      # against nothing every loss is 0
         return loss.mean() if reduction=='mean' else loss
@@ -194,33 +225,60 @@ class MomentumCallback(GuestCallback):
         if not self.cancelled: psm_model(self.learn).update_momentum(self.schedule(self.pct_train))
 
 # %% ../nbs/06_callback.ipynb #65bb5eca
+def _told(o):
+    "What tells an item from others, if it is no file: its content"
+    if isinstance(o, (list,tuple)): return ' '.join(map(_told, o))
+    if isinstance(o, Path): return o.name
+    if isinstance(o, (str,int,float)): return str(o)
+    if not hasattr(o, '__array__') and not isinstance(o, Image.Image): return ''
+    return str(crc32(np.ascontiguousarray(to_cpu(o) if isinstance(o, Tensor) else o).tobytes()))
+
+def _names(ds):
+    "Names of the files of a data set; of one in memory the contents of some of its items"
+    items = getattr(ds, 'items', ds if isinstance(ds, (list,L)) else ())
+    if isinstance(items, pd.DataFrame): return items.to_csv().splitlines()
+    names = [str(o) for o in items if isinstance(o, (str,Path))]
+    return names or [_told(o) for o in items[::len(items)//100+1]]
+
 def data_source(
     ds, # A data set, such as `dls.train_ds`
 )->int: # 0 or more
-    "A number that differs for data sets of another length or of other file names; a folder that was moved keeps it"
-    items = getattr(ds, 'items', ())
-    names = items.to_csv().splitlines() if isinstance(items, pd.DataFrame) else [str(o) for o in items if isinstance(o, (str,Path))]
+    "A number that differs for data sets of another length, of other file names, or of other images in memory; a folder that was moved keeps it"
+    names = _names(ds)
     same = commonprefix([min(names), max(names)]) if names else ''
     at = max(same.rfind('/'), same.rfind('\\'))+1       # where the folder ends that all are in
     return crc32('\n'.join([str(len(ds)), *(o[at:] for o in names)]).encode(errors='surrogateescape'))     # a name need not be text
 
+# %% ../nbs/06_callback.ipynb #da637091
 class MemoryBankCallback(GuestCallback):
     "Prime the bank before the first step, and let each training batch's keys enter it"
     order,run_valid = 9,False   # after PSMLossCallback (8)
     data,_stateattrs = None,('data',)   # not exported
     def __init__(self,
         views=None, # Function from a batch to two views, the second of which primes the bank; None: the images as they come
-    ): self.views,self.pending = views,None
+    ): self.views,self.pending,self.compared = views,None,False
+
+    def before_fit(self): self.compared = False
 
     def before_train(self):
         m,source = psm_model(self.learn),data_source(self.dls.train_ds)
         bank = m.bank
         other = self.data is not None and self.data is not self.dls.train_ds or bank.source>=0 and int(bank.source)!=source    # the second after `load`
-        if other: m.forget()      # the ids are of other images
+        if other or not self.compared and self.other_labels(): m.forget()      # the ids are of other images
+        self.compared = True
         if not hasattr(self.learn, 'lr_finder'): self.data = self.dls.train_ds       # lr_find puts the bank back, with the rows of the data before
         bank.source.fill_(source)
         if m.loss.index is not None: m.loss.index.allocate(len(self.dls.train_ds), bank.feats.shape[1])
         if not len(bank): self.prime()
+
+    def other_labels(self):
+        "Whether some images have other labels than their rows in the bank"
+        bank = psm_model(self.learn).bank
+        rows = torch.where(bank.ready & (bank.labels>=0) & (bank.ids>=0) & (bank.ids<len(self.dls.train_ds)))[0]
+        if not len(rows): return False
+        rows = rows[::len(rows)//32+1]
+        with no_random(): found = torch.cat([batch_labels(yb, len(x), 'cpu') for x,*yb in plain_batches(self.dls, ids=bank.ids[rows].tolist())])
+        return bool(((found!=bank.labels[rows].cpu()) & (found>=0)).any())
 
     def before_batch(self): self.pending = None
     def after_pred(self):
@@ -250,6 +308,7 @@ def prime(self:MemoryBankCallback):
             batches = islice(with_ids(dl), n)
             for ids,(x,*yb) in progress_bar(batches, total=n, leave=False) if n>100 else batches:
                 x,n = x.to(m.bank.feats.device),min(len(x), wanted)      # loaders may have no device
+                check_images(x, ids.tolist())
                 ids,labels = ids.to(x.device),batch_labels(yb, len(x), x.device)
                 if len(x)>1: m.remember(m.key(self.views(x)[1] if self.views else as_floats(x).as_subclass(Tensor))[:n], ids[:n], labels[:n])   # batch-norm can't train on one image
                 wanted -= n
@@ -362,7 +421,20 @@ class PSMCallback(GuestCallback):
             raise
 
     def before_fit(self):
+        if under_way(self.learn).count('fit')>1: raise RuntimeError("A fit of this learner is under way, and another one, such as that of lr_find, would take its place. Wait until it is over")
+        m = psm_model(self.learn)
+        for net in (m.encoder, m.projector, m.predictor, m.momentum_encoder, m.momentum_projector): check_precision(net)
+        check_finite(m)
+        if not hasattr(self.learn, 'lr_finder'): self.look_at_trackers()
         if mixes := [cb.name for cb in self.learn.cbs if isinstance(cb, MixHandler)]: raise TypeError(f"{', '.join(mixes)} mixes the targets of two images, and pretraining has no targets. Leave it out, or mix images in `views`")
+
+    def look_at_trackers(self):
+        "Warn of callbacks that compare epochs by the loss"
+        for cb in self.learn.cbs:
+            if not isinstance(cb, TrackerCallback) or cb.monitor not in ('valid_loss','train_loss') or getattr(cb, 'every_epoch', False): continue
+            name = type(cb).__name__
+            say = f"Watch the accuracy of nearest neighbours: cbs=[KNNCallback(), {name}(monitor='knn_acc')]" if has_labels(self.dls) else "Without labels no figure tells which epoch is best: train to the end"
+            warnings.warn(f"{name} compares epochs by {cb.monitor}, which is low while the bank is easy and means something else once mining starts, so it prefers early epochs. {say}", PSMWarning, stacklevel=2)
 
     def before_train(self):
         if metrics := [m.name for m in self.learn.metrics if not isinstance(m, ValueMetric)]: raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. Leave `metrics` out, and see `KNNCallback` for accuracy")

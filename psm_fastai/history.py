@@ -226,7 +226,7 @@ def probes(self:NeighbourHistory, learn):
 @patch
 def mined(self:NeighbourHistory, q, k, ids, labels, bank, loss, epoch=0):
     "What these queries and keys mine by the settings of `loss`: a table, the false-negative rate, and the drawing probabilities, `[n, K]`"
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         miner = loss if loss.k else PSMLoss(k=self.k)
         idx,found,weights,allowed = miner.candidates(k, ids, bank)
         pool = miner.pool(bank)

@@ -33,10 +33,10 @@ def _first_look(learn, views):
         def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
         return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, ids)]).median().item()
 
-def _index(p, n, dim, features, epochs, mine_after):
+def _index(p, n, dim, features, epochs, begins):
     "What the index of a loss is made of, when, and what that costs"
     images = math.ceil(n/math.ceil(n/most_images))
-    makings = math.ceil((1-mine_after)*epochs/p.refresh)
+    makings = math.ceil((epochs-begins)/p.refresh)
     share = makings*(images+weak_views*min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
     return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, and {_bytes(4*images*features)} while it is made; made when mining starts and every {p.refresh} epochs, "
             f"{'once' if makings==1 else f'{makings} times'}: about {share:.0%} of the time")
@@ -50,6 +50,7 @@ def preflight(
     "What a training is about to do. Changes nothing"
     m,dl,n = psm_model(learn),learn.dls.train,len(learn.dls.train_ds)
     p,rows,steps,wrong = m.loss,len(m.bank),len(dl)*learn.n_epoch,[]
+    begin = 0 if mine_after=='agreement' else steps_before(mine_after, steps)
     ess = _first_look(learn, views)
     mines = p.k or p.n_neg
     when = " once two views agree on neighbours" if mine_after=='agreement' else f" after {mine_after:.0%} of training" if mine_after else ''
@@ -59,14 +60,14 @@ def preflight(
         positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [f"{f'up to {p.k} trusted neighbours' if p.index is not None else f'{p.k} mined'}{when}"]*(p.k>0 and p.hard_weight<1)),
         negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and mines else ''))
     size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith(('bank.','loss.index.')))]).items()}
-    if p.index is not None: res['index'] = _index(p, n, m.bank.feats.shape[1], next(m.projector.parameters()).shape[1], learn.n_epoch, 0. if mine_after=='agreement' else mine_after)
+    if p.index is not None: res['index'] = _index(p, n, m.bank.feats.shape[1], next(m.projector.parameters()).shape[1], learn.n_epoch, begin//len(dl))
     cuda = m.bank.feats.is_cuda
     free = torch.cuda.mem_get_info(m.bank.feats.device)[0] if cuda else psutil.virtual_memory().available
     res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
 
     if steps<300: wrong.append(f"{steps} steps are few; features of small sets take a thousand. More epochs, or a smaller batch size")
     if momentum<1 and (1-momentum)*steps<3: wrong.append(f"momentum={momentum:g} over {steps} steps leaves the momentum network near where it began. Try momentum={max(.5, 1-10/steps):.2g}")
-    if mines and mine_after!='agreement' and mine_after*steps>=steps-1: wrong.append(f"mine_after={mine_after:g} leaves no step for mining")
+    if mines and begin>=steps: wrong.append(f"mine_after={mine_after:g} leaves no step for mining")
     if len(m.bank.ids)>2*n: wrong.append(f"bank_size={len(m.bank.ids):,} holds many stale copies of {n:,} images. Try bank_size={n}, or None")
     if p.index is None and p.k and p.k>=rows-1: wrong.append(f"k={p.k} mines all {rows} rows of the bank, which leaves no negatives and nothing to choose. Try a k of a few rows in a hundred")
     if p.n_neg and p.n_neg>=rows-p.k*(p.index is None): wrong.append(f"n_neg={p.n_neg} takes every row of {rows}, whatever a and b are. Try n_neg={max(1, rows//8)}, or None")
