@@ -16,13 +16,15 @@ from fastcore.basics import patch
 from .encoder import PoolFeatures, feature_size, keep_modes, write_encoder
 from .evaluate import batch_features, encoder_features, image_table, learner_encoder
 from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch
+from .model import check_finite
 
 # %% ../nbs/07a_transfer.ipynb #07c8a775
 @patch
 def save_encoder(self:Learner,
     path, # File to write, usually `*.safetensors`
 ):
-    "Write the encoder's weights, its architecture, and the channels, size and normalisation of its images"
+    "Write the encoder's weights, its architecture, and the channels, size and normalisation of its images. Raises `ValueError` if the encoder is not finite"
+    check_finite(learner_encoder(self))
     x = peek_batch(self.dls)[0]
     write_encoder(learner_encoder(self), path, n_in=x.shape[1], size=list(x.shape[2:]), **image_stats(self.dls))
 
