@@ -18,6 +18,7 @@ from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, D
     imagenet_stats, is_listy, merge, parent_label, rank_distrib, show_title, tuplify, untar_data)
 from hashlib import blake2b
 from numbers import Number
+from pathlib import PurePath
 from sklearn.datasets import load_digits
 from torchvision.transforms.functional import to_pil_image
 from .folders import *
@@ -172,6 +173,7 @@ def _check_options(kwargs):
 def _source(source, path, fn_col, label_col, valid_col, label_from):
     "Files, labels and split of whatever `image_dls` is given"
     if isinstance(source, (list,tuple,L)): return list_source(source, Path(path or '.'), label_from)
+    if not isinstance(source, (str,PurePath,pd.DataFrame)): raise TypeError(f"image_dls takes a folder, a CSV file, a DataFrame or a list of files, got a {type(source).__name__}")
     if not isinstance(source, pd.DataFrame):
         source = Path(source)
         if source.is_dir():

@@ -250,8 +250,9 @@ def read_table(
     "A table with names and labels as they stand: pandas would take NA for no label, and 007 for 7. Whole numbers are numbers"
     text = _table_text(fn)
     if not text.strip(): raise ValueError(f"{shown(fn)} is empty")
+    if said := re.match(r'sep=(.)\r?\n', text): text = text[said.end():]       # as Excel writes it
     header = text.lstrip().splitlines()[0]
-    how = dict(sep=max(',;\t|', key=header.count), index_col=False)
+    how = dict(sep=said[1] if said else max(',;\t|', key=header.count), index_col=False)
     as_text = {c: str for i,c in enumerate(pd.read_csv(io.StringIO(text), nrows=0, **how).columns) if {i,c} & {*cols}}
     df = pd.read_csv(io.StringIO(text), dtype=as_text, keep_default_na=False, na_values=[''], **how)
     for c in as_text:
@@ -324,6 +325,7 @@ def label_names(
     labels:list, # One for each image, None if it isn't known
 )->list: # Sorted
     "The classes. Raises `ValueError` if labels are of several types"
+    if bad := [o for o in labels if isinstance(o, (list,set,dict))]: raise ValueError(f"A label must be one class, got {bad[0]!r}")
     names = {o for o in labels if o is not None}
     try: return sorted(names)
     except TypeError as e: raise ValueError(f"The labels are of several types, {', '.join(sorted({type(o).__name__ for o in names}))}, such as {', '.join(sorted(map(repr, names))[:3])}. Make all of one type") from e

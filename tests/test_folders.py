@@ -216,6 +216,17 @@ def test_a_table_in_another_encoding_says_how(tmp_path, code, guess):
     with pytest.raises(ValueError, match=f"is not in UTF-8. Save it .* image_dls\\(pd.read_csv\\(file, encoding='{guess}'\\), path=folder\\)"): load(tmp_path/'t.csv')
     assert sum(sizes(load(pd.read_csv(tmp_path/'t.csv', encoding=guess), path=tmp_path)[0]))==5
 
+def test_excel_says_its_separator(tmp_path):
+    put(tmp_path, '5')
+    (tmp_path/'t.csv').write_text('sep=|\r\nf|l;m\r\n' + ''.join(f'{i}.png|{"ab"[i%2]}\r\n' for i in range(5)), newline='')
+    assert list(load(tmp_path/'t.csv')[0].vocab)==['a','b']
+
+def test_several_labels_an_image_are_refused(tmp_path):
+    put(tmp_path, '5')
+    with pytest.raises(ValueError, match=r"A label must be one class, got \['a', 'b'\]"): load(pd.DataFrame(dict(f=[f'{i}.png' for i in range(5)], l=[['a','b']]*5)), path=tmp_path)
+    for source in (None, iter([]), {'a'}, 3):
+        with pytest.raises(TypeError, match='image_dls takes a folder, a CSV file, a DataFrame or a list of files, got a'): load(source)
+
 def test_one_file_under_two_names(tmp_path):
     put(tmp_path, '5')
     for again in ('./1.png', 'x/../1.png', str(tmp_path/'1.png')):
