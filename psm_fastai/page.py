@@ -58,7 +58,7 @@ def rows(self:NeighbourHistory,
     if query not in self.ids: raise ValueError(f"image {query} is no probe; probes are {self.ids[:20]}")
     cache,at = self.__dict__.setdefault('_rows', {}),kept.index(epoch)
     if cache.get(epoch, (None,))[0] is not self.tables[at]:
-        if len(cache)>30: cache.clear()            # a long history would not fit
+        if len(cache)>30: cache.pop(next(iter(cache)))            # a long history would not fit
         of,since = {q: ([],[]) for q in self.ids},_since(self)[at]
         for r in self.tables[at].to_dict('records'):
             a,b = self.labels.get(r['query']),self.labels.get(r['id'])
@@ -275,8 +275,10 @@ def neighbour_page(
     if any(set(h.ids)!=set(ids) for h in hs): raise ValueError("The histories follow different images, so they can't be shown side by side. Give each NeighbourHistory the same ids=, and learners those of the histories, by ids= here")
     if not epochs: raise ValueError("The histories have no epoch in common, so they can't be shown side by side")
     pics,styles = zip(*(_sprited(j, h) for j,h in enumerate(hs)))
+    def fact(i, e): f = probe_facts(hs[0], i, e); return [f['purity'], f['similarity'], int(f['wrong'])]
+    facts = [{i: fact(i, e) for i in ids} for e in epochs]        # epoch by epoch, as `rows` does not keep all of them
     labels = sorted({l for i in ids if (l := hs[0].label(i)) is not None})
-    probes = [dict(id=i, name=hs[0].what(i), label=hs[0].label(i), order=labels.index(hs[0].label(i)) if hs[0].label(i) is not None else 0, per=[[f['purity'], f['similarity'], int(f['wrong'])] for e in epochs for f in [probe_facts(hs[0], i, e)]]) for i in ids]
+    probes = [dict(id=i, name=hs[0].what(i), label=hs[0].label(i), order=labels.index(hs[0].label(i)) if hs[0].label(i) is not None else 0, per=[of[i] for of in facts]) for i in ids]
     def xs(h): return [round(_x([m['epoch'] for m in h.epochs], e), 1) for e in epochs]
     names = [h.title or (f'run {j+1}' if len(hs)>1 else '') for j,h in enumerate(hs)]
     data = dict(epochs=epochs, probes=probes, start=ids.index(hs[0].worst(epochs[-1])), runs=[dict(x=xs(h)) for h in hs])

@@ -277,3 +277,106 @@ def test_more_epochs_and_another_number_of_threads(tmp_path, capsys, monkeypatch
     learn.fit_one_cycle(3, 1e-3, cbs=again, start_epoch=start)
     s = again.read('cpu')
     assert (s['epoch'],s['n_epoch'],s['threads'])==(3,3,77)
+
+# histories
+
+@pytest.fixture(scope='module')
+def history():
+    h = NeighbourHistory(ids=[1,2,3], k=2, n_neg=2)
+    h.vocab = ['a','b']
+    learn = quiet(digits_dls(bs=16, limit=32), cbs=[PSMCallback(bank_size=32)])
+    learn.fit(1)
+    for e in (0,1): h.look(learn, e)
+    return h
+
+def equal_history(h, was): return h.to_frame().equals(was.to_frame()) and h.metrics().equals(was.metrics()) and h.thumbs.place==was.thumbs.place and h.thumbs.encoded()==was.thumbs.encoded()
+
+def test_histories_with_a_flipped_bit(history, tmp_path):
+    history.save(tmp_path/'h')
+    was = NeighbourHistory.load(tmp_path/'h')
+    for e in ('parquet','safetensors'):
+        f = tmp_path/f'h.{e}'
+        raw = f.read_bytes()
+        assert only_value_errors(lambda: NeighbourHistory.load(tmp_path/'h'), f, [*flips(raw, 100), *cuts(raw)], lambda h: equal_history(h, was))==110
+        f.write_bytes(raw)
+
+def test_table_and_pictures_of_different_histories(history, tmp_path):
+    history.save(tmp_path/'a')
+    other = NeighbourHistory.load(tmp_path/'a')
+    other.title = 'other'
+    other.save(tmp_path/'b')
+    other.tables[0].loc[0,'similarity'] += 1
+    other.save(tmp_path/'c')
+    os.replace(tmp_path/'c.parquet', tmp_path/'a.parquet')
+    with pytest.raises(ValueError, match='a.parquet was changed, or it is of another history'): NeighbourHistory.load(tmp_path/'a')
+    assert NeighbourHistory.load(tmp_path/'b').title=='other'
+
+def without_digest(f, **change):
+    "As version 0.1.0 wrote it, with changes to its metadata"
+    with safe_open(f, 'pt') as s: meta,sprites = json.loads(s.metadata()['psm_history']),{k: s.get_tensor(k) for k in s.keys()}
+    for n,v in change.items(): meta.pop(n) if v is ... else meta.update({n: v})
+    save_file(sprites, f, dict(psm_history=json.dumps(meta)))
+
+def test_histories_of_older_versions_load(history, tmp_path):
+    "Their epochs were of 16 bits"
+    history.save(tmp_path/'h')
+    pd.read_parquet(tmp_path/'h.parquet').astype(dict(epoch='int16')).to_parquet(tmp_path/'h.parquet')
+    without_digest(tmp_path/'h.safetensors')
+    assert equal_history(NeighbourHistory.load(tmp_path/'h'), history)
+
+odd = [None, 7, -1, 'x', [], {}, [1], ['x'], [[1]], [{}], [{'epoch': 'x'}], 2.5, True, [None], deep]
+@pytest.mark.parametrize('name', ['n_probes','every','k','n_neg','seed','budget','ids','epochs','vocab','title','audits','source','offset','labels','names','recent'])
+def test_histories_that_were_crafted(history, tmp_path, name):
+    "What loads can be shown"
+    for v in [*odd, ...]:
+        history.save(tmp_path/'h')
+        without_digest(tmp_path/'h.safetensors', **{name: v})
+        try: h = NeighbourHistory.load(tmp_path/'h')
+        except ValueError as e: assert len(str(e)) < 600; continue
+        assert v is not ... and isinstance(h.to_frame(), pd.DataFrame) and isinstance(h.metrics(), pd.DataFrame)
+        if h.tables and h.ids: neighbour_page(h, tmp_path/'p.html')
+
+@pytest.mark.parametrize('change,says', [(lambda t: t.drop(columns='query'), 'has the columns'), (lambda t: t.assign(query='x'), 'holds no numbers'), (lambda t: t.assign(query=99), 'of different histories'), (lambda t: t.assign(epoch=5), 'of different histories'),
+    (lambda t: t.assign(more=1), 'has the columns'), (lambda t: t.assign(id=float('nan')), 'damaged')])
+def test_tables_that_were_crafted(history, tmp_path, change, says):
+    history.save(tmp_path/'h')
+    without_digest(tmp_path/'h.safetensors')
+    change(pd.read_parquet(tmp_path/'h.parquet')).to_parquet(tmp_path/'h.parquet')
+    with pytest.raises(ValueError, match=says): NeighbourHistory.load(tmp_path/'h')
+
+def test_sprites_that_are_none(history, tmp_path):
+    import io
+    for blob in (b'', b'RIFF', *[(lambda b: (Image.new('RGB', size).save(b, kind), b.getvalue())[1])(io.BytesIO()) for size,kind in (((8,8),'WEBP'),((512,512),'PNG'))]):
+        history.save(tmp_path/'h')
+        with safe_open(tmp_path/'h.safetensors', 'pt') as s: meta = s.metadata()['psm_history']
+        save_file({'thumbs0000': torch.tensor(list(blob), dtype=torch.uint8)}, tmp_path/'h.safetensors', dict(psm_history=meta))
+        with pytest.raises(ValueError, match='A sprite is no WebP picture'): NeighbourHistory.load(tmp_path/'h')
+
+@pytest.mark.posix
+@pytest.mark.parametrize('end', ['parquet','safetensors'])
+def test_histories_that_are_pipes(history, tmp_path, end):
+    history.save(tmp_path/'h')
+    (tmp_path/f'h.{end}').unlink()
+    os.mkfifo(tmp_path/f'h.{end}')
+    with pytest.raises(ValueError, match='a pipe'): NeighbourHistory.load(tmp_path/'h')
+
+def test_epochs_above_32767_do_not_wrap(history):
+    h = NeighbourHistory()
+    h.load_state_dict(history.state_dict())
+    h.epochs[1] = dict(h.epochs[1], epoch=40_000)
+    h.tables[1] = h.tables[1].assign(epoch=torch.full((len(h.tables[1]),), 40_000).numpy().astype(h.tables[1].epoch.dtype))
+    assert h.to_frame().epoch.max()==40_000
+
+def test_a_page_of_many_epochs_reads_each_table_once(history, tmp_path, monkeypatch):
+    "In every other order a cache of 30 epochs is of no use"
+    h = NeighbourHistory()
+    h.load_state_dict(history.state_dict())
+    first = h.epochs[0],h.tables[0]
+    h.epochs,h.tables = [dict(first[0], epoch=e) for e in range(80)],[first[1].assign(epoch=e) for e in range(80)]
+    read,n = pd.DataFrame.to_dict,[0]
+    def count(self, *args, **kwargs):
+        n[0] += 'records' in args
+        return read(self, *args, **kwargs)
+    monkeypatch.setattr(pd.DataFrame, 'to_dict', count)
+    neighbour_page(h, tmp_path/'p.html')
+    assert 80 <= n[0] <= 161
