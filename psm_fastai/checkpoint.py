@@ -9,7 +9,7 @@ __all__ = ['image_files', 'other_images', 'CheckpointCallback']
 
 # %% ../nbs/07b_checkpoint.ipynb #aad4af46
 import io, pickle, numpy as np, pandas as pd, torch
-from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, partial, patch, rank_distrib
+from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, noop, partial, patch, rank_distrib
 from os.path import commonprefix
 from pathlib import Path
 from zlib import crc32
@@ -107,7 +107,7 @@ class CheckpointCallback(Callback):
     ):
         check_number('every', every, 1, whole=True)
         self.path,self.every,self.saved,self.trained = Path(path),every,None,False
-        self.written,self.longer,self.files = 0,None,None
+        self.written,self.longer,self.files,self.table = 0,None,None,None
 
     def before_fit(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,8 +190,10 @@ class CheckpointCallback(Callback):
         self.saved = None
 
     def rest(self, on):
-        "Let trackers rest in the epochs that are skipped"
+        "Let trackers rest in the epochs that are skipped, and leave these out of the printed table"
         for cb in self.trackers().values(): cb.run = not on
+        if on: self.table,self.learn.logger = self.learn.logger,noop
+        elif self.table: self.learn.logger,self.table = self.table,None
 
     def accumulating(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, GradientAccumulation)))
     def trackers(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback)))

@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['small_resnet', 'cifar_resnet18', 'create_encoder', 'pool_features', 'PoolFeatures', 'keep_modes', 'feature_size',
-           'write_encoder', 'load_encoder']
+           'write_encoder', 'load_encoder', 'encoder_from']
 
 # %% ../nbs/04a_encoder.ipynb #fd325b0d
 import json, math, torch, torch.nn.functional as F, torchvision
@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from . import __version__
-from .files import digest, regular, whole
+from .files import digest, read_saved, regular, whole
+from .folders import name_some, say, shown
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):
@@ -54,31 +55,41 @@ _archs = dict(small_resnet=small_resnet, cifar_resnet18=cifar_resnet18)
 def create_encoder(
     arch, # A module, used as it is; a name: `small_resnet`, `cifar_resnet18`, or a model of torchvision or timm such as `resnet50`; or a function that makes a classifier
     n_in:int=3, # Channels of the images
+    pretrained:bool=False, # Fetch the weights that torchvision or timm has for this name
 )->nn.Module:
-    "An encoder for images with `n_in` channels, a classifier without its last linear layer; its weights are random, unless `arch` is a module. Raises `ValueError` where there is no such model, or it can't take these images"
+    "An encoder for images with `n_in` channels, a classifier without its last linear layer; its weights are random, unless `arch` is a module or they are `pretrained`. Raises `ValueError` where there is no such model, or it can't take these images"
     if isinstance(arch, nn.Module): return arch
     known = {**_archs, **{n: torchvision.models.get_model_builder(n) for n in torchvision.models.list_models(torchvision.models)}}
     name = arch if isinstance(arch, str) else next((n for n,f in known.items() if f is arch), None)
+    if pretrained and (name is None or name in _archs): raise ValueError(f"There are no pretrained weights for {name or arch}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
     if name in _archs: m = _archs[name](n_in)
-    elif name and name not in known: m = _timm(name, n_in)
+    elif name and name not in known: m = _fetched(name, lambda **w: _timm(name, n_in, **w), **dict(pretrained=True) if pretrained else {})
     else:
-        m = known.get(name, arch)(**dict(aux_logits=False) if name in ('googlenet','inception_v3') else {})     # in training mode these would return more than features
+        aux = dict(aux_logits=False) if name=='inception_v3' or name=='googlenet' and not pretrained else {}       # in training mode these would return more than features
+        m = _fetched(name, known.get(name, arch), **aux, **dict(weights='DEFAULT') if pretrained else {})
         if not isinstance(m, nn.Module): raise TypeError(f"arch must be a module, a name, or a function that makes a module; {arch!r} made a {type(m).__name__}")
         last = [n for n,o in m.named_modules() if isinstance(o, nn.Linear)]
         if not last: raise ValueError(f"{name or arch} has no linear layer at its end to take off. Pass a module that returns features, such as fastai's create_body")
         m.set_submodule(last[-1], nn.Identity())
         if n_in!=3:
-            try: _update_first_layer(m, n_in, pretrained=False)
+            try: _update_first_layer(m, n_in, pretrained=pretrained)
             except (AssertionError, StopIteration) as e: raise ValueError(f"{name or arch} does not have the weights of a convolution first, so it can't be changed to take {n_in} channels instead of 3. Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
     m.arch = name
     return m
 
-def _timm(name, n_in):
+def _fetched(name, build, **how):
+    "The model that `build` makes; that its weights can't be fetched is told in one line"
+    if not {'weights','pretrained'} & how.keys(): return build(**how)
+    try: return build(**how)
+    except Exception as e:       # of the network, of a server, of the file; or there are none
+        raise ValueError(f"The pretrained weights of {name} could not be fetched: {' '.join(str(e).split())[:200]}. Connect to the internet, begin from a file of weights, or leave out `pretrained`") from e
+
+def _timm(name, n_in, **how):
     try: import timm
     except ImportError: timm = None
     if not timm or not timm.is_model(name.removeprefix('timm/')):
         raise ValueError(f"Unknown architecture {name!r}. Known: {', '.join(_archs)}, the models of torchvision, such as resnet18, and those of timm, {'such as timm/resnet18' if timm else 'once it is installed: pip install timm'}")
-    return timm.create_model(name.removeprefix('timm/'), num_classes=0, in_chans=n_in)
+    return timm.create_model(name.removeprefix('timm/'), num_classes=0, in_chans=n_in, **how)
 
 # %% ../nbs/04a_encoder.ipynb #495311d9
 def pool_features(
@@ -213,3 +224,23 @@ def load_encoder(
     m.load_state_dict(weights)
     m.images = {k: v for k,v in about.items() if k not in ('arch','psm_fastai')}
     return m.eval()
+
+# %% ../nbs/04a_encoder.ipynb #aa456025
+def encoder_from(
+    path, # An encoder file or the folder of a run, as for `load_encoder`; or a state dict that `torch.save` wrote
+    arch=None, # Architecture, as for `create_encoder`; None: that of the encoder file
+    n_in:int=3, # Channels of the images, for a state dict
+)->nn.Module: # In training mode
+    "An encoder that begins with the weights of a file. Weights of a classifier's last layer are left out, and told. Raises `ValueError` if others are missing"
+    path = Path(path)
+    if path.is_dir() or path.suffix=='.safetensors': return load_encoder(path, arch).train()
+    weights = read_saved(path)
+    for n in ('state_dict','model'):
+        if isinstance(weights, dict) and isinstance(weights.get(n), dict): weights = weights[n]
+    if not isinstance(weights, dict) or not weights or not all(isinstance(t, Tensor) for t in weights.values()): raise ValueError(f"{path} holds no state dict, names and their weights")
+    m = create_encoder(arch or 'small_resnet', n_in)
+    left = [n for n in weights if n not in m.state_dict()]
+    _check_fit(m, {n: t for n,t in weights.items() if n not in left}, path, arch or 'small_resnet')
+    m.load_state_dict(weights, strict=False)
+    if left: say(f"{shown(path)} holds weights that {arch or 'small_resnet'} has no place for: {name_some(left)}")
+    return m

@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from .callback import _takes, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
-from .files import whole
+from .files import locked, no_formulas, whole
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
@@ -178,23 +178,30 @@ def sweep(
     out,keys = Path(out),list(names)
     def stored(): return pd.read_csv(out) if out.exists() else pd.DataFrame(dict(settings=[], call=[]), dtype=str)
     def ours(table): return table[table.call.str.startswith(f'{run.__name__}(') & table.settings.isin(keys)]
+    def done(s, table): return _key(s) in {*ours(table).settings}
     there = {*ours(stored()).settings}
     todo = [a for k,(_,a) in names.items() if k not in there]
     if todo:
         env = environment()
         how = dict(**env['versions'], **{n: env['hardware'][n] for n in ('system','machine','threads')}, gpu=', '.join(env['hardware']['gpus']), commit=git_commit(), date=time.strftime('%Y-%m-%d'))
     for s in progress_bar(todo, leave=False) if todo else ():
+        if done(s, stored()): continue       # by another process, meanwhile
         start = time.time()
         try: res = run(**s)
         except Exception as e: res = dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
         rows = pd.DataFrame([{**s, **r, 'seconds': round(time.time()-start, 1), **how, 'call': _call(run, s), 'settings': _key(s)} for r in listify(res)])
-        table = stored()
-        table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+        if 'error' in rows: rows['error'] = no_formulas(rows[['error']])
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as tmp: table.to_csv(tmp, index=False)
+        with locked(out):
+            table = stored()
+            if done(s, table): continue
+            table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+            with whole(out) as tmp: table.to_csv(tmp, index=False)
     res = ours(stored())
-    res = res.iloc[res.settings.map({k: i for i,k in enumerate(keys)}).argsort(kind='stable')].dropna(axis=1, how='all').reset_index(drop=True)
-    if isinstance(settings, dict): res.insert(0, 'name', res.settings.map(lambda k: names[k][0]))
+    res = res.iloc[res.settings.map({k: i for i,k in enumerate(keys)}).argsort(kind='stable')].reset_index(drop=True)
+    called = [names[k][0] for k in res.settings]
+    res = res.dropna(axis=1, how='all')
+    if isinstance(settings, dict): res.insert(0, 'name', called)
     if 'error' in res and (bad := res[res.error.notna()]).size: print(f"{len(bad)} of {len(keys)} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more; delete them to try again")
     return res
 

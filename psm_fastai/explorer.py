@@ -13,7 +13,7 @@ from fastai.vision.all import Callback, Learner, Path
 from fastcore.imports import in_notebook
 from IPython.display import HTML, display
 from .callback import data_source
-from .files import whole
+from .files import no_formulas, whole
 from .evaluate import Accuracy
 from .folders import short_name
 from .history import NeighbourHistory
@@ -155,7 +155,7 @@ class NeighbourExplorer(_Readable):
         path, # File to write
     ):
         "Write what was flagged"
-        with whole(path) as tmp: self.flagged.to_csv(tmp, index=False)
+        with whole(path) as tmp: no_formulas(self.flagged).to_csv(tmp, index=False)
 
 # %% ../nbs/09b_explorer.ipynb #aa1f42da
 class NeighbourAudit(_Readable):

@@ -8,18 +8,19 @@ Docs: https://psm-fastai.github.io/psm_fastai/history.html.md"""
 __all__ = ['Thumbnails', 'images_at', 'filled_bank', 'mining_pool', 'queries_and_keys', 'pick_images', 'NeighbourHistory']
 
 # %% ../nbs/08a_history.ipynb #a168e06e
-import io, json, math, numpy as np, pandas as pd, torch
+import hashlib, io, json, math, numpy as np, pandas as pd, torch
 from contextlib import nullcontext
 from fastai.vision.all import Path, TensorImage, no_random
 from fastcore.basics import patch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
+from reprlib import repr as short
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
 from .callback import data_source
 from .data import train_image
 from .encoder import keep_modes
-from .files import whole
+from .files import digest, regular, whole
 from .learner import *
 from .loss import PSMLoss, check_number
 from .mining import bank_purities, draw_probs, sample_negatives
@@ -28,6 +29,14 @@ from .views import find_normalize
 
 # %% ../nbs/08a_history.ipynb #8b0c2bac
 _px,_side = 32,16      # of a thumbnail; thumbnails along a sprite's edge
+
+def _decoded(blob):
+    "A sprite. Raises `ValueError` if it is none"
+    try:
+        im = Image.open(io.BytesIO(blob), formats=['WEBP'])
+        if im.size!=(_side*_px,_side*_px): raise ValueError(f"it is {im.width}×{im.height} wide")
+        return im.convert('RGB')
+    except Exception as e: raise ValueError(f"A sprite is no WebP picture of {_side*_px}×{_side*_px}, or it is damaged: {e}") from e
 
 class Thumbnails:
     "Small pictures by name, in WebP sprites of 256"
@@ -71,9 +80,10 @@ class Thumbnails:
         if (at := self.where(name)) is None: return None
         s,x,y = at
         if s==len(self.sprites): return self.tiles[self.place[name]%_side**2]
-        if len(self._open)>20: self._open.clear()
-        if s not in self._open: self._open[s] = Image.open(io.BytesIO(self.sprites[s])).convert('RGB')
-        return self._open[s].crop((x*_px, y*_px, (x+1)*_px, (y+1)*_px))
+        im = self._open.pop(s, None) or _decoded(self.sprites[s])
+        self._open[s] = im                                                    # the last one asked for stands last
+        if len(self._open)>64: self._open.pop(next(iter(self._open)))         # of 0.8 MB each
+        return im.crop((x*_px, y*_px, (x+1)*_px, (y+1)*_px))
 
     @property
     def _open(self): return self.__dict__.setdefault('_opened', {})
@@ -143,7 +153,7 @@ def pick_images(
     by_class = pd.Series([label[i] for i in ids], index=ids)
     return by_class.groupby(by_class).cumcount().sort_values(kind='stable').index[:n].tolist()   # one of each class, then a second, ...
 
-_columns = dict(epoch='int16', query='int32', negative='bool', rank='int16', id='int32', similarity='float32', weight='float32', prob='float32', age='int32')
+_columns = dict(epoch='int32', query='int32', negative='bool', rank='int16', id='int32', similarity='float32', weight='float32', prob='float32', age='int32')
 
 class NeighbourHistory(GuestCallback):
     "Keep what `n_probes` images mine, and what is drawn as their negatives, at the end of each epoch"
@@ -300,36 +310,83 @@ def state_dict(self:NeighbourHistory):
     df = pd.concat(self.tables, ignore_index=True) if self.tables else None
     return dict(meta=json.dumps(meta), sprites=blobs, table={} if df is None else {c: torch.from_numpy(df[c].to_numpy(copy=True)) for c in df})
 
+# %% ../nbs/08a_history.ipynb #48d99f96
+def _is(v, *types): return type(v) in types
+def _whole(v): return _is(v, int)
+def _number(v): return _is(v, int, float, bool, type(None))
+def _each(v, ok): return _is(v, list) and all(map(ok, v))
+def _figures(v): return _is(v, dict) and all(map(_number, v.values()))
+def _names(v): return _each(v, lambda o: _is(o, str)) and len({*v})==len(v)
+
+_of_meta = dict(n_probes=_whole, every=_whole, k=_whole, n_neg=_whole, seed=_whole, offset=_whole, budget=lambda v: _is(v, int, float),
+    ids=lambda v: v is None or _each(v, _whole), source=lambda v: v is None or _whole(v), title=lambda v: _is(v, str),
+    vocab=lambda v: v is None or _each(v, lambda o: _is(o, str)), labels=lambda v: _each(v, lambda o: _each(o, _whole) and len(o)==2 and o[1]>=0),
+    names=_names, recent=_names, audits=lambda v: _each(v, _figures),
+    epochs=lambda v: _each(v, lambda o: _figures(o) and _whole(o.get('epoch')) and _whole(o.get('k')) and {'mining','n_neg'} <= o.keys()) and all(a['epoch']<b['epoch'] for a,b in zip(v, v[1:])))
+
+def _check_meta(meta):
+    "Raise `ValueError` if this is not what `state_dict` gives"
+    if not _is(meta, dict) or _of_meta.keys()-meta.keys(): raise ValueError("it lacks a part")
+    if bad := [n for n,ok in _of_meta.items() if not ok(meta[n])]: raise ValueError(f"{bad[0]} can't be {short(meta[bad[0]])}")
+
+def _check_table(df, meta):
+    "The table in its types. Raises `ValueError` if it is of another history"
+    if not len(df): return df
+    if {*df}!={*_columns}: raise ValueError(f"the table has the columns {short([*df])}")
+    if bad := [c for c in df if not (np.issubdtype(df[c].dtype, np.number) or df[c].dtype==bool)]: raise ValueError(f"the column {bad[0]} holds no numbers")
+    df = df[[*_columns]].astype(_columns)
+    if not {*df['query']} <= {*(meta['ids'] or ())} or not {*df.epoch} <= {m['epoch'] for m in meta['epochs']}: raise ValueError("the table and the pictures are of different histories")
+    return df
+
 @patch
 def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'])
-    for n in _kept: setattr(self, n, meta[n])
-    self.labels = {int(i): l for i,l in meta['labels']}
+    _check_meta(meta)
+    df = _check_table(pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()}), meta)
     blobs = {n: bytes(t.cpu().numpy()) for n,t in sorted(state['sprites'].items())}
-    self.thumbs,self.recent = (Thumbnails.restore([b for n,b in blobs.items() if n.startswith(kind)], meta[names]) for kind,names in (('thumbs','names'),('recent','recent')))
-    df = pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()})
+    def pictures(kind, names):
+        mine = [b for n,b in blobs.items() if n.startswith(kind)]
+        if len(mine)!=math.ceil(len(names)/_side**2): raise ValueError(f"there are {len(names)} names for pictures in {len(mine)} sprites")
+        for b in mine: _decoded(b)
+        return Thumbnails.restore(mine, names)
+    thumbs,recent = pictures('thumbs', meta['names']),pictures('recent', meta['recent'])
+    for n in _kept: setattr(self, n, meta[n])
+    self.labels,self.thumbs,self.recent = {i: l for i,l in meta['labels']},thumbs,recent
     self.tables = [df[df.epoch==m['epoch']].reset_index(drop=True) for m in self.epochs]
+
+# %% ../nbs/08a_history.ipynb #1d0da7f0
+def _sha(path):
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+def _files(path): return [Path(path).with_name(Path(path).name+e) for e in ('.parquet','.safetensors')]
 
 @patch
 def save(self:NeighbourHistory,
     path, # Without an ending: `.parquet` and `.safetensors` are added
 ):
     "Write the table and the thumbnails"
-    s,path = self.state_dict(),Path(path)
-    with whole(path.with_name(path.name+'.parquet')) as tmp: pd.DataFrame({c: t.numpy() for c,t in s['table'].items()} if s['table'] else {c: [] for c in _columns}).to_parquet(tmp)
-    with whole(path.with_name(path.name+'.safetensors')) as tmp: save_file(s['sprites'] or {'none': torch.zeros(1)}, tmp, metadata=dict(psm_history=s['meta']))
+    s,(table,pictures) = self.state_dict(),_files(path)
+    df = pd.DataFrame({c: t.numpy() for c,t in s['table'].items()} if s['table'] else {c: [] for c in _columns})
+    sprites = s['sprites'] or {'none': torch.zeros(1)}
+    with whole(table) as a, whole(pictures) as b:
+        df.to_parquet(a)
+        said = dict(psm_history=s['meta'], table=_sha(a))
+        save_file(sprites, b, metadata=dict(said, digest=digest(sprites, *said.values())))
 
 @patch(cls_method=True)
 def load(cls:NeighbourHistory,
     path, # As it was given to `save`
 )->NeighbourHistory:
-    "Read a history. Raises `ValueError` for files that hold none"
-    path,res = Path(path),cls()
-    files = [path.with_name(path.name+e) for e in ('.parquet','.safetensors')]
+    "Read a history. Raises `ValueError` for files that hold none, that were changed, or that belong to different histories"
+    res,(table,pictures) = cls(),_files(path)
     try:
-        df = pd.read_parquet(files[0])
-        with safe_open(files[1], 'pt') as f: meta,sprites = (f.metadata() or {})['psm_history'],{n: f.get_tensor(n) for n in f.keys() if n!='none'}
-        res.load_state_dict(dict(meta=meta, sprites=sprites, table={c: torch.from_numpy(df[c].to_numpy(copy=True)) for c in df}))
+        with safe_open(regular(pictures), 'pt') as f: said,sprites = f.metadata() or {},{n: f.get_tensor(n) for n in f.keys()}
+        kept = regular(table)
+        if 'digest' in said or 'table' in said or said.keys()-{'psm_history'}:       # version 0.1.0 wrote none
+            if said.get('digest')!=digest(sprites, said.get('psm_history'), said.get('table')): raise ValueError(f"the digest in {pictures.name} is another one, so something in it has changed")
+            if said['table']!=_sha(kept): raise ValueError(f"{table.name} was changed, or it is of another history than {pictures.name}")
+        df = pd.read_parquet(kept)
+        res.load_state_dict(dict(meta=said['psm_history'], sprites={n: t for n,t in sprites.items() if n!='none'}, table={c: torch.from_numpy(df[c].to_numpy(copy=True)) for c in df}))
     except FileNotFoundError: raise
-    except (OSError, ValueError, KeyError, SafetensorError) as e: raise ValueError(f"{files[0]} and {files[1].name} are no history that `save` wrote, or they are damaged: {e}") from e
+    except Exception as e: raise ValueError(f"{table} and {pictures.name} are no history that `save` wrote, or they are damaged: {e or type(e).__name__}") from e      # damaged files make their readers say anything
     return res

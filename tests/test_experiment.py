@@ -175,3 +175,13 @@ def test_stored_results_are_whole(f):
     for row in t.itertuples(): assert isinstance(json.loads(row.settings), dict)
     if 'knn' in t: assert t.knn[t.error.isna() if 'error' in t else slice(None)].between(0, 1).all()
     assert 'error' not in t or 'search' in f.name, 'a failed training outside of the search; its row is to be mended and run again'
+
+def test_two_processes_share_a_table(tmp_path):
+    "No row is lost, and what one has done the other leaves out"
+    code = "import sys,time; from psm_fastai.experiment import sweep\ndef f(x): time.sleep(.02); return dict(y=x)\nsweep([dict(x=i) for i in eval(sys.argv[2])], sys.argv[1], f)"
+    ps = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'t.csv', r]) for r in ('range(12)','range(11,-1,-1)')]
+    assert [p.wait() for p in ps]==[0,0]
+    assert sorted(pd.read_csv(tmp_path/'t.csv').x)==[*range(12)] and [f.name for f in tmp_path.iterdir()]==['t.csv']
+
+def test_nothing_to_sweep(tmp_path):
+    for none in ({},[]): assert not len(sweep(none, tmp_path/'t.csv', max))

@@ -15,7 +15,7 @@ def test_digits_and_moco(tmp_path):
     assert res.returncode==0, res.stderr
     for line in ('raw pixels', 'untrained', 'PSM', 'MoCo', 'chance'): assert line in res.stdout
     names = {f.name for f in (tmp_path/'run').iterdir()}
-    assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html','run.json'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
+    assert names=={'encoder.safetensors','history.csv','history_moco.csv','curves.png','neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
     assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc.notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2
@@ -84,10 +84,10 @@ def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
         refused(f'holds {name}, but no run of psm_pretrain', 'resume')
         (out/name).unlink()
 
-def test_only_its_own_checkpoints_are_deleted(tmp_path):
+def test_checkpoints_of_the_user_stay(tmp_path):
     (tmp_path/'checkpoint_mine.pth').write_text('of the user')
     pretrain.psm_pretrain('digits', epochs=1, limit=100, device='cpu', out=tmp_path)
-    assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint_mine.pth'}
+    assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint.pth','checkpoint_mine.pth'} and (tmp_path/'checkpoint_mine.pth').read_text()=='of the user'
 
 def test_resume_keeps_the_batch_size(tmp_path):
     "One that was given has to be given again; one that the data decided may be left out, or named"
@@ -157,7 +157,7 @@ def test_curves_show_what_was_measured(tmp_path, monkeypatch):
 
 def test_pixels_of_large_images_are_averaged(monkeypatch):
     "So that those of a whole data set fit into memory"
-    for side,name,n in ((24,'raw pixels',3*24*24), (64,'pixels, means of 2×2',3*32*32), (224,'pixels, means of 7×7',3*32*32)):
+    for side,name,n in ((24,'raw pixels',3*24*24), (64,'pixels, means of 2x2',3*32*32), (224,'pixels, means of 7x7',3*32*32)):
         x = torch.rand(2,3,side,side)
         monkeypatch.setattr(pretrain, 'peek_batch', lambda dls: (x,))
         said,flat = pretrain._pixels(None)

@@ -1,0 +1,137 @@
+"What ends the command is told in one line, with an exit code; and what is finished can go on"
+import json, os, sys, threading
+import numpy as np, pandas as pd, pytest, torch
+from fastcore.script import _run_cli
+from fastai.vision.all import Callback
+from psm_fastai import pretrain
+from psm_fastai.all import *
+from common import Spy, same
+
+def command(capsys, *args):
+    "The command in this process: exit code, output, errors"
+    argv,sys.argv = sys.argv,['psm_pretrain', *map(str, args)]
+    capsys.readouterr()
+    try: _run_cli(pretrain.psm_pretrain.__wrapped__, False); code = 0
+    except SystemExit as e: code = e.code
+    finally: sys.argv = argv
+    return code,*capsys.readouterr()
+
+small = 'digits','--limit',60,'--eval','none','--device','cpu'
+def run(out, **kwargs): return pretrain.psm_pretrain('digits', limit=60, eval='none', device='cpu', out=out, **kwargs)
+
+def at_epoch(monkeypatch, epoch, do):
+    "Calls `do` in the middle of that epoch"
+    before = pretrain.RunLog.after_epoch
+    def batch(self):
+        if self.training and self.epoch==epoch and self.iter==1: do()
+    monkeypatch.setattr(pretrain.RunLog, 'after_batch', batch, raising=False)
+
+def raises(e):
+    def f(): raise e
+    return f
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    out = tmp_path/'run'
+    at_epoch(monkeypatch, 2, raises(KeyboardInterrupt()))
+    code,_,err = command(capsys, *small, '--epochs', 4, '--out', out)
+    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped after epoch 2 of PSM, go on with --resume' and 'Traceback' not in err
+    at_epoch(monkeypatch, 0, raises(KeyboardInterrupt()))
+    code,_,err = command(capsys, *small, '--epochs', 4, '--out', tmp_path/'other')
+    assert code==130 and 'stopped before the end of the first epoch; start it again' in err
+    at_epoch(monkeypatch, 99, None)
+    code,said,err = command(capsys, *small, '--epochs', 4, '--out', out, '--resume')
+    assert code==0 and 'PSM: 4 epochs on 60 images, going on after 2' in said
+    rows = [l.split()[0] for l in said.splitlines() if l[:1].isdigit()]
+    assert rows==['0','1','2','3']          # those from before too
+    r = json.loads((out/'run.json').read_text())
+    assert [o['epoch'] for o in r['resumed']]==[2] and r['resumed'][0]['hardware']['threads']==torch.get_num_threads() and r['finished']
+
+@pytest.mark.parametrize('error,code,says', [(OSError(28, 'No room on the disk for c.pth: 2.0 MB are missing'), 1, 'No room on the disk for c.pth: 2.0 MB are missing'), (MemoryError('x'), 1, 'there is not enough memory (x). Lower --bs'),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, 'there is not enough memory'), (ValueError('two\nlines'), 1, 'psm_pretrain: two lines')])
+def test_errors_in_training_are_one_line(tmp_path, monkeypatch, capsys, error, code, says):
+    at_epoch(monkeypatch, 0, raises(error))
+    got,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run')
+    assert got==code and says in err and err.count('\n')==1
+
+def test_bugs_keep_their_traceback(tmp_path, monkeypatch, capsys):
+    at_epoch(monkeypatch, 0, raises(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError): command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run')
+
+def test_a_folder_removed_meanwhile(tmp_path, monkeypatch, capsys):
+    import shutil
+    at_epoch(monkeypatch, 0, lambda: shutil.rmtree(tmp_path/'run'))
+    code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run')
+    assert code==1 and f"The folder {tmp_path/'run'} is not there, or not any more" in err and err.count('\n')==1
+
+@pytest.mark.parametrize('args,says', [(['--lr','1e30'], 'not finite'), (['--bank-size','1e11'], 'bank'), (['--bank-size','100000000000'], 'bank'), (['--start','nowhere.pth'], 'nowhere.pth'), (['--pretrained'], 'no pretrained weights for small_resnet')])
+def test_settings_that_can_not_work(tmp_path, capsys, args, says):
+    code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run', *args)
+    assert code in (1,2) and says in err and 'Traceback' not in err
+
+def test_two_runs_into_one_folder(tmp_path, monkeypatch, capsys):
+    seen = []
+    def second():
+        with pytest.raises(ValueError, match='another psm_pretrain is writing to'): run(tmp_path/'run', epochs=1)
+        seen.append(1)
+    at_epoch(monkeypatch, 0, lambda: seen or second())
+    run(tmp_path/'run', epochs=1)
+    assert seen and not [f for f in (tmp_path/'run').iterdir() if f.name[0]=='.']
+
+def test_a_finished_run_goes_on_for_more_epochs(tmp_path, capsys):
+    out = tmp_path/'run'
+    run(out, epochs=1)
+    for epochs in (None,1):
+        with pytest.raises(ValueError, match='is finished; there is nothing to resume. For more epochs give --epochs, above 1' if epochs else 'epochs was 1 and is now 65|finished'): run(out, epochs=epochs or 1, resume=True)
+    learn = run(out, epochs=3, resume=True)
+    assert 'PSM: 3 epochs on 60 images, going on after 1. Before, it had 1. Learning rate and momentum are now those of 3 epochs' in capsys.readouterr().out
+    assert len(pd.read_csv(out/'history.csv'))==3 and json.loads((out/'run.json').read_text())['epochs']==3
+    (out/'checkpoint.pth').unlink()
+    with pytest.raises(ValueError, match='is finished and has no checkpoint, so it can.t go on. Begin another one from its weights: --start'): run(out, epochs=5, resume=True)
+
+def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
+    (tmp_path/'images').mkdir()
+    for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'images/{i:02}.png')
+    args = tmp_path/'images','--size',16,'--device','cpu','--out',tmp_path/'run','--epochs'
+    assert command(capsys, *args, 1)[0]==0
+    (tmp_path/'images/03.png').unlink()
+    code,_,err = command(capsys, *args, 2, '--resume')
+    assert code==2 and 'on other images: of 20 files 1 is gone' in err and err.count('\n')==1
+    assert json.loads((tmp_path/'run/run.json').read_text())['finished']      # nothing was changed
+
+def test_a_damaged_checkpoint_and_a_deep_record(tmp_path, capsys):
+    out = tmp_path/'run'
+    run(out, epochs=1)
+    b = bytearray((out/'checkpoint.pth').read_bytes())
+    b[len(b)//2] ^= 4
+    (out/'checkpoint.pth').write_bytes(b)
+    code,_,err = command(capsys, *small, '--epochs', 2, '--out', out, '--resume')
+    assert code==2 and 'is not a checkpoint, or it is damaged' in err and err.count('\n')==1
+    (out/'run.json').write_text('['*100_000+']'*100_000)
+    code,_,err = command(capsys, *small, '--epochs', 2, '--out', out, '--resume')
+    assert code==2 and 'is not a record that psm_pretrain wrote' in err and err.count('\n')==1
+
+def first_weights(learn): return learn.model.encoder.state_dict()
+
+def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
+    run(tmp_path/'a', epochs=1, arch='cifar_resnet18', bs=30)
+    want = load_encoder(tmp_path/'a').state_dict()
+    began = []
+    before = pretrain.CheckpointCallback.before_fit
+    def look(self): began.append({n: t.clone() for n,t in self.learn.model.encoder.state_dict().items()}); before(self)
+    monkeypatch.setattr(pretrain.CheckpointCallback, 'before_fit', look)
+    run(tmp_path/'b', epochs=1, start=tmp_path/'a/encoder.safetensors', bs=30)
+    run(tmp_path/'c', epochs=1, arch=str(tmp_path/'a'), bs=30)
+    torch.save(dict(want, **{'fc.weight': torch.zeros(2,512)}), tmp_path/'w.pth')
+    run(tmp_path/'d', epochs=1, start=tmp_path/'w.pth', arch='cifar_resnet18', bs=30)
+    assert 'holds weights that cifar_resnet18 has no place for: fc.weight' in capsys.readouterr().out
+    assert len(began)==3 and all(same(b, want) for b in began)
+    assert json.loads((tmp_path/'b/run.json').read_text())['arch']=='cifar_resnet18'
+    with pytest.raises(ValueError, match='another architecture than small_resnet'): run(tmp_path/'e', epochs=1, start=tmp_path/'w.pth')
+
+@pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
+def test_any_encoding(tmp_path, encoding):
+    "Of a terminal or a file"
+    import subprocess, sysconfig
+    (tmp_path/'größe').mkdir()
+    res = subprocess.run([sys.executable, '-c', f"import sys; from psm_fastai import pretrain\nclass R:\n  pass\nwith pretrain._Told(None) as t:\n  pass\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._Told(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
+    assert res.returncode==0 and b'gr' in res.stdout, res.stderr
