@@ -45,7 +45,7 @@ class MemoryBank(nn.Module):
         rows:Tensor, # `[B, k]` rows that the keys have mined
     )->Tensor: # `[B, k]`
         "By what rows were mined: the similarity of the key to each"
-        return (self.feats[rows] @ keys[:,:,None]).squeeze(2)
+        return (self.feats[rows].to(keys) @ keys[:,:,None]).squeeze(2)
 
     def clear(self):
         "Forget all rows"

@@ -74,9 +74,11 @@ def image_table(
 @patch
 def features(self:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
-)->pd.DataFrame: # `id`, `file`, `label`, and `f0` to `f[F-1]`
+    one_column:bool=False, # Keep each image's features together, as an array in the column `features`, which Parquet stores as a list
+)->pd.DataFrame: # `id`, `file`, `label`, and `f0` to `f[F-1]` or `features`
     "Encoder features of all images of a data set, in its order"
     feats,labels = encoder_features(self, ds_idx)
+    if one_column: return image_table(self.dls, ds_idx, labels).assign(features=list(feats.numpy()))
     return pd.concat([image_table(self.dls, ds_idx, labels), pd.DataFrame(feats.numpy(), columns=[f'f{i}' for i in range(feats.shape[1])])], axis=1)
 
 # %% ../nbs/07_evaluate.ipynb #71fc3e4c

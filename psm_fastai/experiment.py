@@ -103,7 +103,7 @@ def pretrain(
 class _Effective(MonitorCallback):
     "Median over queries of the number of rows that the draw of negatives spreads over"
     def look(self, step, m):
-        return dict(rows=effective_number(draw_probs(step.q @ m.bank.feats.T, (step.q*step.k).sum(1), _negative_pool(step, m), m.loss.a, m.loss.b)))
+        return dict(rows=effective_number(draw_probs(step.q @ m.bank.feats.T.to(step.q), (step.q*step.k).sum(1), _negative_pool(step, m), m.loss.a, m.loss.b)))
     def sum_up(self, seen): return dict(effective_n=seen['rows'].median().item())
 
 def _monitors(s):

@@ -282,7 +282,7 @@ class MiningLab(_Readable):
     def ranks(self)->str: # SVG
         "Probability of being drawn first, by rank of similarity, mean over the images"
         q = self.asked[0]
-        order = (q @ self.bank.feats.T).masked_fill(~self.bank.ready, -torch.inf).argsort(1, descending=True)
+        order = (q @ self.bank.feats.T.to(q)).masked_fill(~self.bank.ready, -torch.inf).argsort(1, descending=True)
         y = self.probs.gather(1, order).mean(0)[:len(self.bank)].cpu().numpy()
         x = np.unique(np.geomspace(1, len(y), 120).astype(int))
         means = [y[a-1:max(a, b-1)].mean() for a,b in zip(x, [*x[1:], len(y)+1])]

@@ -77,7 +77,7 @@ def locked(
     except Timeout as e: raise BlockingIOError(errno.EAGAIN, f"Another process is writing to {path}") from e
     try: yield
     finally:
-        with suppress(PermissionError): os.unlink(lock.lock_file)       # before the release, so that nobody's else is deleted; Windows refuses
+        with suppress(OSError): os.unlink(lock.lock_file)       # before the release, so that nobody else's is deleted; Windows refuses, and the folder may be gone
         lock.release()
 
 # %% ../nbs/00_files.ipynb #cd9a9497

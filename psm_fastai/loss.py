@@ -103,7 +103,7 @@ def candidates(self:PSMLoss,
     "Mine positives by the keys, and leave them out of the negatives"
     with torch.no_grad():
         allowed = admissible(ids, bank.ids, bank.ready)
-        ks = k @ bank.feats.T
+        ks = k @ bank.feats.T.to(k)
         pos_idx,found = mine_positives(ks, allowed, self.k)
         weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
         return pos_idx,found,weights,allowed.scatter(1, pos_idx, False) if self.mining else allowed
@@ -124,7 +124,7 @@ def mine(self:PSMLoss,
 def _mine(self:PSMLoss, q, k, ids, bank):
     *positives,allowed = self.candidates(k, ids, bank)
     if self.n_neg is None or (self.n_neg and not self.mining): return Mined(*positives, None, allowed)
-    return Mined(*positives, *sample_negatives(q @ bank.feats.T, (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
+    return Mined(*positives, *sample_negatives(q @ bank.feats.T.to(q), (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
 
 # %% ../nbs/03_loss.ipynb #c50cd301
 def to_rows(

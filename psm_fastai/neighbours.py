@@ -258,4 +258,4 @@ def candidates(self:IndexLoss,
 def similarities(self:IndexLoss, q, bank, mined):
     "Of each query to the keys of its neighbours, `[B, k]`, and to its negatives in the bank, `[B, n]`"
     if not self.indexed: return PSMLoss.similarities(self, q, bank, mined)
-    return to_rows(q, self.index.feats, mined.pos_idx),q @ bank.feats.T if mined.neg_idx is None else to_rows(q, bank.feats, mined.neg_idx)
+    return to_rows(q, self.index.feats, mined.pos_idx),q @ bank.feats.T.to(q) if mined.neg_idx is None else to_rows(q, bank.feats, mined.neg_idx)

@@ -302,3 +302,11 @@ def test_the_lab_moves_the_trust_of_an_index():
         shown.append(lab.view.value)
         assert (lab.view.value.count('not trusted'))==sum(r['weight']==0 for r in lab.history.rows(lab.query.value, 0)[0])
     assert shown[0]!=shown[1]!=shown[3] and same(before, state(learn))
+
+def test_banks_in_half_precision(learn):
+    "They can be asked, and trained with"
+    learn.model.bank.half()
+    h = NeighbourHistory(n_probes=4, k=3, n_neg=3).look(learn)
+    assert h.to_frame().similarity.between(-1.01, 1.01).all() and (h.to_frame().kind=='positive').sum()==12
+    learn.fit(1, 1e-3)
+    assert learn.model.bank.feats.dtype==torch.float16

@@ -202,3 +202,21 @@ def test_a_classifier_takes_uint8_as_pretraining_does():
     assert torch.allclose(head(pool(encoder(x))).softmax(1), c.get_preds()[0][:8], atol=1e-5)
     del encoder._forward_pre_hooks[next(iter(encoder._forward_pre_hooks))]
     assert torch.allclose(head(pool(encoder(x.float()/255))).softmax(1), c.get_preds()[0][:8], atol=1e-5)
+
+def test_features_of_new_images_from_a_folder(tmp_path):
+    "One line, the same features as with loaders, and vectors in one column through Parquet"
+    learn = quiet(digits_dls(bs=16, limit=32), model=small_resnet(1), cbs=[PSMCallback(bank_size=32)])
+    learn.save_encoder(tmp_path/'encoder.safetensors')
+    (tmp_path/'new').mkdir()
+    for i in range(3): learn.dls.valid_ds[i][0].save(tmp_path/f'new/{i}.png')
+    want = np.stack(learn.features(1, one_column=True).features[:3])
+    assert np.abs(want-learn.features(1).filter(regex=r'^f\d+$').to_numpy()[:3]).max()==0
+    for images in (tmp_path/'new', sorted((tmp_path/'new').iterdir()), [learn.dls.valid_ds[i][0] for i in range(3)]):
+        got = image_features(tmp_path, images, bs=2)
+        assert np.abs(np.stack(got.features)-want).max()<1e-5
+    got.to_parquet(tmp_path/'f.parquet')
+    assert (np.stack(pd.read_parquet(tmp_path/'f.parquet').features)==np.stack(got.features)).all()
+    one,many = (learn.nearest(images[0], n=4, among=learn.features(one_column=c)) for c in (True,False))
+    pd.testing.assert_frame_equal(one, many)
+    (tmp_path/'new/x.png').write_text('no image')
+    with pytest.raises(ValueError, match="1 of 4 images can't be read: .*x.png"): image_features(tmp_path, tmp_path/'new')
