@@ -198,7 +198,7 @@ class PSMLossCallback(GuestCallback):
         if self.mine_after=='agreement' and pool is m.bank:       # an index does not ask the keys
             def compare(q, ids, idx, found):
                 allowed = admissible(ids, m.bank.ids, m.bank.ready)
-                return *overlap(idx, found, *mine_positives(q @ m.bank.feats.T, allowed, m.loss.k)),found.sum(1)/allowed.sum(1)
+                return *overlap(idx, found, *mine_positives(q @ m.bank.feats.T.to(q), allowed, m.loss.k)),found.sum(1)/allowed.sum(1)
             shared,asked,chance = zip(*(compare(*part) for part in query_parts(len(rows), step.q, step.ids, mined.pos_idx, mined.pos_found)))
             shared,asked,chance = sum(shared),sum(asked),torch.cat(chance).nanmean()
             add('agreement', (shared-chance*asked)/(1-chance), asked)

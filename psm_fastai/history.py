@@ -241,7 +241,7 @@ def mined(self:NeighbourHistory, q, k, ids, labels, bank, loss, epoch=0):
         idx,found,weights,allowed = miner.candidates(k, ids, bank)
         pool = miner.pool(bank)
         if not loss.k: allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)      # nothing is taken from the negatives
-        sims,pos = q @ bank.feats.T,(q*k).sum(1)
+        sims,pos = q @ bank.feats.T.to(q),(q*k).sum(1)
         a = loss.a if loss.n_neg is not None and loss.mining else 0.
         probs = draw_probs(sims, pos, allowed, a, loss.b)
         with no_random(self.seed): neg,neg_found = sample_negatives(sims, pos, allowed, self.n_neg if loss.n_neg!=0 else 0, a, loss.b)

@@ -124,7 +124,7 @@ class PurityCallback(MonitorCallback):
         if m.loss.n_neg!=0: seen['false_neg'] = _share(same, mined.neg_mask & known) if mined.neg_idx is None else rate(mined.neg_idx, mined.neg_mask)
         if m.loss.n_neg:
             allowed = _negative_pool(step, m)
-            seen.update(fn_uniform=_share(same, allowed & known), fn_hardest=rate(*mine_positives(step.q @ bank.feats.T, allowed, m.loss.n_neg)))
+            seen.update(fn_uniform=_share(same, allowed & known), fn_hardest=rate(*mine_positives(step.q @ bank.feats.T.to(step.q), allowed, m.loss.n_neg)))
         return seen
 
     def draw(self, df):
@@ -216,8 +216,8 @@ class AgreementCallback(MonitorCallback):
     def look(self, step, m):
         bank,k = m.bank,self.k or m.loss.k or 5
         allowed = admissible(step.ids, bank.ids, bank.ready)
-        sims,n = step.q @ bank.feats.T,allowed.sum(1)
-        by_key,by_query = (mine_positives(s, allowed, k) for s in (step.k @ bank.feats.T, sims))
+        sims,n = step.q @ bank.feats.T.to(step.q),allowed.sum(1)
+        by_key,by_query = (mine_positives(s, allowed, k) for s in (step.k @ bank.feats.T.to(step.k), sims))
         both,asked = overlap(*by_key, *by_query)
         own = (step.q*step.k).sum(1) > sims.masked_fill(~allowed, -torch.inf).amax(1)
         return dict(retrieval=own, retrieval_chance=1/(n+1), overlap=both[None], asked=asked[None], overlap_chance=by_key[1].sum(1)/n)

@@ -30,7 +30,7 @@ def _first_look(learn, views):
         ids,x = ids.to(m.bank.feats.device),x.to(m.bank.feats.device)      # loaders may have no device
         xq,xk = views(x)
         q,k = m.query(xq),m.key(xk)
-        def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T, (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
+        def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T.to(q), (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
         return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, ids)]).median().item()
 
 def _index(p, n, dim, features, epochs, begins):

@@ -11,7 +11,7 @@ __all__ = ['recipes', 'RunLog', 'plot_curves', 'Default', 'psm_options', 'enviro
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
-import fastai, inspect, json, math, os, platform, shlex, sys, time, torch, torchvision
+import fastai, inspect, json, math, os, platform, re, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
 from contextlib import ExitStack
 from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, partial, ranger, set_seed
@@ -184,6 +184,7 @@ def _device(name, precision):
 def _why(e):
     "An error in one line"
     said = ' '.join(f"{e.strerror}{f': {e.filename}' if e.filename else ''}".split()) if isinstance(e, OSError) and e.strerror else ' '.join(str(e).split()) or type(e).__name__
+    said = re.sub(r'^Exception occured in `\w+` when calling event `\w+`: ', '', said)      # of fastai
     return f"there is not enough memory ({said[:200]}). Lower --bs, --size or --bank-size, or add --from-disk" if _is_memory(e) else said
 
 def _is_memory(e): return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or isinstance(e, RuntimeError) and 'allocate' in str(e)
