@@ -38,6 +38,7 @@ def _pillow(f, max_pixels):
     "As `Image.open`, but without what reaches out, and with a limit of its own: PIL's is one for all threads"
     f.seek(0)
     head = f.read(16)
+    if not head: raise UnidentifiedImageError("it is empty")
     Image.init()
     for make,fits in (Image.OPEN[n] for n in Image.ID if n not in _refused):
         known = not fits or fits(head)
@@ -47,7 +48,7 @@ def _pillow(f, max_pixels):
         except (SyntaxError, IndexError, TypeError, struct.error): continue
         _refuse_large(im.height, im.width, 0, max_pixels)
         return im
-    raise UnidentifiedImageError("it is no image in a format that can be read" if head else "it is empty")
+    raise UnidentifiedImageError("it is no image in a format that can be read")
 
 # %% ../nbs/00_images.ipynb #c46d5733
 _reading = Lock()       # up to Python 3.11.7 and 3.12.1 two threads can't parse the headers of arrays at once, now and then
@@ -141,6 +142,7 @@ def _tiff(f, bands, max_pixels):
         if not isinstance(e, ImportError) and 'imagecodecs' not in str(e): raise
         if simple and not bands: return _Raw(_pillow(f, max_pixels))
         raise ValueError(f"a TIFF packed by {p.compression.name}, which needs a further package: pip install 'psm_fastai[tiff]'") from e
+    if a.dtype.kind not in 'biuf': raise ValueError(f"it holds {a.dtype}, not real numbers")
     a = np.moveaxis(a, axes[0], 0) if axes else a[None]
     alpha = [o for o in p.extrasamples if o in (1,2)] if len(a) in (2,4) else []
     mode = None if not alpha else ('La' if alpha[0]==1 else 'LA') if len(a)==2 else 'RGBa' if alpha[0]==1 else 'RGBA'
@@ -212,7 +214,7 @@ class ReadImage(Transform):
         if isinstance(o, Image.Image): return self._finish(self._turned(o), o)
         if isinstance(o, Tensor): o = (o.float() if o.dtype==torch.bfloat16 else o).detach().cpu().numpy()
         if isinstance(o, np.ndarray): return self._finish(_Raw(_chw(o, self.channels)), o)
-        if not isinstance(o, (Path,str,bytes,bytearray)) or str(o).startswith(('http://','https://')):
+        if not isinstance(o, (Path,str,bytes,bytearray)) or isinstance(o, str) and re.match(r'[a-z][a-z0-9+.-]+://', o, re.I):
             raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {f'an address on the web, {o}: download it first' if isinstance(o, str) else type(o).__name__}")
         with _file(o) as f:
             raw = _open(f, self.channels, self.alpha is False, self.max_pixels)
@@ -241,7 +243,7 @@ class ReadImage(Transform):
             im = Image.merge(mode or {1:'L',3:'RGB'}[n], bands)
         if self.channels not in _modes: raise ValueError(f"it has {len(im.getbands())} channels, not {self.channels}")
         mode,cls = _modes[self.channels]
-        if im.mode in ('La','RGBa'): im = im.convert(im.mode.upper())
+        if im.mode in ('La','RGBa','LAB'): im = im.convert({'La':'LA','RGBa':'RGBA','LAB':'RGB'}[im.mode])       # PIL has no other way from these
         if im.has_transparency_data and mode!='RGBA':
             im = im.convert('RGBA')
             im = Image.alpha_composite(Image.new('RGBA', im.size, self.ground), im)
@@ -332,7 +334,7 @@ def value_range(
 # %% ../nbs/00_images.ipynb #14fecabc
 class _Look(NamedTuple):
     channels: int            # Without opacity
-    partial: float|None      # Share of opacity that is neither full nor none; None if there is none
+    partial: float|None      # Share of a TIFF's opacity that is neither full nor none, 0 for other formats; None if there is no opacity
     opaque: bool
     values: np.ndarray|None  # Some of the values and the extreme ones, if they are of more than 8 bits
 
@@ -344,6 +346,7 @@ def _some(a):
 
 def _look(o, channels, max_pixels, values=True):
     with _file(o) as f:
+        tiff = f.read(2) in (b'II',b'MM')
         raw = _open(f, channels, False, max_pixels)
         im = raw.im
         if isinstance(im, Image.Image):
@@ -351,12 +354,12 @@ def _look(o, channels, max_pixels, values=True):
             if not values: return _Look(n, None, True, None)
             if im.mode[0] not in 'IF':
                 a = np.asarray(im.convert(im.mode.upper()).convert('RGBA'))[...,3] if im.has_transparency_data else None
-                return _Look(n, *_opacity_kind(a), None)
+                return _Look(n, *_opacity_kind(a, tiff), None)
         im,mode,_ = _deep(raw)
         n = len(im)-bool(mode)
-        return _Look(n, *_opacity_kind(_opacity(im[-1]) if mode else None), _some(im[:n]) if im.dtype not in (bool,np.uint8) else None)
+        return _Look(n, *_opacity_kind(_opacity(im[-1]) if mode else None, tiff), _some(im[:n]) if im.dtype not in (bool,np.uint8) else None)
 
-def _opacity_kind(a): return (None,True) if a is None else (((a>0) & (a<255)).mean(),a.min()==255)
+def _opacity_kind(a, tiff): return (None,True) if a is None else (((a>0) & (a<255)).mean() if tiff else 0,a.min()==255)
 
 def _array_channels(files):
     "How many channels the arrays of a data set have, if their shapes can only be understood together. Raises `ValueError` if they can't"

@@ -35,7 +35,7 @@ def test_a_band_marked_as_opacity_does_not_weigh_the_others(tmp_path):
     a[:,::2],a[:,1::2] = (200,100,50,1),(0,0,0,180)
     for write,ext in ((tif(photometric='rgb', extrasamples=['unassalpha']),'tif'),(lambda fn,a: Image.fromarray(a).save(fn),'png')):
         files = save(tmp_path, [a]*5, write, ext)
-        x = reader_for(files[:5], 8).pixels(files[0])
+        x = reader_for(files, 8, alpha=None if ext=='tif' else False).pixels(files[0])
         assert np.abs(x[:,4,4].astype(int)-(100,50,25,90)).max()<30, x[:,4,4]
         for f in files: f.unlink()
 
@@ -48,6 +48,11 @@ def test_real_opacity_is_told_and_laid_over_the_ground(tmp_path, capsys):
     assert x.shape==(8,8,3) and x[0,0].tolist()==[255]*3 and x[7,7].tolist()==[200]*3
     assert '5 of 5 images are transparent and are laid over the ground. channels=4' in capsys.readouterr().out
     assert item(quiet(tmp_path, alpha=False)).shape==(8,8,4) and item(quiet(tmp_path, channels=4))[0,0,3]==0
+
+def test_soft_opacity_of_a_png_is_opacity(tmp_path):
+    "The format says so, however little of it is full or none"
+    for i in range(5): Image.fromarray(np.full((8,8,4), (0,0,0,128), np.uint8)).save(tmp_path/f'{i}.png')
+    assert item(quiet(tmp_path))[0,0].tolist()==[127]*3
 
 def test_full_opacity_is_not_worth_a_word(tmp_path, capsys):
     for i in range(5): Image.fromarray(pixels(8,8,3)).convert('RGBA').save(tmp_path/f'{i}.png')
@@ -347,6 +352,14 @@ def test_numpy_files_that_are_not_read(tmp_path, what):
     if what=='text': f.write_text('no array')
     with pytest.raises((ValueError,OSError), match=dict(pickled='it holds object, not real numbers', cut=r'it is cut off: its header says \[8, 8\]', text='no image in a format')[what]): ReadImage(8)(f)
 
+def test_odd_contents_are_named(tmp_path):
+    with pytest.raises(OSError, match='it is empty'): ReadImage(8)(b'')
+    tifffile.imwrite(tmp_path/'a.tif', np.zeros((8,8), np.complex64))
+    with pytest.raises(ValueError, match='complex64, not real numbers'): ReadImage(8, max_value=1)(tmp_path/'a.tif')
+    tifffile.imwrite(tmp_path/'a.tif', np.zeros((2,3,8,8), np.uint8), photometric='minisblack')
+    with pytest.raises(ValueError, match='at most one besides Y and X'): ReadImage(8)(tmp_path/'a.tif')
+    for mode in ('LAB','CMYK','YCbCr','HSV','PA','La','RGBa','I;16B','F'): assert ReadImage(8, 1, max_value=9)(Image.new(mode, (8,8))).mode=='L'
+
 # what is not a file
 
 @pytest.mark.posix
@@ -360,7 +373,7 @@ def test_pipes_and_the_like_are_not_opened(tmp_path):
     with pytest.raises(ValueError, match='but a device'): ReadImage(8)('/dev/zero')
     with pytest.raises(ValueError, match='but a folder'): ReadImage(8)(tmp_path)
 
-@pytest.mark.parametrize('o,says', [(3,'int'), (None,'NoneType'), ({},'dict'), ('https://example.org/a.png','an address on the web, https://example.org/a.png: download it first')])
+@pytest.mark.parametrize('o,says', [(3,'int'), (None,'NoneType'), ({},'dict'), *[(o, f'an address on the web, {o}: download it first') for o in ('https://example.org/a.png','s3://b/a.png','file:///a.png')]])
 def test_what_is_no_image_at_all(o, says):
     with pytest.raises(TypeError, match=f"a file's path or its bytes, a PIL image, an array or a tensor; got {says}"): ReadImage(8).read(o)
 
