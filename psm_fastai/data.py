@@ -136,10 +136,10 @@ def same_images(
         if not flat: groups[digest].append(i)
     again = [g for g in groups.values() if len(g)>1]
     res = []
-    if blank: res.append(f"! {len(blank):,} of {n:,} images are of one colour once they are read: {few(blank)}. If there is something to see in the files, try ground='black', fit='pad', or a larger size")
+    if blank: res.append(f"! {len(blank):,} of {n:,} images {'is' if len(blank)==1 else 'are'} of one colour once read: {few(blank)}. If there is something to see in the files, try ground='black', fit='pad', or a larger size")
     if again:
         more,held = sum(len(g)-1 for g in again),[i for g in again for i in g if i>=n_train and g[0]<n_train]
-        text = f"! {more:,} of {n:,} images repeat another one, pixel by pixel, such as {name(again[0][0])} and {name(again[0][1])}"
+        text = f"! {more:,} of {n:,} images {'repeats' if more==1 else 'repeat'} another one, pixel by pixel, such as {name(again[0][0])} and {name(again[0][1])}"
         if held: text += f"; {len(held):,} of the {n-n_train:,} for validation are for training too, so accuracy will be too high"
         if labels and (two := sum(len({labels[i] for i in g})>1 for g in again)): text += f"; {two:,} have several labels"
         res.append(text + ". Keep one of each; if the files differ, try fit='pad' or a larger size")

@@ -390,7 +390,7 @@ def test_images_that_are_the_same_once_read_are_told(tmp_path, in_memory):
     put(tmp_path, '3')
     kw = dict(in_memory=in_memory, num_workers=0)
     _,line = load(tmp_path, **kw)
-    assert "! 8 of 11 images are of one colour once they are read: logo" in line and "ground='black'" in line and 'repeat' not in line
+    assert "! 8 of 11 images are of one colour once read: logo" in line and "ground='black'" in line and 'repeat' not in line
     for f in tmp_path.glob('logo*'): f.unlink()
     middle = rng.integers(0, 256, (8,8,3), dtype=np.uint8)
     for i in range(4): Image.fromarray(np.hstack([rng.integers(0, 256, (8,8,3), dtype=np.uint8), middle, rng.integers(0, 256, (8,8,3), dtype=np.uint8)])).save(tmp_path/f'banner{i}.png')
