@@ -17,6 +17,7 @@ from .folders import short_name
 from .history import filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model
 from .loss import check_number, nce_term
+from .monitor import OnceFigure
 from .mining import admissible, mine_positives, soft_weights
 
 # %% ../nbs/09_explore.ipynb #521d06bb
@@ -79,10 +80,10 @@ def show_neighbours(self:Learner,
     size:float=1., # Inches per picture
     seed:int=0, # For the draw
 ):
-    "Images (left) and the neighbours that they mine, pale if not trusted, with cosine similarities; ✓ and ✗ tell whether the labels agree"
+    "Images (left) and the neighbours that they mine, pale if not trusted, with cosine similarities and classes; ✓ and ✗ tell whether the labels agree"
     df = mined_neighbours(self, ids, n, k, seed)
     queries = df['query'].unique()
-    fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.25), squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4), squeeze=False, layout='constrained', FigureClass=OnceFigure)
     def show(ax, i, title, alpha=1., **kwargs):
         im = train_image(self.dls, i)
         ax.imshow(im, cmap='gray' if im.mode=='L' else None, alpha=alpha)
@@ -93,7 +94,7 @@ def show_neighbours(self:Learner,
         show(axr[0], q, short_name(rows.query_label.iloc[0] or f'image {q}', 20), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
             mark,color = ('','black') if r.right is None else _right if r.right else _wrong
-            show(ax, r.id, f'{mark} {r.similarity:.2f}', color=color, alpha=1. if r.weight>0 else .4)
+            show(ax, r.id, f'{mark} {r.similarity:.2f}' + (f'\n{short_name(r.label, 12)}' if r.label else ''), color=color, alpha=1. if r.weight>0 else .4)
     return fig
 
 # %% ../nbs/09_explore.ipynb #a3db68e1
@@ -130,14 +131,17 @@ def show_loss(self:Learner,
     size:float=1., # Inches per picture
     seed:int=0, # For its views and the draw of negatives
 ):
-    "The images with the largest shares in the loss of an image, beside it: positives above, negatives below"
+    "The images with the largest shares in the loss of an image, beside it: positives above, negatives below; ✗ marks positives of another class and negatives of its own"
     df = self.explain_loss(id, seed)
-    fig,axs = plt.subplots(2, n+1, figsize=((n+1)*size, 2.7*size), squeeze=False, layout='constrained')
+    own = df.label.iloc[0]
+    fig,axs = plt.subplots(2, n+1, figsize=((n+1)*size, 2.7*size), squeeze=False, layout='constrained', FigureClass=OnceFigure)
     for ax in axs.flat: ax.set_axis_off()
     for ax,kind in zip(axs, ('positive','negative')):
         ax[0].set_title(f"{kind}s of\n{df.attrs['loss']:.2f}", fontsize=8, y=.3)
         for a,r in zip(ax[1:], df[df.kind==kind].nlargest(n, 'share').itertuples()):
             im = train_image(self.dls, r.id) if r.id>=0 else None
             if im is not None: a.imshow(im, cmap='gray' if im.mode=='L' else None)
-            a.set_title(f"{'itself' if r.id==id else short_name(r.label or r.id, 12)}\n{r.share:.3f}", fontsize=7, pad=2, parse_math=False)
+            known = r.id!=id and own is not None and r.label is not None
+            mark,color = ('','black') if not known else _right if (r.label==own)==(kind=='positive') else _wrong
+            a.set_title(f"{mark} {'itself' if r.id==id else short_name(r.label or r.id, 12)}".strip() + f'\n{r.share:.3f}', fontsize=7, pad=2, parse_math=False, color=color)
     return fig

@@ -11,14 +11,14 @@ __all__ = ['image_features']
 import numpy as np, pandas as pd, re, torch, torch.nn.functional as F
 from collections.abc import Iterator
 from copy import deepcopy
-from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, params
+from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, no_random, params
 from fastcore.basics import patch
 from pathlib import Path
 from .encoder import PoolFeatures, feature_size, keep_modes, load_encoder, write_encoder
 from .folders import folder_files
 from .images import ReadImage, in_threads, refuse_failed
-from .evaluate import batch_features, encoder_features, image_table, learner_encoder
-from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch
+from .evaluate import batch_features, encoder_features, image_table, learner_encoder, weights_number
+from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch, plain_batches, plain_dls
 from .model import check_finite
 
 # %% ../nbs/07a_transfer.ipynb #07c8a775
@@ -60,21 +60,33 @@ def to_classifier(self:Learner,
     return learn
 
 # %% ../nbs/07a_transfer.ipynb #cf008b77
+def _rows(table): return torch.tensor(np.stack(table.features) if 'features' in table else table.filter(regex=r'^f\d+$').to_numpy(), dtype=torch.float)
+
+def _made_by(learn, table):
+    "Whether the encoder as it is has made a table of features; one that was read from a file may have forgotten its number, and two images are computed anew"
+    m,dls = learner_encoder(learn),plain_dls(learn.dls)
+    if 'encoder' in table.attrs: return table.attrs['encoder']==weights_number(m)
+    if not dls.train.n: return True       # an exported learner has no images
+    with torch.no_grad(), keep_modes(m), no_random():
+        m.eval()
+        for i,dl in enumerate(dls.loaders):       # of whichever set it is
+            some = table[table.id<dl.n].head(2)
+            if len(some) and torch.allclose(torch.cat([batch_features(m, x) for x,*_ in plain_batches(dls, i, some.id.tolist())]), _rows(some), rtol=.01, atol=1e-3): return True
+    return False
+
 @patch
 def nearest(self:Learner,
     image, # A file or its bytes, a PIL image or an array, as `learn.predict` takes it; or several in a list, a tuple or a generator
     n:int=8, # Neighbours of each
     among:pd.DataFrame|None=None, # `learn.features()`, computed before; None: compute it now
 )->pd.DataFrame: # `query` (place in the list), `rank`, `similarity`, `id`, `file`, `label`
-    "The training images whose features are most similar, by cosine, to those of new images. Raises `TypeError` for what these data can't read"
+    "The training images whose features are most similar, by cosine, to those of new images. Raises `TypeError` for what these data can't read, `ValueError` for a table that other weights made"
     images = list(image) if isinstance(image, (list,tuple,L,Iterator)) else [image]
     if not images: raise ValueError("nearest needs at least one image, got an empty list")
     if among is None:
         feats,labels = encoder_features(self, 0)
         table = image_table(self.dls, 0, labels)
-    else:
-        rows = np.stack(among.features) if 'features' in among else among.filter(regex=r'^f\d+$').to_numpy()
-        feats,table = torch.tensor(rows, dtype=torch.float),among[['id','file','label']]
+    else: feats,table = _rows(among),among[['id','file','label']]
     m = learner_encoder(self)
     with torch.no_grad(), keep_modes(m):
         try: dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
@@ -84,6 +96,7 @@ def nearest(self:Learner,
         m.to(dl.device).eval()
         new = torch.cat([batch_features(m, b[0]) for b in dl])
     if new.shape[1]!=feats.shape[1]: raise ValueError(f"`among` holds {feats.shape[1]} features an image, this encoder gives {new.shape[1]}. Compute it anew: learn.features()")
+    if among is not None and not _made_by(self, among): raise ValueError("`among` was made by other weights than the encoder has now, so similarities to it mean nothing. Compute it anew: learn.features()")
     sims,idx = (F.normalize(new, dim=1) @ F.normalize(feats, dim=1).T).topk(min(n, len(feats)), dim=1)
     res = table.iloc[idx.flatten().tolist()].reset_index(drop=True)
     k = idx.shape[1]

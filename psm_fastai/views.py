@@ -167,11 +167,12 @@ class TwoViews:
         n:int=8, # Number of images
         **kwargs,
     ):
-        "Show images (top) and their two views"
+        "Show images (top) and their two views; of more than three channels the first three, of two the first"
         n = min(n, len(x))
         rows = (x[:n],) + self(x[:n])
         if self.norm: rows = [self.norm.decode(TensorImage(r)) for r in rows]
         for im,ax in zip([o for r in rows for o in r], get_grid(3*n, 3, n, figsize=kwargs.pop('figsize', (1.1*n,3.4)), **kwargs)):
+            im = im[:3] if len(im)>2 else im[:1]
             show_image(im.as_subclass(Tensor).clamp(0,1).cpu(), ctx=ax, **({'cmap':'gray'} if len(im)==1 else {}))
 
     def __repr__(self): return f"TwoViews({', '.join(type(t).__name__ for t in self.tfms)})"

@@ -1,0 +1,70 @@
+"What a person sees: pictures and tables in a notebook"
+import matplotlib.pyplot as plt, pandas as pd, pytest, torch
+from IPython.core.formatters import IPythonDisplayFormatter
+from fastai.vision.all import DataLoaders, TensorCategory, TensorImage, TfmdDL, set_seed
+from psm_fastai.all import *
+from common import *
+
+@pytest.fixture(scope='module')
+def trained():
+    set_seed(0)
+    images = [(TensorImage(torch.rand(1,16,16)),TensorCategory(i%2)) for i in range(64)]
+    dls = DataLoaders(*(TfmdDL(images, bs=16, shuffle=s, num_workers=0) for s in (True,False)))
+    dls.vocab = ['a very long name of a class, the first','a very long name of a class, the other']
+    learn = quiet(dls, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, rule='bank', mine_after=0., k=4, n_neg=16), PurityCallback(), CollapseCallback()])
+    learn.fit(2, 1e-3)
+    return learn
+
+def shown_by_ipython(o): return IPythonDisplayFormatter()(o)
+
+@pytest.mark.parametrize('draw', [lambda l: l.purity.plot(), lambda l: l.collapse.plot(), lambda l: l.show_neighbours(n=2, k=2), lambda l: l.show_loss(int(l.model.bank.ids[0]), n=3)],
+    ids=['purity','collapse','show_neighbours','show_loss'])
+def test_a_figure_is_drawn_once(trained, draw):
+    fig = draw(trained)
+    assert shown_by_ipython(fig) is True        # nothing more, since the cell draws what is open
+    plt.close(fig)
+    assert not shown_by_ipython(fig)            # now IPython goes on and draws it
+
+def test_a_diagnosis_is_told_once(trained, capsys):
+    res = trained.diagnose()
+    said = capsys.readouterr().out
+    assert said and shown_by_ipython(res) is True and capsys.readouterr().out=='' and isinstance(res, dict)
+
+def test_classes_that_begin_alike_have_bars_of_their_own(trained):
+    ax = next(a for a in trained.purity.plot().axes if 'by label' in a.get_title())
+    assert len(ax.patches)==2 and len({round(p.get_x(), 3) for p in ax.patches})==2 and len(ax.get_xticklabels())==2
+    plt.close('all')
+
+def test_pictures_tell_classes_and_false_negatives(trained):
+    id = int(trained.model.bank.ids[0])
+    df = trained.explain_loss(id)
+    fig = trained.show_loss(id, n=6)
+    titles = [(a.get_title(),a.get_title() and a.title.get_color()) for a in fig.axes]
+    neg = df[df.kind=='negative'].nlargest(6, 'share')
+    want = ['✗' if l==df.label.iloc[0] else '✓' for l in neg.label]
+    assert [t[0] for t,_ in titles[-6:]]==want and '✗' in want and '✓' in want
+    assert any(t.startswith('itself') for t,_ in titles)
+    table = mined_neighbours(trained, [id], k=3)
+    fig = trained.show_neighbours([id], k=3)
+    assert [a.get_title().split('\n')[1][:10] for a in fig.axes[1:]]==[l[:10] for l in table.label]
+    plt.close('all')
+
+@pytest.mark.parametrize('channels', [1,2,3,4,12])
+def test_views_of_any_number_of_channels_are_shown(channels):
+    digit_views().show(torch.rand(2, channels, 16, 16))
+    assert len(plt.gcf().axes)==6
+    plt.close('all')
+
+def test_an_old_table_of_features_is_refused(tmp_path):
+    trained = quiet(digits_dls(bs=16, limit=64), cbs=PSMCallback(bank_size=48))
+    im = trained.dls.train_ds[5][0]
+    known = trained.features()
+    assert trained.nearest(im, n=1, among=known).id[0]==5
+    known.to_csv(tmp_path/'t.csv', index=False)
+    known.to_parquet(tmp_path/'t.parquet')
+    read = pd.read_csv(tmp_path/'t.csv'),pd.read_parquet(tmp_path/'t.parquet')
+    for t in read: assert trained.nearest(im, n=1, among=t).id[0]==5
+    trained.fit(1, 1e-2)
+    for t in (known, known.iloc[:30], *read):
+        with pytest.raises(ValueError, match='made by other weights'): trained.nearest(im, n=1, among=t)
+    assert trained.nearest(im, n=1, among=trained.features()).id[0]==5
