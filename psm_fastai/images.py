@@ -12,7 +12,7 @@ import io, lzma, math, numpy as np, re, stat, struct, tifffile, torch, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fastai.vision.all import Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, merge, progress_bar, rank_distrib, show_image
-from PIL import ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 from threading import Lock
 from torchvision.io import decode_image
 from typing import NamedTuple
@@ -32,7 +32,9 @@ def _refuse_large(h, w, values, max_pixels):
     "Three values make a pixel, if there are more of them than pixels"
     limit = max_pixels or 2*(Image.MAX_IMAGE_PIXELS or math.inf)
     n = max(h*w, math.ceil(values/3))
-    if n>limit: raise ValueError(f"it claims {h:,}×{w:,} pixels{f' and {values:,} values' if values>h*w else ''}, more than is read from a file that nobody vouches for. If you trust it, pass max_pixels={n}")
+    if n<=limit: return
+    many = f' and {values:,} values' if values>h*w else ''
+    raise ValueError(f"it claims {h:,}×{w:,} pixels{many}, more than is read from a file that nobody vouches for. If you trust it, pass max_pixels={n}")
 
 def _pillow(f, max_pixels):
     "As `Image.open`, but without what reaches out, and with a limit of its own: PIL's is one for all threads"
@@ -215,13 +217,15 @@ class ReadImage(Transform):
         if isinstance(o, Tensor): o = (o.float() if o.dtype==torch.bfloat16 else o).detach().cpu().numpy()
         if isinstance(o, np.ndarray): return self._finish(_Raw(_chw(o, self.channels)), o)
         if not isinstance(o, (Path,str,bytes,bytearray)) or isinstance(o, str) and re.match(r'[a-z][a-z0-9+.-]+://', o, re.I):
-            raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {f'an address on the web, {o}: download it first' if isinstance(o, str) else type(o).__name__}")
+            got = f'an address on the web, {o}: download it first' if isinstance(o, str) else type(o).__name__
+            raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {got}")
         with _file(o) as f:
             raw = _open(f, self.channels, self.alpha is False, self.max_pixels)
             if isinstance(raw.im, Image.Image):
-                side = max(self.size)
-                raw.im.draft(None, (2*side,2*side) if raw.im.getexif().get(274, 1)>4 else tuple(2*s for s in self.size[::-1]))   # a large JPEG is decoded at an eighth to a half of its size, never below twice ours
-                ImageOps.exif_transpose(raw.im, in_place=True)            # as the camera was held
+                lying = raw.im.getexif().get(274, 1)>4                     # it is turned by a quarter
+                h,w = (2*s for s in self.size)
+                raw.im.draft(None, (h,w) if lying else (w,h))              # a large JPEG is decoded at an eighth to a half of its size, never below twice ours
+                ImageOps.exif_transpose(raw.im, in_place=True)             # as the camera was held
             return self._finish(raw, o)
 
     def _turned(self, im):
@@ -412,7 +416,8 @@ def _find_alpha(looks, channels):
     if not clear: return False if any(o.channels==4 for o in looks) else None
     partial = np.mean([o.partial for o in clear])
     if partial>.5:
-        _say(f"The last channel of {len(clear)} of {len(looks)} images is taken for one like the others, not for opacity: {partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
+        _say(f"The last channel of {len(clear)} of {len(looks)} images is taken for one like the others, not for opacity: "
+             f"{partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
         return False
     if channels is None: _say(f"{len(clear)} of {len(looks)} images are transparent and are laid over the ground. channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
     return None
@@ -421,7 +426,8 @@ def _tell_range(values, min_value):
     v = np.concatenate(values)
     black,white = value_range(v)
     if min_value is not None: black,white = min_value,max(white, min_value+1)
-    _say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: {black:,g} becomes black and {white:,g} white. min_value and max_value set another range.")
+    _say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: {black:,g} becomes black and {white:,g} white. "
+         f"min_value and max_value set another range.")
     return black,white
 
 def tell_clipped(
@@ -432,4 +438,5 @@ def tell_clipped(
     seen,read.clipped = read.clipped,None
     if not seen: return
     share,worst = max(seen)
-    _say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white; most of all {worst}, {share:.2%} of them.")
+    _say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white; "
+         f"most of all {worst}, {share:.2%} of them.")
