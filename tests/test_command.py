@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_and_a_deep_record(tmp_path, capsys):
 def first_weights(learn): return learn.model.encoder.state_dict()
 
 def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
-    run(tmp_path/'a', epochs=1, arch='cifar_resnet18', bs=30)
+    run(tmp_path/'a', epochs=1, arch='shufflenet_v2_x0_5', bs=30)
     want = load_encoder(tmp_path/'a').state_dict()
     began = []
     before = pretrain.CheckpointCallback.before_fit
@@ -121,11 +121,11 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pretrain.CheckpointCallback, 'before_fit', look)
     run(tmp_path/'b', epochs=1, start=tmp_path/'a/encoder.safetensors', bs=30)
     run(tmp_path/'c', epochs=1, arch=str(tmp_path/'a'), bs=30)
-    torch.save(dict(want, **{'fc.weight': torch.zeros(2,512)}), tmp_path/'w.pth')
-    run(tmp_path/'d', epochs=1, start=tmp_path/'w.pth', arch='cifar_resnet18', bs=30)
-    assert 'holds weights that cifar_resnet18 has no place for: fc.weight' in capsys.readouterr().out
+    torch.save(dict(want, **{'fc.weight': torch.zeros(2,1024)}), tmp_path/'w.pth')
+    run(tmp_path/'d', epochs=1, start=tmp_path/'w.pth', arch='shufflenet_v2_x0_5', bs=30)
+    assert 'holds weights that shufflenet_v2_x0_5 has no place for: fc.weight' in capsys.readouterr().out
     assert len(began)==3 and all(same(b, want) for b in began)
-    assert json.loads((tmp_path/'b/run.json').read_text())['arch']=='cifar_resnet18'
+    assert json.loads((tmp_path/'b/run.json').read_text())['arch']=='shufflenet_v2_x0_5'
     with pytest.raises(ValueError, match='another architecture than small_resnet'): run(tmp_path/'e', epochs=1, start=tmp_path/'w.pth')
 
 @pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
