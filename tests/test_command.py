@@ -1,11 +1,10 @@
 "What ends the command is told in one line, with an exit code; and what is finished can go on"
-import json, os, re, sys
-import numpy as np, pandas as pd, pytest, torch
+import json, os, re, subprocess, sys
+import pandas as pd, pytest, torch
 from fastcore.script import _run_cli
-from fastai.vision.all import Callback
 from psm_fastai import pretrain
 from psm_fastai.all import *
-from common import Spy, same
+from common import same
 
 def command(capsys, *args):
     "The command in this process: exit code, output, errors"
@@ -21,7 +20,6 @@ def run(out, **kwargs): return pretrain.psm_pretrain('digits', limit=60, eval='n
 
 def at_epoch(monkeypatch, epoch, do):
     "Calls `do` in the middle of that epoch"
-    before = pretrain.RunLog.after_epoch
     def batch(self):
         if self.training and self.epoch==epoch and self.iter==1: do()
     monkeypatch.setattr(pretrain.RunLog, 'after_batch', batch, raising=False)
@@ -110,8 +108,6 @@ def test_a_damaged_checkpoint_and_a_deep_record(tmp_path, capsys):
     code,_,err = command(capsys, *small, '--epochs', 2, '--out', out, '--resume')
     assert code==2 and 'is not a record that psm_pretrain wrote' in err and err.count('\n')==1
 
-def first_weights(learn): return learn.model.encoder.state_dict()
-
 def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
     run(tmp_path/'a', epochs=1, arch='shufflenet_v2_x0_5', bs=30)
     want = load_encoder(tmp_path/'a').state_dict()
@@ -129,9 +125,7 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match='another architecture than small_resnet'): run(tmp_path/'e', epochs=1, start=tmp_path/'w.pth')
 
 @pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
-def test_any_encoding(tmp_path, encoding):
+def test_any_encoding(encoding):
     "Of a terminal or a file"
-    import subprocess, sysconfig
-    (tmp_path/'größe').mkdir()
-    res = subprocess.run([sys.executable, '-c', f"import sys; from psm_fastai import pretrain\nclass R:\n  pass\nwith pretrain._Told(None) as t:\n  pass\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._Told(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
+    res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._Told(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
     assert res.returncode==0 and b'gr' in res.stdout, res.stderr
