@@ -17,7 +17,8 @@ from .data import train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes
 from .files import whole
-from .learner import as_floats, batch_labels, plain_batches, plain_dls
+from .folders import shown
+from .learner import as_floats, batch_labels, plain_batches, plain_dls, short_name
 from .loss import check_number
 from .neighbours import nearest_images
 
@@ -112,10 +113,7 @@ class Answer(pd.DataFrame):
                 ax.imshow(self.collection.picture(i), cmap='gray')
                 ax.set_title(title, fontsize=7)
 
-def _short(file, n=18):
-    "The name of a file, its middle left out if it is long"
-    name = Path(file).name if isinstance(file, str) else ''
-    return name if len(name)<=n else f"{name[:n//2-1]}…{name[-n//2:]}"
+def _short(file, n=18): return short_name(shown(Path(file).name), n) if isinstance(file, str) else ''
 
 def _one_a_row(table, ncols): return in_lines([(r.row, _short(r.file)) for r in table.itertuples()], ncols)
 
