@@ -17,8 +17,8 @@ from .data import train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes
 from .files import whole
-from .folders import shown
-from .learner import as_floats, batch_labels, plain_batches, plain_dls, short_name
+from .folders import short_name, shown
+from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
 from .neighbours import nearest_images
 
