@@ -24,7 +24,7 @@ def main(
     set_seed(0)
     def learner(cb):
         dls = DataLoaders(*(MemoryDL(Pictures(m), bs=min(m, bs), shuffle=True, drop_last=True) for m in (n,bs)))
-        learn = silent(psm_learner(dls, arch, cbs=cb))
+        learn = silent(psm_learner(dls, arch, cbs=cb, pretrained=False))
         learn.fit(1, 1e-3)
         return learn
     psm = learner(PSMCallback(bank_size=bank, mine_after=0., trust=.5, refresh=10**6, views=photo_views()))       # more pairs than one would trust

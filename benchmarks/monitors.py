@@ -21,7 +21,7 @@ def main(
     set_seed(0)
     def epoch(cbs):
         dls = DataLoaders(*(MemoryDL(Pictures(m, size, labels=True), bs=min(m, bs), shuffle=True, drop_last=True) for m in (n,2)))
-        learn = silent(psm_learner(dls, arch, cbs=[PSMCallback(bank_size=bank, mine_after=0., views=photo_views()), *cbs]))
+        learn = silent(psm_learner(dls, arch, pretrained=False, cbs=[PSMCallback(bank_size=bank, mine_after=0., views=photo_views()), *cbs]))
         return lambda: learn.fit(1, 1e-3)
     t = in_turn(rounds, off=epoch([]), on=epoch([PurityCallback(), CollapseCallback(), AgreementCallback()]))
     over = ratio(t['on'], t['off'])

@@ -81,7 +81,7 @@ def metric_learning(o):
 def dls(o, n=None): return DataLoaders(*(MemoryDL(Pictures(m, o.size), bs=min(o.bs, m), shuffle=True, drop_last=True) for m in (n or o.n,2)))     # hardly any validation: the peers' loops have none
 
 def ours(o, cb):
-    learn = silent(psm_learner(dls(o), o.arch, cbs=cb))
+    learn = silent(psm_learner(dls(o), o.arch, cbs=cb, pretrained=False))
     def epoch(): learn.fit(1, 1e-3)
     return epoch
 

@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 __all__ = ['no_stream', 'PSMStep', 'under_way', 'GuestCallback', 'plain_dls', 'peek_batch', 'check_ids', 'no_skips', 'with_ids',
            'batch_labels', 'has_labels', 'check_images', 'broken_images', 'plain_batches', 'as_floats', 'psm_model',
            'steps_before', 'is_distributed', 'split_ranks', 'gather_ranks', 'randomness', 'set_randomness',
-           'TidyCallback', 'image_stats', 'check_stats']
+           'TidyCallback', 'image_stats', 'check_stats', 'normalise_as']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, os, sys, torch
@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import chain, islice
 from threading import RLock, get_ident
-from fastai.vision.all import (Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Tensor, ValueMetric, find_bs, get_model,
+from fastai.vision.all import (Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, Tensor, ValueMetric, find_bs, get_model,
     get_random_states, no_random, partial, progress_bar, set_random_states, to_cpu)
 from torch.nn.parallel import DistributedDataParallel
 from .model import PSMModel
@@ -326,6 +326,21 @@ def check_stats(
     if was.keys()!=now.keys() or any(len(was[n])!=len(now[n]) or max(abs(a-b) for a,b in zip(was[n], now[n]))>1e-3 for n in was):
         def say(s): return ', '.join(f"{n} {[round(v,3) for v in vs]}" for n,vs in s.items()) or 'no normalisation'
         raise ValueError(f"The encoder was trained on images with {say(was)}, and these have {say(now)}. Build the data with the same `Normalize`, such as image_dls(stats=(mean, std))")
+
+# %% ../nbs/05a_learner.ipynb #08825b52
+def normalise_as(
+    stats:dict, # Of the images that weights were trained on; `mean` and `std` of three channels
+    dls, # `DataLoaders`, changed if they have one channel or three
+):
+    "Give the images the normalisation that pretrained weights expect. One channel gets the means over three; other numbers keep their own"
+    c = peek_batch(dls)[0].shape[1]
+    if c not in (1,3): return
+    mean,std = (stats[n] if c==3 else [sum(stats[n])/3] for n in ('mean','std'))
+    new = Normalize.from_stats(mean, std, cuda=False)
+    for dl in dls.loaders:
+        old = find_normalize(dl)
+        if old is None: dl.after_batch.add(new)
+        else: old.mean,old.std = new.mean.to(old.mean),new.std.to(old.std)
 
 # %% ../nbs/05a_learner.ipynb #969141f5
 PSMStep = namedtuple('PSMStep', 'q k ids labels mined loss')

@@ -161,7 +161,7 @@ def test_folders_and_a_resnet(tmp_path, fn, labelled):
         p.mkdir(exist_ok=True)
         im.save(p/f'{i}.png')
     dls = image_dls(tmp_path, size=32, bs=8)
-    learn = silent(psm_learner(dls, 'resnet18', views=digit_views(), bank_size=32))
+    learn = silent(psm_learner(dls, 'resnet18', views=digit_views(), bank_size=32, pretrained=False))
     learn.fit(1)
     assert ('purity' in learn.recorder.metric_names)==labelled
     assert len(mined_neighbours(learn, n=3, k=2))==6

@@ -5,6 +5,8 @@ from fastai.callback.tensorboard import TensorBoardCallback
 from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, DataLoaders, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock, TfmdDL,
     accuracy_multi, create_body, get_image_files, load_learner, resnet18, set_seed)
 from psm_fastai.all import *
+from torchvision.models import ResNet18_Weights, resnet18
+from urllib.error import URLError
 from common import quiet, same, silent
 
 @pytest.fixture(scope='module')
@@ -24,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize('arch', ['small_resnet', 'cifar_resnet18', 'resnet18', 'timm/resnet10t'])
 def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
-    l = silent(psm_learner(digits_dls(bs=20, limit=60), arch, bank_size=50))
+    l = silent(psm_learner(digits_dls(bs=20, limit=60), arch, bank_size=50, pretrained=False))
     l.fit(1)
     l.save_encoder(tmp_path/'e.safetensors')
     again = load_encoder(tmp_path/'e.safetensors')
@@ -220,3 +222,36 @@ def test_features_of_new_images_from_a_folder(tmp_path):
     pd.testing.assert_frame_equal(one, many)
     (tmp_path/'new/x.png').write_text('no image')
     with pytest.raises(ValueError, match="1 of 4 images can't be read: .*x.png"): image_features(tmp_path, tmp_path/'new')
+
+@pytest.fixture
+def photo_weights(monkeypatch):
+    "Made-up weights in the place of those that torchvision would fetch"
+    set_seed(3)
+    made = resnet18().state_dict()
+    monkeypatch.setattr(ResNet18_Weights, 'get_state_dict', lambda *args, **kwargs: made)
+    return made
+
+def test_pretrained_weights_bring_their_normalisation_and_mining_starts_at_once(folder, photo_weights):
+    dls = image_dls(folder, size=32, bs=8, channels=3)
+    learn = silent(psm_learner(dls, resnet18, k=3))
+    assert all(torch.equal(t, photo_weights[n]) for n,t in learn.model.encoder.state_dict().items()) and learn.psm.settings['mine_after']==0
+    assert torch.allclose(torch.tensor(image_stats(learn.dls)['mean']), torch.tensor([.485,.456,.406]))
+    x = learn.dls.valid.one_batch()[0]
+    assert (learn.dls.valid.decode((x,))[0]>=0).all() and x.min()<-1.5
+    learn.show_neighbours(n=2, k=3)                 # before any training
+    learn.fit(1, 1e-4)
+    assert learn.model.loss.index.made
+
+def test_other_settings_than_the_weights_can_be_asked_for(folder, photo_weights):
+    dls = image_dls(folder, size=32, bs=8)          # gray
+    assert silent(psm_learner(dls, 'resnet18', k=3, mine_after=.5)).psm.settings['mine_after']==.5
+    assert torch.allclose(torch.tensor(image_stats(dls)['mean']), torch.tensor([.449]), atol=1e-3)
+    plain = silent(psm_learner(image_dls(folder, size=32, bs=8), 'resnet18', k=3, pretrained=False))
+    assert plain.psm.settings['mine_after']==.3 and not torch.equal(plain.model.encoder.layer1[0].conv1.weight, photo_weights['layer1.0.conv1.weight'])
+
+def test_weights_that_cannot_be_fetched_are_named(folder, monkeypatch):
+    def no_network(*args, **kwargs): raise URLError('no network')
+    monkeypatch.setattr(ResNet18_Weights, 'get_state_dict', no_network)
+    dls = image_dls(folder, size=32, bs=8)
+    with pytest.raises(ValueError, match="weights of resnet18 can't be fetched: <urlopen error no network>. Pass pretrained=False"): psm_learner(dls, 'resnet18')
+    assert image_stats(dls)['mean']==[.5]
