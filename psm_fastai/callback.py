@@ -22,7 +22,7 @@ from .learner import *
 from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
 from .mining import admissible, mine_positives, overlap, purity, query_parts
-from .encoder import create_encoder, keep_modes, pool_features
+from .encoder import create_encoder, has_weights, keep_modes, pool_features
 from .health import HealthCallback, PSMWarning
 from .model import PSMModel, check_finite, check_network, check_precision, undisturbed
 from .preflight import PreflightCallback
@@ -524,14 +524,19 @@ def psm_learner(
     dls, # `DataLoaders` of images, with or without labels
     arch='small_resnet', # A module, or a name or architecture for `create_encoder`
     cbs=None, # Further callbacks; a `PSMCallback` among them takes the place of the usual one
+    pretrained:bool=True, # Start with weights of torchvision or timm if `arch` names one of their models; mining then starts at once
     **kwargs,
 )->Learner:
-    "A learner that pretrains `arch` by potential sample mining; further arguments go to `PSMCallback`"
+    "A learner that pretrains `arch` by potential sample mining; further arguments go to `PSMCallback`. Pretrained weights bring their normalisation to `dls`"
     cbs = L(cbs)
     known = {*inspect.signature(PSMCallback).parameters, *_rule(kwargs.get('rule', 'index'))[0].settings()}
     if bad := [n for n in kwargs if n not in known]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own needs a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
-    if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
-    elif kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
-    encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1])
-    if hasattr(encoder, 'images'): check_stats(encoder.images, dls)      # it comes from `load_encoder`
+    own = any(isinstance(cb, PSMCallback) for cb in cbs)
+    if own and kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
+    encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1], pretrained=pretrained and not isinstance(arch, nn.Module) and has_weights(arch))
+    if isinstance(arch, nn.Module) and hasattr(encoder, 'images'): check_stats(encoder.images, dls)      # it comes from `load_encoder`
+    elif hasattr(encoder, 'images'):
+        normalise_as(encoder.images, dls)
+        kwargs = {'mine_after':0., **kwargs}
+    if not own: cbs = L(PSMCallback(**kwargs)) + cbs
     return Learner(dls, encoder, loss_func=getattr(dls.train_ds, 'loss_func', None) or no_loss, cbs=cbs)

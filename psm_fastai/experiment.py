@@ -94,7 +94,7 @@ def pretrain(
     dls = experiment_dls(*(s[n] for n in ('data','bs','limit','held_out','classes')))
     psm = {n: v for n,v in settings.items() if n not in inspect.signature(resolved).parameters}
     opt = s.get('opt', 'adam')
-    learn = psm_learner(dls, s['arch'], cbs=psm_methods[s['method']](**_of_method(s['method'], recipe_for(s['data'], s['arch'], opt), psm)))
+    learn = psm_learner(dls, s['arch'], pretrained=False, cbs=psm_methods[s['method']](**_of_method(s['method'], recipe_for(s['data'], s['arch'], opt), psm)))
     learn.opt_func = _opts[opt]
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs, **_cycle(opt, s['epochs'], s.get('warmup')))
     return learn
