@@ -193,7 +193,7 @@ def outliers(self:Collection,
 # %% ../nbs/07c_collection.ipynb #3c9cf67a
 _numbers = 2,3,4,5,6,8,10,12,16,20,24,32
 
-def _k_means(x, n): return KMeans(n, n_init=3, random_state=0).fit(x)
+def _k_means(x, n, n_init=1): return KMeans(n, n_init=n_init, random_state=0).fit(x)
 
 def best_number(
     x:np.ndarray, # `[N, F]`
@@ -214,7 +214,7 @@ def clusters(self:Collection,
     "Kinds of images, found by k-means. `show` draws the most typical images of each"
     if n is not None: check_number('n', n, 1, len(self), whole=True)
     x = self.unit.numpy()
-    fit = _k_means(x, n or best_number(x))
+    fit = _k_means(x, n or best_number(x), 3)
     sizes = np.bincount(fit.labels_)
     place = np.empty(len(sizes), int)
     place[np.argsort(-sizes, kind='stable')] = range(len(sizes))
@@ -244,6 +244,26 @@ def _write_to_label(table, path):
         f = Path(f).absolute()
         return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
     with whole(path) as tmp: pd.DataFrame(dict(file=table.file.map(way), label='')).to_csv(tmp, index=False)
+
+# %% ../nbs/07c_collection.ipynb #8e034950
+@patch
+def show_nearest(self:Learner,
+    image, # As for `nearest`: a file, a PIL image or an array, or several in a list
+    n:int=8, # Neighbours of each
+    size:float=1.3, # Width of an image, in inches
+):
+    "Draw new images, and right of each the training images nearest to it"
+    images = image if isinstance(image, list) else [image]
+    found,asked = self.nearest(images, n),self.dls.test_dl(images, num_workers=0).dataset
+    k = int(found['rank'].max())
+    fig,axs = plt.subplots(len(images), k+1, figsize=((k+1)*size, len(images)*size*1.25), squeeze=False, layout='constrained')
+    for ax in axs.flat: ax.axis('off')
+    for i,row in enumerate(axs):
+        row[0].imshow(asked[i][0], cmap='gray')
+        row[0].set_title('asked', fontsize=7)
+        for ax,r in zip(row[1:], found[found['query']==i].itertuples()):
+            ax.imshow(train_image(self.dls, r.id), cmap='gray')
+            ax.set_title(f'{r.similarity:.2f} {_short(r.file, 12)}', fontsize=7)
 
 # %% ../nbs/07c_collection.ipynb #25e5a44c
 @patch

@@ -72,13 +72,15 @@ def has_weights(
 def create_encoder(
     arch, # A module, used as it is; a name: `small_resnet`, `cifar_resnet18`, or a model of torchvision or timm such as `resnet50`; or a function that makes a classifier
     n_in:int=3, # Channels of the images
-    pretrained:bool=False, # Start with the weights that torchvision or timm offers, which are fetched or cached; the two small networks have none
+    pretrained:bool=False, # Start with the weights that torchvision or timm offers, which are fetched or cached
 )->nn.Module: # `images` tells mean, standard deviation and size of the images that pretrained weights were trained on
     "An encoder for images with `n_in` channels, a classifier without its last linear layer. Raises `ValueError` if there is no such model, it can't take these images, or its weights can't be fetched"
     if isinstance(arch, nn.Module): return arch
     known = _known()
     name = arch if isinstance(arch, str) else next((n for n,f in known.items() if f is arch), None)
     if pretrained and (name is None or name in _archs): raise ValueError(f"There are no pretrained weights for {name or arch}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
+    if pretrained and (name is None or name in _archs):
+        raise ValueError(f"There are no pretrained weights for {name or arch}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
     if name in _archs: m = _archs[name](n_in)
     elif name and name not in known: m = _timm(name, n_in, pretrained)
     else: m = _without_head(known.get(name, arch), name, n_in, pretrained)
@@ -103,7 +105,6 @@ def _default_weights(name):
 def _without_head(f, name, n_in, pretrained):
     "A classifier of torchvision, or of the user's function, without its last linear layer"
     options = dict(aux_logits=False) if name in ('googlenet','inception_v3') else {}     # in training mode these would return more than features
-    if pretrained and not name: raise ValueError(f"pretrained is for models by name. Let {f!r} load its weights itself, or pass the module that it makes")
     if pretrained:
         weights,images = _default_weights(name)
         m = _fetched(name, lambda: f(weights=weights), Path(torch.hub.get_dir())/'checkpoints')

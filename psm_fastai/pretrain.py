@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['recipes', 'RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'write_run', 'recipe_for',
-           'start_and_arch', 'going_on', 'psm_pretrain', 'check_resume', 'summary']
+           'start_and_arch', 'going_on', 'psm_pretrain', 'check_resume', 'summary', 'found_in']
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
@@ -18,6 +18,7 @@ from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RM
 from fastprogress.core import format_time
 from fastcore.script import call_parse, is_cli
 from . import __version__
+from .collection import Collection
 from .callback import PSMCallback, _takes, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
 from .folders import read_table, say, short_name
@@ -130,12 +131,16 @@ def _cycle(opt, epochs, warmup=None):
 recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, psm=dict(refresh=1)), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 _resnets = dict(opt='sgd', epochs=200, bs=512, lr=.06, momentum=.99, wd=5e-4, warmup=5, psm=dict(temp=.1, split_bn=8))
 
+_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, psm=dict(mine_after=0.))     # chosen on crops of photographs, see the guide to one's own
+
 def recipe_for(
     data:str, # As for `psm_pretrain`
     arch='small_resnet', # Encoder; `cifar_resnet18` and names that start with resnet are ResNets
     opt:str|None=None, # Optimizer that was asked for; with another one than sgd a ResNet has the recipe of all others
+    pretrained:bool=False, # Whether training begins from pretrained weights
 )->dict: # `opt`, `epochs`, `bs`, `lr`, `momentum`, `wd`, `warmup` in epochs or None, `knn_k`, and in `psm` further settings of the method
-    "What is taken for settings that were not given: for ResNets and images other than the digits what published recipes share, else `recipes`"
+    "What is taken for settings that were not given: from pretrained weights little and gentle training, for ResNets and images other than the digits what published recipes share, else `recipes`"
+    if pretrained: return dict(opt=opt or 'adam', warmup=None, knn_k=20, **_pretrained)
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', '')
     resnet = data!='digits' and opt in (None,'sgd') and (name=='cifar_resnet18' or name.startswith('resnet'))
     plain = dict(dict(opt=opt or 'adam', warmup=None, psm={}), **recipes.get(data, recipes[None]))
@@ -242,7 +247,7 @@ def psm_pretrain(
     method:str='psm', # psm, ppsm, pnsm, from_bank, moco, nnclr, msf or byol
     arch:str=None, # Encoder: small_resnet, cifar_resnet18, a model of torchvision or timm such as resnet18, or an encoder file to begin from (default: small_resnet, or that of --start)
     start:str=None, # Weights to begin from: an encoder file, the folder of a finished run, or a state dict that torch.save wrote
-    pretrained:bool=False, # Begin from the weights that torchvision or timm has for --arch
+    pretrained:bool=False, # Begin from the weights that torchvision or timm has for --arch, gently: few epochs, a low rate, and mining from the start
     epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, else 20)
     bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, else 128; for few images a 16th of them, but at least 4)
     lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, else 0.003)
@@ -272,13 +277,13 @@ def psm_pretrain(
     resume:bool=False, # Go on with the run in that folder from its last whole epoch; with a larger --epochs with one that is finished, too
     **kwargs,
 ):
-    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, history.csv, curves.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
+    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, features.parquet, history.csv, curves.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
     began,psm = time.time(),_given(kwargs)
     name = Path(data).stem if Path(data).is_file() else Path(data).resolve().name if Path(data).is_dir() else data
     out = Path(out or f'runs/{name}')
     with _Told(out) as run:
         arch,start = start_and_arch(arch, start)
-        recipe,given_bs = recipe_for(data, arch, opt),bs
+        recipe,given_bs = recipe_for(data, arch, opt, pretrained),bs
         epochs,bs,lr,wd,opt = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd, opt=opt).items())
         def own(m):
             "What of the settings is for method `m`: all for the one asked for; for one to compare with, those that it takes"
@@ -311,10 +316,10 @@ def psm_pretrain(
         if 'linear' in measured and len(dls.vocab)<2: raise ValueError(f"--eval {eval} needs two classes, and all of these images are {short_name(dls.vocab[0])}. Leave out linear")
         def network():
             n_in = peek_batch(dls)[0].shape[1]
-            return encoder_from(start, arch, n_in) if start else create_encoder(arch, n_in, pretrained=True) if pretrained else arch
+            return encoder_from(start, arch, n_in) if start else arch
         def learner(m):
             cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own(m))
-            learn = psm_learner(dls, network(), cbs=cb)
+            learn = psm_learner(dls, network(), cbs=cb, pretrained=pretrained)
             learn.opt_func = _opts[opt]
             if precision!='fp32': getattr(learn, f'to_{precision}')().add_cb(ChannelsLast())     # which makes convolutions in half precision faster
             if compile: learn.model.compile()
@@ -355,11 +360,14 @@ def psm_pretrain(
             histories[name].save(out/f'neighbours{tail}')
 
         learn.save_encoder(out/'encoder.safetensors')
+        photos = learn.collection()
+        photos.save(out/'features.parquet')
         plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
         neighbour_page(list(histories.values()), out/'neighbours.html', title=f'What was mined from {data}')
         write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
                   settings=used, seconds=round(time.time()-began, 1))
         print(summary(scores, logs, k))
+        print(found_in(photos, out))
         print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-began:.0f} s)")
         return learn
 
@@ -415,3 +423,12 @@ def summary(
         res += [f"  {n:<24}{l.frame.bank_purity.iloc[0]:>8.3f}   {l.frame.bank_purity.iloc[-1]:.3f}" for n,l in logs.items()]
         res += [f"  {'untrained':<24}{log.untrained:>8.3f}", f"  {'chance':<24}{log.chance:>8.3f}"]
     return '\n'.join(res)
+
+def found_in(
+    photos:Collection, # All images of a run
+    out, # Its folder
+)->str:
+    "What the features say about the images, and how to ask more"
+    same = sum(i!=f for i,f in enumerate(photos.first_alike()))
+    copies = f"{same} of {len(photos):,} images have the same pixels as another one" if same else f"no two of {len(photos):,} images have the same pixels"
+    return f"\nFound: {copies}. For more: photos = load_collection({str(out)!r}), then photos.duplicates(), .outliers(), .clusters() or .to_label(), each with .show()"
