@@ -197,7 +197,12 @@ def check_images(
     ok = x.as_subclass(Tensor).isfinite().flatten(1).all(1)
     if not ok.all(): raise ValueError(broken_images([int(i) for i,o in zip(ids, ok.tolist()) if not o], what))
 
-def broken_images(ids, what='training'): return f"The {what} images with ids {ids} hold values that are not finite (nan or inf). Mend them, or leave them out of the data set"
+def broken_images(
+    ids:list, # Places in the data set
+    what:str='training', # Which data set
+)->str:
+    "What to say of images with values that are not finite"
+    return f"The {what} images with ids {ids} hold values that are not finite (nan or inf). Mend them, or leave them out of the data set"
 
 def plain_batches(
     dls, # `DataLoaders`

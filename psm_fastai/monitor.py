@@ -47,7 +47,7 @@ class MonitorCallback(GuestCallback):
         if self.seen:
             seen = {n: torch.cat([s[n] for s in self.seen]).cpu() for n in self.seen[0]}
             self.now = dict(epoch=max(self.epoch, self.frame.epoch.max()+1 if len(self.frame) else 0))
-            with torch.autocast(self.dls.device.type if getattr(self.dls, 'device', None) else 'cpu', enabled=False): self.now.update(self.sum_up(seen))
+            with torch.autocast(torch.device(getattr(self.dls, 'device', None) or 'cpu').type, enabled=False): self.now.update(self.sum_up(seen))
             self.add('frame', pd.DataFrame([self.now]))
         self.active,self.seen = False,[]
 

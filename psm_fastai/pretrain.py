@@ -189,7 +189,7 @@ def _device(name, precision):
 def _why(e):
     "An error in one line"
     said = ' '.join(f"{e.strerror}{f': {e.filename}' if e.filename else ''}".split()) if isinstance(e, OSError) and e.strerror else ' '.join(str(e).split()) or type(e).__name__
-    said = re.sub(r'^Exception occured in `\w+` when calling event `\w+`: ', '', said)      # of fastai
+    said = re.sub(r'^Exception occur+ed in `\w+` when calling event `\w+`: ', '', said)      # of fastai
     return f"there is not enough memory ({said[:200]}). Lower --bs, --size or --bank-size, or add --from-disk" if _is_memory(e) else said
 
 def _is_memory(e): return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or isinstance(e, RuntimeError) and 'allocate' in str(e)

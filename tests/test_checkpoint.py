@@ -158,9 +158,9 @@ def test_weights_that_can_not_be(encoder_file, odd, says):
         with pytest.raises(ValueError, match=says): load_encoder(encoder_file, arch=arch)
 
 def test_weights_of_half_precision_and_masks_load(encoder_file):
-    class Masked(nn.Sequential):
+    class Masked(torch.nn.Sequential):
         def __init__(self):
-            super().__init__(nn.Conv2d(2, 4, 3))
+            super().__init__(torch.nn.Conv2d(2, 4, 3))
             self.register_buffer('mask', torch.tensor([0., -float('inf')]))
     write_encoder(Masked().half(), encoder_file, n_in=2)
     assert load_encoder(encoder_file, arch=Masked())[0].weight.dtype==torch.float32
@@ -240,7 +240,7 @@ def test_what_callbacks_remember_comes_back(tmp_path):
     cb = Remembers(values)
     tiny_learner().fit(1, cbs=[CheckpointCallback(tmp_path/'c.pth'), cb])
     got = read_saved(tmp_path/'c.pth')['callbacks']['remembers']['value']
-    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a==b for a,b in zip(got, values)) and len(got)==len(values)
+    for a,b in zip(got, values, strict=True): assert torch.equal(a, b) if isinstance(b, torch.Tensor) else a==b, (a, b)
 
 def pictures(path, n=20):
     path.mkdir()

@@ -250,7 +250,10 @@ def test_plots_of_trainings_that_trust_no_neighbour():
 
 def test_a_plot_of_trainings_that_mined_different_numbers():
     watch = PurityCallback(1)
-    for k in (8,3): make([watch], k=k, n_neg=20, mine_after=0.).fit(1, 1e-3)
+    for k in (8,3):
+        learn = make([watch], k=k, n_neg=20, mine_after=0.)
+        learn.fit(1, 1e-3)
+        learn.remove_cb(watch)
     lines = {l.get_label(): l for l in watch.plot().axes[1].lines}
     assert len(lines['last epoch'].get_xdata())==len(lines['first epoch'].get_xdata())==3
     plt.close('all')
