@@ -68,6 +68,7 @@ def other_images(
 def _plain(o):
     "`o` of types that can be read without executing anything"
     if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
+    if isinstance(o, set): return {_plain(v) for v in o}
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 

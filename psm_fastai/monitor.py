@@ -10,7 +10,6 @@ __all__ = ['MonitorCallback', 'PurityCallback', 'effective_rank', 'CollapseCallb
 # %% ../nbs/08_monitor.ipynb #47bb18bb
 import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
-from matplotlib.figure import Figure
 from .folders import short_name
 from .learner import *
 from .loss import check_number, similarity_gradients
@@ -64,14 +63,15 @@ class MonitorCallback(GuestCallback):
         if not len(self.frame): raise ValueError(f"{type(self).__name__} has seen no epoch yet. Train first")
         return self.draw(self.frame)
 
-# %% ../nbs/08_monitor.ipynb #5c80d726
-_blue,_grey,_red = '#0072B2','#767676','#D55E00'   # differ for colour-blind people too (Okabe & Ito), and by their dashes
-_styles = dict(color=_blue, marker='.'),dict(color=_grey, ls='--'),dict(color=_red, ls=':', marker='.')
-
-class OnceFigure(Figure):
+# %% ../nbs/08_monitor.ipynb #64a8e643
+class OnceFigure(plt.Figure):
     "A notebook draws open figures at the end of a cell, so as the value of its last line this one is not drawn again"
     def _ipython_display_(self):
         if not plt.fignum_exists(self.number): raise NotImplementedError       # IPython goes on to draw it
+
+# %% ../nbs/08_monitor.ipynb #5c80d726
+_blue,_grey,_red = '#0072B2','#767676','#D55E00'   # differ for colour-blind people too (Okabe & Ito), and by their dashes
+_styles = dict(color=_blue, marker='.'),dict(color=_grey, ls='--'),dict(color=_red, ls=':', marker='.')
 
 def _finish(ax, title, xlabel):
     ax.set_title(title, fontsize=10)
