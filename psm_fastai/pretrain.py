@@ -389,7 +389,7 @@ def check_resume(
     "Refuse to overwrite a run, and to go on with one that is not there, is finished, or has other settings"
     left = _left(out, 'checkpoint', '.pth')
     if not (out/'run.json').exists():
-        foreign = left + [f for kind in (('history','.csv'),('neighbours','.parquet'),('neighbours','.safetensors')) for f in _left(out, *kind)] + [f for f in (out/n for n in ('encoder.safetensors','curves.png','neighbours.html')) if f.exists()]
+        foreign = left + [f for kind in (('history','.csv'),('neighbours','.parquet'),('neighbours','.safetensors')) for f in _left(out, *kind)] + [f for f in (out/n for n in ('encoder.safetensors','features.parquet','curves.png','neighbours.html')) if f.exists()]
         if foreign: raise ValueError(f"{out} holds {foreign[0].name}, but no run of psm_pretrain, which would replace it. Give --out another folder")
         if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
         return
