@@ -17,7 +17,6 @@ from .folders import short_name
 from .history import filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model
 from .loss import check_number, nce_term
-from .monitor import OnceFigure
 from .mining import admissible, mine_positives, soft_weights
 
 # %% ../nbs/09_explore.ipynb #521d06bb
@@ -83,7 +82,7 @@ def show_neighbours(self:Learner,
     "Images (left) and the neighbours that they mine, pale if not trusted, with cosine similarities and classes; ✓ and ✗ tell whether the labels agree"
     df = mined_neighbours(self, ids, n, k, seed)
     queries = df['query'].unique()
-    fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4), squeeze=False, layout='constrained', FigureClass=OnceFigure)
+    fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4), squeeze=False, layout='constrained')
     def show(ax, i, title, alpha=1., **kwargs):
         im = train_image(self.dls, i)
         ax.imshow(im, cmap='gray' if im.mode=='L' else None, alpha=alpha)
@@ -134,7 +133,7 @@ def show_loss(self:Learner,
     "The images with the largest shares in the loss of an image, beside it: positives above, negatives below; ✗ marks positives of another class and negatives of its own"
     df = self.explain_loss(id, seed)
     own = df.label.iloc[0]
-    fig,axs = plt.subplots(2, n+1, figsize=((n+1)*size, 2.7*size), squeeze=False, layout='constrained', FigureClass=OnceFigure)
+    fig,axs = plt.subplots(2, n+1, figsize=((n+1)*size, 2.7*size), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.set_axis_off()
     for ax,kind in zip(axs, ('positive','negative')):
         ax[0].set_title(f"{kind}s of\n{df.attrs['loss']:.2f}", fontsize=8, y=.3)

@@ -63,12 +63,6 @@ class MonitorCallback(GuestCallback):
         if not len(self.frame): raise ValueError(f"{type(self).__name__} has seen no epoch yet. Train first")
         return self.draw(self.frame)
 
-# %% ../nbs/08_monitor.ipynb #64a8e643
-class OnceFigure(plt.Figure):
-    "A notebook draws open figures at the end of a cell, so as the value of its last line this one is not drawn again"
-    def _ipython_display_(self):
-        if not plt.fignum_exists(self.number): raise NotImplementedError       # IPython goes on to draw it
-
 # %% ../nbs/08_monitor.ipynb #5c80d726
 _blue,_grey,_red = '#0072B2','#767676','#D55E00'   # differ for colour-blind people too (Okabe & Ito), and by their dashes
 _styles = dict(color=_blue, marker='.'),dict(color=_grey, ls='--'),dict(color=_red, ls=':', marker='.')
@@ -138,7 +132,7 @@ class PurityCallback(MonitorCallback):
     def draw(self, df):
         what = 'purity' if 'purity' in df else 'false_neg'
         rows = [['purity','by rank','by age']]*(what=='purity') + [['by label']*2 + ['false negatives' if 'false_neg' in df else 'by label']]
-        fig,axs = plt.subplot_mosaic(rows, figsize=(11,2.9*len(rows)), layout='constrained', FigureClass=OnceFigure)
+        fig,axs = plt.subplot_mosaic(rows, figsize=(11,2.9*len(rows)), layout='constrained')
         def of(part, i): return part[part.epoch==df.epoch.iloc[i]]
         label = of(self.by_label, -1).dropna(subset=what).nsmallest(20, what).sort_index()
         _bars(axs['by label'], label.label.map(lambda l: short_name(l, 15)), label[what], label.chance, f"{what} by label, last epoch{', the 20 lowest' if len(label)==20 else ''}")
@@ -200,7 +194,7 @@ class CollapseCallback(MonitorCallback):
                     alignment=alignment.mean().item(), uniformity=(near.sum()/pairs.sum()).log().item())
 
     def draw(self, df):
-        fig,axs = plt.subplots(1, 4, figsize=(12,2.8), layout='constrained', FigureClass=OnceFigure)
+        fig,axs = plt.subplots(1, 4, figsize=(12,2.8), layout='constrained')
         D = df.dim.iloc[-1]
         for ax,name,even,flat in zip(axs, ('std','eff_rank','alignment','uniformity'), (1,D,2,8/D-4), (0,1,0,0)):
             _curves(ax, df.epoch, {'measured': df[name], 'directions spread evenly': even, 'all the same': flat}, name)
@@ -256,7 +250,7 @@ class AgreementCallback(MonitorCallback):
         return dict(stable=(kept/asked).item(), stable_chance=k/(n-1), images=n)
 
     def draw(self, df):
-        fig,axs = plt.subplots(1, 3, figsize=(10,2.8), layout='constrained', FigureClass=OnceFigure)
+        fig,axs = plt.subplots(1, 3, figsize=(10,2.8), layout='constrained')
         for ax,name,what in zip(axs, self.names, ('own key is the nearest','shared between views','kept since the last epoch')):
             _curves(ax, df.epoch, {what: df[name], 'chance': df[name+'_chance']}, name)
             ax.set_ylim(bottom=0)
@@ -318,7 +312,7 @@ class GradientCallback(MonitorCallback):
 
     def draw(self, df):
         b,labelled = self.bins(),self.by_rank.false_neg.notna().any()
-        fig,axs = plt.subplots(1, 2+labelled, figsize=(11,2.9), layout='constrained', FigureClass=OnceFigure)
+        fig,axs = plt.subplots(1, 2+labelled, figsize=(11,2.9), layout='constrained')
         kinds = {'false':'_false', 'all':'', 'true':'_true'} if labelled else {'all':''}
         for ax,what,title in zip(axs, ('mean','var'), ('mean of ∂L/∂s','variance of ∂L/∂s')): _curves(ax, b['rank'], {n: b[what+kind] for n,kind in kinds.items()}, title, 'similarity rank of the negative')
         if labelled: _curves(axs[2], b['rank'], {'false negatives': b.false_neg, 'over all ranks': df.false_neg.iloc[-1]}, 'share of false negatives', 'similarity rank of the negative')

@@ -17,14 +17,6 @@ def trained():
 
 def shown_by_ipython(o): return IPythonDisplayFormatter()(o)
 
-@pytest.mark.parametrize('draw', [lambda l: l.purity.plot(), lambda l: l.collapse.plot(), lambda l: l.show_neighbours(n=2, k=2), lambda l: l.show_loss(int(l.model.bank.ids[0]), n=3)],
-    ids=['purity','collapse','show_neighbours','show_loss'])
-def test_a_figure_is_drawn_once(trained, draw):
-    fig = draw(trained)
-    assert shown_by_ipython(fig) is True        # nothing more, since the cell draws what is open
-    plt.close(fig)
-    assert not shown_by_ipython(fig)            # now IPython goes on and draws it
-
 def test_a_diagnosis_is_told_once(trained, capsys):
     res = trained.diagnose()
     said = capsys.readouterr().out
