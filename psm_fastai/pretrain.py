@@ -131,7 +131,7 @@ def _cycle(opt, epochs, warmup=None):
 recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, psm=dict(refresh=1)), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 _resnets = dict(opt='sgd', epochs=200, bs=512, lr=.06, momentum=.99, wd=5e-4, warmup=5, psm=dict(temp=.1, split_bn=8))
 
-_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, psm=dict(mine_after=0.))     # chosen on crops of photographs, see the guide to one's own
+_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, psm=dict(mine_after=0.))     # few steps at a low rate, so that little is forgotten; not searched [ours]
 
 def recipe_for(
     data:str, # As for `psm_pretrain`
