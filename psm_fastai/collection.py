@@ -287,16 +287,20 @@ def to_label(self:Learner, n:int=20, path=None)->Answer:
     return self.collection().to_label(n, path)
 
 # %% ../nbs/07c_collection.ipynb #aab1c4b7
+def _as_utf8(o):
+    "Text that a file can hold: names of files need not be text"
+    return None if o is None or o!=o else str(o).encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
+
 @patch
 def save(self:Collection,
     path, # Parquet file to write
 ):
     "Write a row an image: `file`, `label`, `features`, `cluster`, `duplicate_of` and what tells copies"
     kinds = self.clusters().set_index('row').cluster.sort_index()
-    first,file = self.first_alike(),self.table.file
+    first,file = self.first_alike(),self.table.file.map(_as_utf8)
     copy_of = [file[f] if f!=i else None for i,f in enumerate(first)]
-    label = self.table.label.map(lambda o: o if o is None or o!=o else str(o))
-    table = self.table.assign(label=label, features=[*self.feats.numpy()], cluster=kinds.to_numpy(), duplicate_of=copy_of, gray=[*self.gray.flatten(1).numpy()])
+    label = self.table.label.map(_as_utf8)
+    table = self.table.assign(file=file, label=label, features=[*self.feats.numpy()], cluster=kinds.to_numpy(), duplicate_of=copy_of, gray=[*self.gray.flatten(1).numpy()])
     with whole(path) as tmp: table.to_parquet(tmp, index=False)
 
 def load_collection(

@@ -68,7 +68,7 @@ def image_table(
     ds,vocab = dls[ds_idx].dataset,getattr(dls, 'vocab', None)
     items = getattr(ds, 'items', None)
     if not is_listy(items) or len(items)!=len(ds): items = [None]*len(ds)      # a table's rows name no one file
-    res = pd.DataFrame(dict(id=range(len(ds)), file=[str(o) if isinstance(o, (str,PurePath)) else None for o in items]))
+    res = pd.DataFrame(dict(id=range(len(ds)), file=pd.Series([str(o) if isinstance(o, (str,PurePath)) else None for o in items], dtype=object)))
     names = [None if l<0 else vocab[l] if vocab is not None else l for l in ([-1]*len(ds) if labels is None else labels.tolist())]
     return res.assign(label=pd.Series(names, dtype=object))
 

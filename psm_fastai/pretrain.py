@@ -23,7 +23,7 @@ from .callback import PSMCallback, _takes, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
 from .folders import read_table, say, short_name
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
-from .encoder import create_encoder, encoder_from, load_encoder
+from .encoder import create_encoder, encoder_from, load_encoder, has_weights
 from .files import locked, regular, whole
 from .evaluate import KNNCallback
 from .history import NeighbourHistory
@@ -283,6 +283,7 @@ def psm_pretrain(
     out = Path(out or f'runs/{name}')
     with _Told(out) as run:
         arch,start = start_and_arch(arch, start)
+        if pretrained and not has_weights(arch): raise ValueError(f"There are no pretrained weights for {arch}. Take a model of torchvision or timm, such as --arch resnet18, or leave out --pretrained")
         recipe,given_bs = recipe_for(data, arch, opt, pretrained),bs
         epochs,bs,lr,wd,opt = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd, opt=opt).items())
         def own(m):

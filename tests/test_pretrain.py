@@ -102,9 +102,9 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     "A table of names alone has no labels; a method to compare with has its own momentum"
     pd.DataFrame(dict(name=[f.name for f in folder.iterdir()])).to_csv(folder/'names.csv', index=False)
     momenta,make = [],pretrain.psm_learner
-    def spy(dls, arch, cbs):
+    def spy(dls, arch, cbs, **kwargs):
         momenta.append(cbs.settings['momentum'])
-        return make(dls, arch, cbs=cbs)
+        return make(dls, arch, cbs=cbs, **kwargs)
     monkeypatch.setattr(pretrain, 'psm_learner', spy)
     learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu', out=tmp_path/'run')
     assert momenta==[(.99,1.),.99] and learn.dls.train.bs==4 and not getattr(learn.dls, 'vocab', None)
