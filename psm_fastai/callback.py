@@ -533,7 +533,7 @@ def psm_learner(
     if bad := [n for n in kwargs if n not in known]: raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. What is the Learner's own needs a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
     own = any(isinstance(cb, PSMCallback) for cb in cbs)
     if own and kwargs: raise ValueError(f"{', '.join(kwargs)} would be lost: cbs holds a PSMCallback; give its settings to it")
-    encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1], pretrained=pretrained and not isinstance(arch, nn.Module) and has_weights(arch))
+    encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1], pretrained=pretrained and has_weights(arch))
     if isinstance(arch, nn.Module) and hasattr(encoder, 'images'): check_stats(encoder.images, dls)      # it comes from `load_encoder`
     elif hasattr(encoder, 'images'):
         normalise_as(encoder.images, dls)

@@ -57,12 +57,15 @@ def _known():
     "Encoders by name: ours, and torchvision's classifiers"
     return {**_archs, **{n: torchvision.models.get_model_builder(n) for n in torchvision.models.list_models(torchvision.models)}}
 
+def _name(arch):
+    "The name of an architecture; None for functions and modules of the user's"
+    return arch if isinstance(arch, str) else next((n for n,f in _known().items() if f is arch), None)
+
 def has_weights(
     arch, # As for `create_encoder`
 )->bool:
     "Whether torchvision or timm offers weights for a model; false for modules and functions of the user's"
-    known = _known()
-    name = arch if isinstance(arch, str) else next((n for n,f in known.items() if f is arch), None)
+    known,name = _known(),_name(arch)
     if name is None or name in _archs: return False
     if name in known: return True
     try: from timm import is_model_pretrained
@@ -76,9 +79,7 @@ def create_encoder(
 )->nn.Module: # `images` tells mean, standard deviation and size of the images that pretrained weights were trained on
     "An encoder for images with `n_in` channels, a classifier without its last linear layer. Raises `ValueError` if there is no such model, it can't take these images, or its weights can't be fetched"
     if isinstance(arch, nn.Module): return arch
-    known = _known()
-    name = arch if isinstance(arch, str) else next((n for n,f in known.items() if f is arch), None)
-    if pretrained and (name is None or name in _archs): raise ValueError(f"There are no pretrained weights for {name or arch}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
+    known,name = _known(),_name(arch)
     if pretrained and (name is None or name in _archs):
         raise ValueError(f"There are no pretrained weights for {name or arch}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
     if name in _archs: m = _archs[name](n_in)
