@@ -94,7 +94,7 @@ def show_neighbours(self:Learner,
         for ax,r in zip(axr[1:], rows.itertuples()):
             mark,color = ('','black') if r.right is None else _right if r.right else _wrong
             show(ax, r.id, f'{mark} {r.similarity:.2f}' + (f'\n{short_name(r.label, 12)}' if r.label else ''), color=color, alpha=1. if r.weight>0 else .4)
-    return fig
+
 
 # %% ../nbs/09_explore.ipynb #a3db68e1
 @patch
@@ -143,4 +143,4 @@ def show_loss(self:Learner,
             known = r.id!=id and own is not None and r.label is not None
             mark,color = ('','black') if not known else _right if (r.label==own)==(kind=='positive') else _wrong
             a.set_title(f"{mark} {'itself' if r.id==id else short_name(r.label or r.id, 12)}".strip() + f'\n{r.share:.3f}', fontsize=7, pad=2, parse_math=False, color=color)
-    return fig
+

@@ -59,9 +59,9 @@ class MonitorCallback(GuestCallback):
 
     def add(self, name, rows): setattr(self, name, pd.concat([getattr(self, name), rows], ignore_index=True) if len(getattr(self, name)) else rows)
     def plot(self):
-        "Draw `frame`; gives the figure. Raises `ValueError` before the first epoch"
+        "Draw `frame`. Raises `ValueError` before the first epoch"
         if not len(self.frame): raise ValueError(f"{type(self).__name__} has seen no epoch yet. Train first")
-        return self.draw(self.frame)
+        self.draw(self.frame)
 
 # %% ../nbs/08_monitor.ipynb #5c80d726
 _blue,_grey,_red = '#0072B2','#767676','#D55E00'   # differ for colour-blind people too (Okabe & Ito), and by their dashes
@@ -148,7 +148,6 @@ class PurityCallback(MonitorCallback):
             if n in ('purity','false negatives'):
                 for i,e in enumerate(df.epoch[df.mining<.5]): ax.axvspan(e-.5, e+.5, color=_grey, alpha=.12, lw=0, label=None if i else 'before mining')
                 ax.legend(fontsize=8, frameon=False)
-        return fig
 
     def sum_up(self, seen):
         of_queries = [n for n in ('purity','chance','false_neg','fn_uniform','fn_hardest','mining') if n in seen]
@@ -200,7 +199,7 @@ class CollapseCallback(MonitorCallback):
             _curves(ax, df.epoch, {'measured': df[name], 'directions spread evenly': even, 'all the same': flat}, name)
             ax.get_legend().remove()
         fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
-        return fig
+
 
 # %% ../nbs/08_monitor.ipynb #444ffef4
 class AgreementCallback(MonitorCallback):
@@ -254,7 +253,7 @@ class AgreementCallback(MonitorCallback):
         for ax,name,what in zip(axs, self.names, ('own key is the nearest','shared between views','kept since the last epoch')):
             _curves(ax, df.epoch, {what: df[name], 'chance': df[name+'_chance']}, name)
             ax.set_ylim(bottom=0)
-        return fig
+
 
 # %% ../nbs/08_monitor.ipynb #6827460c
 _look = 2**22      # similarities looked at in a batch
@@ -317,4 +316,4 @@ class GradientCallback(MonitorCallback):
         for ax,what,title in zip(axs, ('mean','var'), ('mean of ∂L/∂s','variance of ∂L/∂s')): _curves(ax, b['rank'], {n: b[what+kind] for n,kind in kinds.items()}, title, 'similarity rank of the negative')
         if labelled: _curves(axs[2], b['rank'], {'false negatives': b.false_neg, 'over all ranks': df.false_neg.iloc[-1]}, 'share of false negatives', 'similarity rank of the negative')
         for ax in axs: ax.set(xscale='log', ylim=(0,None))
-        return fig
+

@@ -1,5 +1,5 @@
 "What several tests share: small learners, and half precision on a CPU"
-import torch
+import matplotlib.pyplot as plt, torch
 from fastai.vision.all import AMPMode, Callback, Learner, MixedPrecision, ProgressCallback, nn, noop
 from psm_fastai.all import *
 
@@ -11,6 +11,13 @@ def silent(learn):
 def quiet(dls=None, *, cbs=None, model=None, **kwargs): return silent(Learner(dls or digits_dls(bs=32, limit=200), model or tiny(), cbs=cbs, **kwargs))
 def state(learn): return {n: t.clone() for n,t in learn.model.state_dict().items()}
 def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[n].cpu(), b[n].cpu()) for n in a)
+
+def drawn(show):
+    "The one figure that a call draws. It returns none, or a notebook would show it twice"
+    plt.close('all')
+    assert show() is None
+    assert len(plt.get_fignums())==1
+    return plt.gcf()
 
 class HalfOnCPU(MixedPrecision):
     "fastai's `MixedPrecision` names CUDA; this one is for tests"

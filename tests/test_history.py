@@ -275,7 +275,7 @@ def test_images_that_are_not_there_and_labels_that_are_not_known(learn):
         with pytest.raises(ValueError, match='place in the training set, 0 to 199'): NeighbourHistory(ids=[bad]).look(learn)
     with pytest.raises(ValueError, match='at least one image'): NeighbourHistory(ids=[])
     learn.model.bank.labels[::2] = -1
-    texts = [t.get_text() for fig in (learn.show_loss(3), learn.show_neighbours()) for ax in fig.axes for t in (ax.title,)]
+    texts = [ax.get_title() for show in (lambda: learn.show_loss(3), learn.show_neighbours) for ax in drawn(show).axes]
     assert not any('nan' in t for t in texts)
 
 def test_the_lab_begins_with_the_learners_settings():

@@ -251,7 +251,7 @@ def test_hostile_names_in_the_browser(browser, tmp_path):
     assert shown=={short_name(h) for h in hostile} and page.title()=='<script>x</script>' and not errors
     assert len(page.content()) < 1e6 and page.evaluate('document.documentElement.scrollWidth') <= page.viewport_size['width']
     assert all(i for i in page.evaluate("[...document.images].map(i => i.naturalWidth>0)"))
-    for fig in (learn.show_neighbours(n=8, k=2), purity.plot()): fig.savefig(tmp_path/'f.png')
+    for show in (lambda: learn.show_neighbours(n=8, k=2), purity.plot): drawn(show).savefig(tmp_path/'f.png')
 
 @pytest.mark.posix
 @pytest.mark.guarantee('names')

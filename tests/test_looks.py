@@ -23,21 +23,21 @@ def test_a_diagnosis_is_told_once(trained, capsys):
     assert said and shown_by_ipython(res) is True and capsys.readouterr().out=='' and isinstance(res, dict)
 
 def test_classes_that_begin_alike_have_bars_of_their_own(trained):
-    ax = next(a for a in trained.purity.plot().axes if 'by label' in a.get_title())
+    ax = next(a for a in drawn(trained.purity.plot).axes if 'by label' in a.get_title())
     assert len(ax.patches)==2 and len({round(p.get_x(), 3) for p in ax.patches})==2 and len(ax.get_xticklabels())==2
     plt.close('all')
 
 def test_pictures_tell_classes_and_false_negatives(trained):
     id = int(trained.model.bank.ids[0])
     df = trained.explain_loss(id)
-    fig = trained.show_loss(id, n=6)
+    fig = drawn(lambda: trained.show_loss(id, n=6))
     titles = [(a.get_title(),a.get_title() and a.title.get_color()) for a in fig.axes]
     neg = df[df.kind=='negative'].nlargest(6, 'share')
     want = ['✗' if l==df.label.iloc[0] else '✓' for l in neg.label]
     assert [t[0] for t,_ in titles[-6:]]==want and '✗' in want and '✓' in want
     assert any(t.startswith('itself') for t,_ in titles)
     table = mined_neighbours(trained, [id], k=3)
-    fig = trained.show_neighbours([id], k=3)
+    fig = drawn(lambda: trained.show_neighbours([id], k=3))
     assert [a.get_title().split('\n')[1][:10] for a in fig.axes[1:]]==[l[:10] for l in table.label]
     plt.close('all')
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, TensorImage, TfmdDL, load_learner, noop, set_seed, tensor
 from psm_fastai.all import *
-from common import HalfOnCPU, Spy as events, silent, tiny
+from common import drawn, HalfOnCPU, Spy as events, silent, tiny
 
 class Uneven:
     "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
@@ -234,9 +234,9 @@ def test_bins_keep_sums():
 
 def test_plots_show_what_the_method_has(run):
     learn,_,args = run
-    assert len(learn.purity.plot().axes)==(5 if args['k'] else 2) - (args['n_neg']==0)
-    assert len(learn.collapse.plot().axes)==4 and len(learn.agreement.plot().axes)==3
-    if args['n_neg']!=0: assert len(learn.gradient.plot().axes)==3
+    assert len(drawn(learn.purity.plot).axes)==(5 if args['k'] else 2) - (args['n_neg']==0)
+    assert len(drawn(learn.collapse.plot).axes)==4 and len(drawn(learn.agreement.plot).axes)==3
+    if args['n_neg']!=0: assert len(drawn(learn.gradient.plot).axes)==3
     plt.close('all')
 
 def test_plots_of_trainings_that_trust_no_neighbour():
@@ -245,7 +245,7 @@ def test_plots_of_trainings_that_trust_no_neighbour():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         learn.fit(2, 1e-3)
-        assert learn.purity.frame.purity.isna().all() and len(learn.purity.plot().axes)==5
+        assert learn.purity.frame.purity.isna().all() and len(drawn(learn.purity.plot).axes)==5
     plt.close('all')
 
 def test_a_plot_of_trainings_that_mined_different_numbers():
@@ -254,7 +254,7 @@ def test_a_plot_of_trainings_that_mined_different_numbers():
         learn = make([watch], k=k, n_neg=20, mine_after=0.)
         learn.fit(1, 1e-3)
         learn.remove_cb(watch)
-    lines = {l.get_label(): l for l in watch.plot().axes[1].lines}
+    lines = {l.get_label(): l for l in drawn(watch.plot).axes[1].lines}
     assert len(lines['last epoch'].get_xdata())==len(lines['first epoch'].get_xdata())==3
     plt.close('all')
 
@@ -371,7 +371,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match='these images have none. AgreementCallback needs none'): make([PurityCallback()], bare)
     learn = make([CollapseCallback(), AgreementCallback(), GradientCallback()], bare)
     learn.fit(1)
-    assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None) and (learn.gradient.by_rank['var']>0).all() and len(learn.gradient.plot().axes)==2
+    assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None) and (learn.gradient.by_rank['var']>0).all() and len(drawn(learn.gradient.plot).axes)==2
     with pytest.raises(ValueError, match='with k=0 and n_neg=0 there are neither'): make([PurityCallback()], k=0, n_neg=0, hard_weight=1.)
     with pytest.raises(ValueError, match='with n_neg=0 the loss has none'): make([GradientCallback()], k=3, n_neg=0)
     for cb in monitors():
