@@ -8,15 +8,17 @@ Docs: https://psm-fastai.github.io/psm_fastai/explore.html.md"""
 __all__ = ['mined_neighbours']
 
 # %% ../nbs/09_explore.ipynb #978fafda
-import torch
+import torch, torch.nn.functional as F
 import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
 from .data import train_image
 from .folders import short_name
+from .evaluate import encoder_features
 from .history import filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model
 from .loss import check_number, nce_term
+from .neighbours import nearest_images
 from .mining import admissible, mine_positives, soft_weights
 
 # %% ../nbs/09_explore.ipynb #521d06bb
@@ -37,6 +39,44 @@ def _nearest(loss, bank, ids, rows, k):
     top = sims.gather(1, idx)
     return idx,found,top,soft_weights(top, found, loss.soft_temp)
 
+def _row_of(pool):
+    "The latest row of each image of a bank or an index, by its id"
+    ids = pool.ids.tolist()
+    return {ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if ids[r]>=0 and pool.ready[r]}
+
+def _check_rows(ids, rows, learn, of_bank):
+    if not ids: raise ValueError("ids must name at least one image, got none")
+    if not (missing := [i for i in ids if i not in rows]): return
+    where,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if of_bank else ('index',"those that were trained on")
+    raise ValueError(f"Images {missing[:5]} are not in the {where}, which holds {len(rows)} of {len(learn.dls.train_ds)} images. Choose among {how}")
+
+# %% ../nbs/09_explore.ipynb #9c30c3f0
+def _neighbour_table(learn, ids, labels, near, pool_ids, pool_labels):
+    "A row a neighbour, of rows, whether there is one, similarities and weights, each `[n, k]`"
+    rows,labels,pool_ids,pool_labels = [],labels.tolist(),pool_ids.tolist(),pool_labels.tolist()
+    for query,l,*of_query in zip(ids, labels, *(t.tolist() for t in near)):
+        for rank,(j,ok,s,w) in enumerate(zip(*of_query), 1):
+            if not ok: continue
+            right = l==pool_labels[j] if min(l, pool_labels[j])>=0 else None
+            rows.append((query, rank, pool_ids[j], s, w, _name(learn, l), _name(learn, pool_labels[j]), right))
+    res = pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
+    return res.assign(**{c: _known(res[c]) for c in ('query_label','label')})
+
+# %% ../nbs/09_explore.ipynb #839e78a4
+def _by_features(learn, ids, n, k, seed):
+    "Neighbours of training images by the encoder as it is, when nothing was trained yet"
+    feats,labels = encoder_features(learn)
+    feats,total = F.normalize(feats, dim=1),len(feats)
+    if total<2: raise ValueError(f"Neighbours need two images at least, and there is {total}")
+    ids = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist() if ids is None else [int(i) for i in ids]
+    if not ids: raise ValueError("ids must name at least one image, got none")
+    if bad := [i for i in ids if not 0<=i<total]: raise ValueError(f"Images are named by their place in the training set, 0 to {total-1}, got {bad[:5]}")
+    own = torch.tensor(ids)
+    sims,near = nearest_images(feats, min(k, total-1), feats[own], own)
+    there,none = torch.ones_like(near, dtype=torch.bool),torch.full_like(sims, torch.nan)
+    return _neighbour_table(learn, ids, labels[own], (near,there,sims,none), torch.arange(total), labels)
+
+# %% ../nbs/09_explore.ipynb #c5471288
 @torch.no_grad()
 def mined_neighbours(
     learn:Learner, # A learner with `PSMCallback`
@@ -44,29 +84,18 @@ def mined_neighbours(
     n:int=8, # How many to draw
     k:int|None=None, # Neighbours of each; None: as many as training mines, or 5 where it mines none
     seed:int=0, # For the draw
-)->pd.DataFrame: # A row a neighbour: `query`, `rank`, `id`, `similarity`, `weight`, `query_label`, `label`, `right` (None where a label is unknown)
-    "The neighbours that images would mine now. Raises `ValueError` for an image of which there is no key"
-    bank,loss,pool = filled_bank(learn),psm_model(learn).loss,mining_pool(learn)
+)->pd.DataFrame: # A row a neighbour: `query`, `rank`, `id`, `similarity`, `weight` (nan before training), `query_label`, `label`, `right` (None where a label is unknown)
+    "The neighbours that images would mine now. Before any training, the nearest by the encoder's features. Raises `ValueError` for an image of which there is no key"
+    bank,loss,pool = psm_model(learn).bank,psm_model(learn).loss,mining_pool(learn)
     if k is None: k = loss.k or 5
     check_number('k', k, 1, whole=True)
-    pool_ids,labels = pool.ids.tolist(),pool.labels.tolist()
-    row = {pool_ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if pool_ids[r]>=0 and pool.ready[r]}   # an image's latest row
     if ids is None: check_number('n', n, 1, whole=True)
+    if not len(bank): return _by_features(learn, ids, n, k, seed)
+    rows = _row_of(pool)
     ids = pick_images(bank, n, seed) if ids is None else [int(i) for i in ids]
-    if not ids: raise ValueError("ids must name at least one image, got none")
-    missing = [i for i in ids if i not in row]
-    if missing:
-        where,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if pool is bank else ('index',"those that were trained on")
-        raise ValueError(f"Images {missing[:5]} are not in the {where}, which holds {len(row)} of {len(learn.dls.train_ds)} images. Choose among {how}")
-    asked = torch.tensor(ids, device=bank.ids.device)
-    idx,found,top,weights = _nearest(loss, bank, asked, torch.tensor([row[i] for i in ids], device=bank.ids.device), k)
-    rows = []
-    for query,*mined in zip(ids, idx.tolist(), found.tolist(), top.tolist(), weights.tolist()):
-        l = labels[row[query]]
-        for rank,(j,ok,s,w) in enumerate(zip(*mined), 1):
-            if ok: rows.append((query, rank, pool_ids[j], s, w, _name(learn, l), _name(learn, labels[j]), l==labels[j] if min(l,labels[j])>=0 else None))
-    res = pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
-    return res.assign(**{c: _known(res[c]) for c in ('query_label','label')})
+    _check_rows(ids, rows, learn, pool is bank)
+    asked,at = torch.tensor(ids, device=bank.ids.device),torch.tensor([rows[i] for i in ids], device=bank.ids.device)
+    return _neighbour_table(learn, ids, pool.labels[at], _nearest(loss, bank, asked, at, k), pool.ids, pool.labels)
 
 # %% ../nbs/09_explore.ipynb #7d33aa9c
 _right,_wrong = ('✓','#1a7f37'),('✗','#c4320a')
@@ -93,8 +122,7 @@ def show_neighbours(self:Learner,
         show(axr[0], q, short_name(rows.query_label.iloc[0] or f'image {q}', 20), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
             mark,color = ('','black') if r.right is None else _right if r.right else _wrong
-            show(ax, r.id, f'{mark} {r.similarity:.2f}' + (f'\n{short_name(r.label, 12)}' if r.label else ''), color=color, alpha=1. if r.weight>0 else .4)
-
+            show(ax, r.id, f'{mark} {r.similarity:.2f}' + (f'\n{short_name(r.label, 12)}' if r.label else ''), color=color, alpha=.4 if r.weight==0 else 1.)
 
 # %% ../nbs/09_explore.ipynb #a3db68e1
 @patch

@@ -60,3 +60,14 @@ def test_an_old_table_of_features_is_refused(tmp_path):
     for t in (known, known.iloc[:30], *read):
         with pytest.raises(ValueError, match='made by other weights'): trained.nearest(im, n=1, among=t)
     assert trained.nearest(im, n=1, among=trained.features()).id[0]==5
+
+def test_neighbours_before_any_training_are_those_of_the_encoder():
+    set_seed(0)
+    learn = psm_learner(digits_dls(limit=40, bs=16))
+    table = mined_neighbours(learn, ids=[3,7], k=4)
+    feats = torch.nn.functional.normalize(learn.features().filter(regex=r'^f\d').pipe(lambda t: torch.tensor(t.to_numpy())), dim=1)
+    for i in (3,7): assert table[table['query']==i].id.tolist()==(feats@feats[i]).topk(5).indices[1:].tolist()
+    assert table.weight.isna().all() and not len(learn.model.bank)
+    axes = drawn(lambda: learn.show_neighbours([3], k=4)).axes
+    assert [im.get_alpha() for a in axes for im in a.images]==[1.]*5
+    with pytest.raises(ValueError, match='0 to 39'): mined_neighbours(learn, ids=[40])
