@@ -79,16 +79,19 @@ def preflight(
 class PreflightCallback(Callback):
     "Print `preflight` before the first epoch on a data set, and then how long it will take; silent under `learn.no_logging()`"
     order,run_valid,data,_stateattrs = 9,False,None,('data',)
-    def __init__(self, loss, momentum): self.loss,self.momentum = loss,momentum
+    def __init__(self, loss, momentum): self.loss,self.momentum,self.began = loss,momentum,None
+
+    def before_fit(self): self.began = None      # the fit before may have been cut off
 
     def before_train(self):
+        self.after_first_epoch()
         self.started = None
         silent = self.learn.logger is noop
         if hasattr(self.learn, 'lr_finder') or silent and not is_distributed(self.learn) or self.data is self.dls.train_ds: return
         self.data = self.dls.train_ds
         res,wrong = preflight(self.learn, self.loss.two_views, self.loss.mine_after, self.momentum.schedule(0.))     # in all processes: synchronised batch-norm waits for the others
         if silent: return
-        self.started = []
+        self.started,self.began = [],time.perf_counter()
         print('\n'.join([f"{name:<10} {text}" for name,text in res.items()] + [f"! {w}" for w in wrong]))
 
     def after_batch(self):
@@ -97,6 +100,15 @@ class PreflightCallback(Callback):
         n = min(12, self.n_iter-1)
         if n<4 or len(self.started)<=n: return
         step = (self.started[-1]-self.started[1])/(n-1)        # the first batches pay for what is done once
-        text = f"{'time':<10} about {_seconds(step*self.n_iter)} an epoch without validation, {_seconds(step*self.n_iter*(self.n_epoch-self.epoch))} in all"
-        self.started,bar = None,getattr(getattr(self.learn, 'progress', None), 'mbar', None)
+        self.started = None
+        self.tell(f"about {_seconds(step*self.n_iter)} an epoch and {_seconds(step*self.n_iter*(self.n_epoch-self.epoch))} in all, without validation and measurements")
+
+    def after_first_epoch(self):
+        "The whole first epoch was timed: that includes validation and what other callbacks do"
+        took,self.began = self.began and time.perf_counter()-self.began,None
+        left = self.n_epoch-self.epoch
+        if took and took*left>30: self.tell(f"about {_seconds(took*left)} more: the first epoch took {_seconds(took)}, validation and measurements included")
+
+    def tell(self, text):
+        text,bar = f"{'time':<10} {text}",getattr(getattr(self.learn, 'progress', None), 'mbar', None)
         print(text) if bar is None or isinstance(bar, NBMasterBar) else bar.write(text)     # a notebook's bar forgets it at the end, a console's would be torn
