@@ -15,9 +15,10 @@ from itertools import islice
 from os.path import commonprefix
 from zlib import crc32
 from fastai.vision.all import (Callback, CancelFitException, GetAttr, Image, L, Learner, MixHandler, MixedPrecision, Path, SchedCos, Tensor, TrackerCallback, ValueMetric, apply, delegates,
-    get_model, is_listy, nn, no_random, noop, partial, progress_bar, to_cpu, trainable_params)
+    get_model, is_listy, nn, no_random, noop, partial, to_cpu, trainable_params)
 from fastcore.basics import patch
 from .data import no_loss
+from .files import long_bar
 from .learner import *
 from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
@@ -306,7 +307,7 @@ def prime(self:MemoryBankCallback):
             dl = plain_dls(self.dls).train.new(shuffle=True, drop_last=False)
             n = math.ceil(wanted/dl.bs)
             batches = islice(with_ids(dl), n)
-            for ids,(x,*yb) in progress_bar(batches, total=n, leave=False) if n>100 else batches:
+            for ids,(x,*yb) in long_bar(batches, n):
                 x,n = x.to(m.bank.feats.device),min(len(x), wanted)      # loaders may have no device
                 check_images(x, ids.tolist())
                 ids,labels = ids.to(x.device),batch_labels(yb, len(x), x.device)

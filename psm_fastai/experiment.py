@@ -10,14 +10,14 @@ __all__ = ['some_items', 'experiment_dls', 'resolved', 'pretrain', 'pretrain_and
 
 # %% ../nbs/11_experiment.ipynb #926003dc
 import inspect, json, math, pandas as pd, subprocess, time, torch
-from fastai.vision.all import Callback, CancelValidException, DataLoaders, Learner, Path, delegates, listify, no_random, progress_bar, set_seed
+from fastai.vision.all import Callback, CancelValidException, DataLoaders, Learner, Path, delegates, listify, no_random, set_seed
 from functools import lru_cache
 from operator import index
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from .callback import _takes, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
-from .files import locked, no_formulas, whole
+from .files import locked, long_bar, no_formulas, whole
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
@@ -184,7 +184,7 @@ def sweep(
     if todo:
         env = environment()
         how = dict(**env['versions'], **{n: env['hardware'][n] for n in ('system','machine','threads')}, gpu=', '.join(env['hardware']['gpus']), commit=git_commit(), date=time.strftime('%Y-%m-%d'))
-    for s in progress_bar(todo, leave=False) if todo else ():
+    for s in long_bar(todo, len(todo), 1):
         if done(s, stored()): continue       # by another process, meanwhile
         start = time.time()
         try: res = run(**s)

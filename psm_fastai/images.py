@@ -11,8 +11,9 @@ __all__ = ['PILImageRGBA', 'TensorBands', 'ReadImage', 'in_threads', 'refuse_fai
 import io, lzma, math, numpy as np, re, stat, struct, tifffile, torch, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from fastai.vision.all import Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, merge, progress_bar, rank_distrib, show_image
+from fastai.vision.all import Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, merge, rank_distrib, show_image
 from PIL import ImageOps, UnidentifiedImageError
+from .files import long_bar
 from threading import Lock
 from torchvision.io import decode_image
 from typing import NamedTuple
@@ -305,7 +306,7 @@ def in_threads(f, n):
     ex = ThreadPoolExecutor(defaults.cpus)
     try:
         done = ex.map(some, range(0, n, size))
-        for _ in progress_bar(done, total=math.ceil(n/size), leave=False) if n>2000 else done: pass
+        for _ in long_bar(done, math.ceil(n/size), math.ceil(2000/size)): pass
     finally: ex.shutdown(cancel_futures=True)     # an interrupt need not wait for all the rest
     return sorted(failed, key=itemgetter(0))
 

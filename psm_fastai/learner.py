@@ -18,8 +18,9 @@ from copy import copy
 from itertools import chain, islice
 from threading import RLock, get_ident
 from fastai.vision.all import (Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, Tensor, ValueMetric, find_bs, get_model,
-    get_random_states, no_random, partial, progress_bar, set_random_states, to_cpu)
+    get_random_states, no_random, partial, set_random_states, to_cpu)
 from torch.nn.parallel import DistributedDataParallel
+from .files import long_bar
 from .model import PSMModel
 from .views import find_normalize
 
@@ -218,7 +219,7 @@ def plain_batches(
     try:
         with no_skips(dl), dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():
             n = len(dl) if ids is None else len(ids)//dl.bs
-            for i,b in enumerate(progress_bar(dl, total=n, leave=False) if n>100 else dl):
+            for i,b in enumerate(long_bar(dl, n)):
                 check_images(b[0], order[i*dl.bs:], 'validation' if ds_idx else 'training')
                 yield b
     finally:

@@ -6,16 +6,18 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['recipes', 'RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'write_run', 'recipe_for',
-           'start_and_arch', 'going_on', 'psm_pretrain', 'check_resume', 'summary', 'found_in']
+           'check_options', 'start_and_arch', 'going_on', 'PretrainRun', 'measured_by', 'EpochLines', 'run_folder',
+           'psm_pretrain', 'check_resume', 'summary', 'found_in']
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
 import fastai, inspect, json, math, os, platform, re, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
-from contextlib import ExitStack
-from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, partial, ranger, set_seed
+from contextlib import ExitStack, contextmanager
+from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, noop, partial, patch, ranger, set_seed
 from fastprogress.core import format_time
+from types import SimpleNamespace
 from fastcore.script import call_parse, is_cli
 from . import __version__
 from .collection import Collection
@@ -166,16 +168,19 @@ def _load(data, reading, size, workers, in_memory, **kwargs):
     if (path/'wnids.txt').exists(): return tiny_imagenet_dls(path, **(dict(size=size) if size else {}), in_memory=in_memory, num_workers=workers, **kwargs)
     return image_dls(data, size=size or 64, in_memory=in_memory, num_workers=workers, **kwargs)
 
-def _check(eval, out, **opts):
-    "Options that can't work, by their names on the command line"
+def check_options(
+    o, # The options, as attributes
+    out, # Folder of the results
+):
+    "Raise `ValueError` for an option that can't work, by its name on the command line"
     for n,lo in dict(epochs=1, bs=2, size=8, limit=4, seed=0, workers=0).items():
-        if opts[n] is not None: check_number('--'+n, opts[n], lo, whole=True)
-    check_number('--lr', opts['lr'], 0, lo_open=True)
-    check_number('--wd', opts['wd'], 0)
+        if getattr(o, n) is not None: check_number('--'+n, getattr(o, n), lo, whole=True)
+    check_number('--lr', o.lr, 0, lo_open=True)
+    check_number('--wd', o.wd, 0)
     for n,known in _choices.items():
-        if opts[n] not in known: raise ValueError(f"--{n} takes {', '.join(k for k in known if k)}, got {opts[n]!r}")
-    if opts['compare']==opts['method']: raise ValueError(f"--compare {opts['compare']} is the method itself; name another one")
-    if bad := [e for e in (eval or '').split(',') if e not in ('knn','linear','none','')]: raise ValueError(f"--eval takes knn, linear, knn,linear or none, got {bad[0]!r}")
+        if getattr(o, n) not in known: raise ValueError(f"--{n} takes {', '.join(k for k in known if k)}, got {getattr(o, n)!r}")
+    if o.compare==o.method: raise ValueError(f"--compare {o.compare} is the method itself; name another one")
+    if bad := [e for e in (o.eval or '').split(',') if e not in ('knn','linear','none','')]: raise ValueError(f"--eval takes knn, linear, knn,linear or none, got {bad[0]!r}")
     if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file; give a folder")
 
 def _device(name, precision):
@@ -239,7 +244,202 @@ def going_on(begin, checkpoint, epochs):
     more = f". Before, it had {was}. Learning rate and momentum are now those of {epochs} epochs, so the result is not that of {epochs} in one go" if epochs>was else ''
     return f", going on after {begin}{more}"
 
-# %% ../nbs/10_pretrain.ipynb #4613ae0f
+# %% ../nbs/10_pretrain.ipynb #100c4be0
+_reading = 'channels','min_value','max_value','ground','fit','max_pixels'
+_compared = 'data','method','arch','epochs','lr','opt','wd','size','limit','views','precision','seed','compare','start','pretrained','no_labels','valid_pct'
+
+class PretrainRun:
+    "The stages of `psm_pretrain`"
+    def __init__(self,
+        told, # The `_Told` that the run is in
+        psm:dict, # Settings of `PSMCallback` that were given
+        **options, # The other options of the command, by name
+    ):
+        self.told,self.psm,self.o = told,psm,SimpleNamespace(**options)
+        self.out,self.record,self.began = told.out,told.out/'run.json',time.time()
+        self.command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
+
+    @property
+    def methods(self): return [self.o.method] + [self.o.compare]*bool(self.o.compare)
+    @property
+    def reading(self): return {n: getattr(self.o, n) for n in _reading}
+    def of_method(self, m):
+        "Settings for method `m`: all for the one asked for; for one to compare with, those that it takes"
+        takes = _takes(m, self.psm.get('rule', 'index'))
+        given = {n: v for n,v in self.psm.items() if m==self.o.method or n in takes}
+        usual = {n: v for n,v in self.recipe['psm'].items() if n not in given and n in takes}
+        momentum = self.o.momentum if self.o.momentum is not None else (.99,1.) if m=='byol' else self.recipe['momentum']
+        return dict(usual, **given, momentum=momentum)
+
+# %% ../nbs/10_pretrain.ipynb #0cc90449
+@patch
+def check(self:PretrainRun):
+    "Take what was not given from the recipe. Raises `ValueError` for what can't work"
+    o = self.o
+    o.arch,o.start = start_and_arch(o.arch, o.start)
+    if o.pretrained and not has_weights(o.arch): raise ValueError(f"There are no pretrained weights for {o.arch}. Take a model of torchvision or timm, such as --arch resnet18, or leave out --pretrained")
+    self.recipe,self.given_bs = recipe_for(o.data, o.arch, o.opt, o.pretrained),o.bs
+    for n in ('epochs','bs','lr','wd','opt'):
+        if getattr(o, n) is None: setattr(o, n, self.recipe[n])
+    check_options(o, self.out)
+    self.device = _device(o.device, o.precision)
+    folder = Path(o.data)
+    if folder.is_dir() and folder.resolve() in [self.out.resolve(), *self.out.resolve().parents]: raise ValueError(f"the results would go to {self.out.resolve()}, into the folder of images; give --out a folder elsewhere")
+    self.settings = dict(self.reading, **{n: getattr(o, n) for n in _compared}, bs=self.given_bs, warmup=self.recipe['warmup'], psm=self.of_method(o.method))
+    check_resume(self.out, o.resume, self.settings)
+
+# %% ../nbs/10_pretrain.ipynb #04b6d341
+@patch
+def load(self:PretrainRun):
+    "Read the images, and choose batches that fit their number"
+    o = self.o
+    set_seed(o.seed)
+    reading = {n: v for n,v in self.reading.items() if v is not None}
+    asked = dict(bs=o.bs, limit=o.limit)
+    if o.data!='digits': asked['seed'] = o.seed
+    if o.no_labels: asked['label_col'] = None
+    if o.valid_pct is not None: asked['valid_pct'] = o.valid_pct
+    self.dls = _load(o.data, reading, o.size, o.workers, not o.from_disk, **asked)
+    self.fit_batches(len(self.dls.train_ds))
+    self.dls.to(self.device)
+    self.measured = measured_by(self.dls, o.eval)
+
+@patch
+def fit_batches(self:PretrainRun, n):
+    "At least 16 steps an epoch, and if batch-norm sees parts of a batch, 16 images in each"
+    o = self.o
+    if n<4: raise ValueError(f"{o.data} gives {n} training images; at least 4 are needed")
+    if self.given_bs and o.bs>n: raise ValueError(f"--bs {o.bs} is more than the {n} training images")
+    if not self.given_bs:
+        for dl in self.dls.loaders: dl.bs = min(o.bs, max(4, n//16))
+    if 'split_bn' in self.recipe['psm']: self.recipe['psm'] = dict(self.recipe['psm'], split_bn=min(8, max(1, self.dls.train.bs//16)))
+
+def measured_by(
+    dls, # `DataLoaders`
+    asked:str|None, # As `--eval` was given
+)->list: # Names of measurements
+    "What to measure. Raises `ValueError` for what needs labels or validation images that are not there"
+    labelled,valid = bool(getattr(dls, 'vocab', None)),len(dls.valid_ds)
+    res = (asked or ('knn' if labelled and valid else 'none')).split(',')
+    if not {'knn','linear'} & {*res}: return res
+    if not valid: raise ValueError(f"--eval {asked} needs images for validation, and --valid-pct 0 leaves none")
+    if not labelled: raise ValueError(f"--eval {asked} needs labels, and these images have none")
+    if 'linear' in res and len(dls.vocab)<2: raise ValueError(f"--eval {asked} needs two classes, and all of these images are {short_name(dls.vocab[0])}. Leave out linear")
+    return res
+
+# %% ../nbs/10_pretrain.ipynb #faffa669
+@patch
+def learner(self:PretrainRun, m):
+    "A learner that trains by method `m`"
+    o = self.o
+    views = {'photo': photo_views, 'digit': digit_views}[o.views]() if o.views else None
+    arch = encoder_from(o.start, o.arch, peek_batch(self.dls)[0].shape[1]) if o.start else o.arch
+    learn = psm_learner(self.dls, arch, cbs=psm_methods[m](views=views, **self.of_method(m)), pretrained=o.pretrained)
+    learn.opt_func = _opts[o.opt]
+    if o.precision!='fp32': getattr(learn, f'to_{o.precision}')().add_cb(ChannelsLast())     # which makes convolutions in half precision faster
+    if o.compile: learn.model.compile()
+    return learn
+
+@patch
+def begin(self:PretrainRun):
+    "Build the network, open the folder of the run, and measure what there is before training"
+    o = self.o
+    self.learn = self.learner(o.method)
+    self.learn.psm.parts[0].two_views(peek_batch(self.dls)[0])     # views that don't fit the images are known before anything is written
+    self.out.mkdir(parents=True, exist_ok=True)
+    self.told.lock(self.out)
+    check_resume(self.out, o.resume, self.settings)        # another process may have been faster
+    if not o.resume: write_run(self.record, **dict(self.settings, bs=self.dls.train.bs, bs_given=self.given_bs), finished=False, scores={}, command=self.command, device=str(self.device), **environment())
+    pixels,flat = _pixels(self.dls)
+    knn = {'knn': self.learn.knn_accuracy(self.recipe['knn_k'], encoder=flat)} if 'knn' in self.measured else {}
+    self.scores = {pixels: knn, 'at the start' if o.start or o.pretrained else 'untrained': self.score(self.learn)}
+    self.levels,self.logs,self.histories,self.used = dict(self.scores),{},{},{}
+    self.order = self.dls.train.rng.getstate()
+    if self.recipe['warmup']: print(self.recipe_line())
+
+@patch
+def score(self:PretrainRun, learn):
+    "Measurements by name"
+    tests = dict(knn=lambda: learn.knn_accuracy(self.recipe['knn_k']), linear=learn.linear_probe)
+    return {n: tests[n]() for n in self.measured if n in tests}
+
+@patch
+def recipe_line(self:PretrainRun):
+    o,warm = self.o,min(self.recipe['warmup'], self.o.epochs/4)
+    rest = ', '.join(f'{n} {v}' for n,v in self.of_method(o.method).items())
+    return f"Recipe for ResNets: {o.opt}, lr {o.lr} after {warm:g} of {o.epochs} epochs, wd {o.wd}, batches of {self.dls.train.bs}, {rest}"
+
+# %% ../nbs/10_pretrain.ipynb #2b15722b
+class EpochLines(Callback):
+    "Print a line an epoch, for output that goes to a file"
+    order = 61      # after the Recorder (50), as fastai's bar
+    def before_fit(self):
+        if self.learn.logger is noop: return
+        self.learn.logger = self.write
+        self.write(self.recorder.metric_names)
+    def after_fit(self):
+        if self.learn.logger==self.write: self.learn.logger = print
+    def write(self, row):
+        epoch,*figures = [f'{o:.6f}' if isinstance(o, float) else str(o) for o in row]
+        print(f'{epoch:<10}' + ''.join(f'{o:<12}' for o in figures), flush=True)
+
+@patch
+def train(self:PretrainRun, m):
+    "Train by method `m`, from the checkpoint if the run is resumed"
+    o,name,tail,learn = self.o,_title(m),'' if m==self.o.method else f'_{m}',self.learn
+    if m!=o.method:
+        set_seed(o.seed)
+        learn = self.learner(m)
+    log,checkpoint = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.k or 20),CheckpointCallback(self.out/f'checkpoint{tail}.pth')
+    history = NeighbourHistory(every=math.ceil(o.epochs/20), n_neg=10, title=name)
+    self.logs[name],self.histories[name] = log,history
+    self.told.checkpoint,self.told.name = checkpoint,name
+    begin = checkpoint.resume(learn, o.epochs) if o.resume else 0
+    self.told.code = 1
+    if o.resume and m==o.method: write_run(self.record, epochs=o.epochs, finished=False, resumed=[*_resumed(self.record), dict(epoch=begin, command=self.command, device=str(self.device), **environment())])
+    print(f"{name}: {o.epochs} epochs on {len(self.dls.train_ds):,} images" + going_on(begin, checkpoint, o.epochs))
+    set_seed(o.seed)
+    self.dls.train.rng.setstate(self.order)   # every run sees the same batches
+    cbs = [log, history, checkpoint] + [KNNCallback(max(1, o.epochs//50), self.recipe['knn_k'])]*('knn' in self.measured)
+    with self.bar(learn): learn.fit_one_cycle(o.epochs, o.lr, wd=o.wd, start_epoch=begin, **_cycle(o.opt, o.epochs, self.recipe['warmup']), cbs=cbs)
+    self.scores[name] = self.score(learn)
+    self.used[name] = dict(learn.psm.settings, bank_size=len(learn.model.bank.ids))
+    history.save(self.out/f'neighbours{tail}')
+
+@patch
+@contextmanager
+def bar(self:PretrainRun, learn):
+    "A progress bar, or lines if the output of the command goes to a file"
+    if not is_cli(psm_pretrain) or sys.stdout.isatty(): yield
+    else:
+        with learn.no_bar(), learn.added_cbs(EpochLines()): yield
+
+# %% ../nbs/10_pretrain.ipynb #6a30006e
+@patch
+def report(self:PretrainRun):
+    "Write the results, and tell them"
+    o,out,learn,k = self.o,self.out,self.learn,self.learn.model.loss.k or 20
+    learn.save_encoder(out/'encoder.safetensors')
+    photos = learn.collection()
+    photos.save(out/'features.parquet')
+    plot_curves(self.logs, out/'curves.png', {n: v['knn'] for n,v in self.levels.items() if 'knn' in v})
+    neighbour_page(list(self.histories.values()), out/'neighbours.html', title=f'What was mined from {o.data}')
+    def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
+    scores = {n: {e: told(a) for e,a in s.items()} for n,s in self.scores.items()}
+    write_run(self.record, finished=True, scores=scores, settings=self.used, seconds=round(time.time()-self.began, 1))
+    print(summary(self.scores, self.logs, k))
+    print(found_in(photos, out))
+    print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-self.began:.0f} s)")
+
+# %% ../nbs/10_pretrain.ipynb #e478fab6
+def run_folder(
+    data:str, # As for `psm_pretrain`
+    out, # A folder, or None
+)->Path:
+    "Where the results go: a folder named after the data"
+    name = Path(data).stem if Path(data).is_file() else Path(data).resolve().name if Path(data).is_dir() else data
+    return Path(out or f'runs/{name}')
+
 @call_parse
 @psm_options
 def psm_pretrain(
@@ -278,99 +478,16 @@ def psm_pretrain(
     **kwargs,
 ):
     "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, features.parquet, history.csv, curves.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
-    began,psm = time.time(),_given(kwargs)
-    name = Path(data).stem if Path(data).is_file() else Path(data).resolve().name if Path(data).is_dir() else data
-    out = Path(out or f'runs/{name}')
-    with _Told(out) as run:
-        arch,start = start_and_arch(arch, start)
-        if pretrained and not has_weights(arch): raise ValueError(f"There are no pretrained weights for {arch}. Take a model of torchvision or timm, such as --arch resnet18, or leave out --pretrained")
-        recipe,given_bs = recipe_for(data, arch, opt, pretrained),bs
-        epochs,bs,lr,wd,opt = (recipe[n] if v is None else v for n,v in dict(epochs=epochs, bs=bs, lr=lr, wd=wd, opt=opt).items())
-        def own(m):
-            "What of the settings is for method `m`: all for the one asked for; for one to compare with, those that it takes"
-            takes = _takes(m, psm.get('rule', 'index'))
-            res = {n: v for n,v in psm.items() if m==method or n in takes}
-            usual = {n: v for n,v in recipe['psm'].items() if n not in res and n in takes}
-            return dict(usual, **res, momentum=momentum if momentum is not None else (.99,1.) if m=='byol' else recipe['momentum'])
-        reading = dict(channels=channels, min_value=min_value, max_value=max_value, ground=ground, fit=fit, max_pixels=max_pixels)
-        settings = dict(reading, data=data, method=method, arch=arch, epochs=epochs, bs=given_bs, lr=lr, opt=opt, wd=wd, warmup=recipe['warmup'], size=size, limit=limit, views=views, precision=precision, seed=seed, compare=compare, start=start, pretrained=pretrained, no_labels=no_labels, valid_pct=valid_pct)
-        record = out/'run.json'
-        _check(eval, out, **dict(settings, bs=bs), workers=workers)
-        settings['psm'] = own(method)
-        device = _device(device, precision)
-        if Path(data).is_dir() and Path(data).resolve() in [out.resolve(), *out.resolve().parents]: raise ValueError(f"the results would go to {out.resolve()}, into the folder of images; give --out a folder elsewhere")
-        check_resume(out, resume, settings)
-        set_seed(seed)
-        dls = _load(data, {n: v for n,v in reading.items() if v is not None}, bs=bs, size=size, workers=workers, in_memory=not from_disk, limit=limit, **({} if data=='digits' else dict(seed=seed)),
-            **(dict(label_col=None) if no_labels else {}), **(dict(valid_pct=valid_pct) if valid_pct is not None else {}))
-        n = len(dls.train_ds)
-        if n<4: raise ValueError(f"{data} gives {n} training images; at least 4 are needed")
-        if given_bs and bs>n: raise ValueError(f"--bs {bs} is more than the {n} training images")
-        if not given_bs:
-            for dl in dls.loaders: dl.bs = min(bs, max(4, n//16))   # at least 16 steps an epoch
-        if recipe['psm']: recipe = dict(recipe, psm=dict(recipe['psm'], split_bn=min(8, max(1, dls.train.bs//16))))    # parts of 16 images at least
-        dls.to(device)
-        labelled = bool(getattr(dls, 'vocab', None))
-        measured = (eval or ('knn' if labelled and len(dls.valid_ds) else 'none')).split(',')
-        if not len(dls.valid_ds) and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs images for validation, and --valid-pct 0 leaves none")
-        if not labelled and {'knn','linear'} & {*measured}: raise ValueError(f"--eval {eval} needs labels, and these images have none")
-        if 'linear' in measured and len(dls.vocab)<2: raise ValueError(f"--eval {eval} needs two classes, and all of these images are {short_name(dls.vocab[0])}. Leave out linear")
-        def network():
-            n_in = peek_batch(dls)[0].shape[1]
-            return encoder_from(start, arch, n_in) if start else arch
-        def learner(m):
-            cb = psm_methods[m](views={'photo': photo_views, 'digit': digit_views}[views]() if views else None, **own(m))
-            learn = psm_learner(dls, network(), cbs=cb, pretrained=pretrained)
-            learn.opt_func = _opts[opt]
-            if precision!='fp32': getattr(learn, f'to_{precision}')().add_cb(ChannelsLast())     # which makes convolutions in half precision faster
-            if compile: learn.model.compile()
-            return learn
-        learn = learner(method)
-        learn.psm.parts[0].two_views(peek_batch(dls)[0])     # views that don't fit the images are known before anything is written
-        out.mkdir(parents=True, exist_ok=True)
-        run.lock(out)
-        check_resume(out, resume, settings)        # another process may have been faster
-        command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
-        if not resume: write_run(record, **dict(settings, bs=dls.train.bs, bs_given=given_bs), finished=False, scores={}, command=command, device=str(device), **environment())
-        tests = dict(knn=lambda l: l.knn_accuracy(recipe['knn_k']), linear=lambda l: l.linear_probe())
-        def score(l): return {e: tests[e](l) for e in measured if e in tests}
-        pixels,flat = _pixels(dls)
-        scores = {pixels: {'knn': learn.knn_accuracy(recipe['knn_k'], encoder=flat)} if 'knn' in measured else {}, 'at the start' if start or pretrained else 'untrained': score(learn)}
-        levels,logs,histories,used,order = dict(scores),{},{},{},dls.train.rng.getstate()
-        k = learn.model.loss.k or 20
-        if recipe['warmup']:
-            print(f"Recipe for ResNets: {opt}, lr {lr} after {min(recipe['warmup'], epochs/4):g} of {epochs} epochs, wd {wd}, batches of {dls.train.bs}, "
-                  + ', '.join(f'{n} {v}' for n,v in own(method).items()))
-        for m in [method] + ([compare] if compare else []):
-            name,tail,l = _title(m),'' if m==method else f'_{m}',learn
-            if m!=method:
-                set_seed(seed)
-                l = learner(m)
-            logs[name],checkpoint = RunLog(out/f'history{tail}.csv', k),CheckpointCallback(out/f'checkpoint{tail}.pth')
-            histories[name] = NeighbourHistory(every=math.ceil(epochs/20), n_neg=10, title=name)
-            run.checkpoint,run.name = checkpoint,name
-            begin = checkpoint.resume(l, epochs) if resume else 0
-            run.code = 1
-            if resume and m==method: write_run(record, epochs=epochs, finished=False, resumed=[*_resumed(record), dict(epoch=begin, command=command, device=str(device), **environment())])
-            print(f"{name}: {epochs} epochs on {n:,} images" + going_on(begin, checkpoint, epochs))
-            set_seed(seed)
-            dls.train.rng.setstate(order)   # every run sees the same batches
-            l.fit_one_cycle(epochs, lr, wd=wd, start_epoch=begin, **_cycle(opt, epochs, recipe['warmup']), cbs=[logs[name], histories[name], checkpoint] + ([KNNCallback(max(1, epochs//50), recipe['knn_k'])] if 'knn' in measured else []))
-            scores[name] = score(l)
-            used[name] = dict(l.psm.settings, bank_size=len(l.model.bank.ids))
-            histories[name].save(out/f'neighbours{tail}')
-
-        learn.save_encoder(out/'encoder.safetensors')
-        photos = learn.collection()
-        photos.save(out/'features.parquet')
-        plot_curves(logs, out/'curves.png', {k: v['knn'] for k,v in levels.items() if 'knn' in v})
-        neighbour_page(list(histories.values()), out/'neighbours.html', title=f'What was mined from {data}')
-        write_run(record, finished=True, scores={n: {e: dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings) for e,a in s.items()} for n,s in scores.items()},
-                  settings=used, seconds=round(time.time()-began, 1))
-        print(summary(scores, logs, k))
-        print(found_in(photos, out))
-        print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-began:.0f} s)")
-        return learn
+    options = dict(locals())
+    psm = _given(options.pop('kwargs'))
+    with _Told(run_folder(data, options.pop('out'))) as told:
+        run = PretrainRun(told, psm, **options)
+        run.check()
+        run.load()
+        run.begin()
+        for m in run.methods: run.train(m)
+        run.report()
+        return run.learn
 
 # %% ../nbs/10_pretrain.ipynb #03410656
 def _left(out, name, suffix): return [f for f in (out/f'{name}{m}{suffix}' for m in ('', *(f'_{m}' for m in psm_methods))) if f.exists()]

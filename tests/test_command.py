@@ -44,6 +44,15 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     r = json.loads((out/'run.json').read_text())
     assert [o['epoch'] for o in r['resumed']]==[2] and r['resumed'][0]['hardware']['threads']==torch.get_num_threads() and r['finished']
 
+def test_output_that_goes_to_a_file_has_a_line_an_epoch_and_no_bars(tmp_path, capsys):
+    code,said,err = command(capsys, 'digits', '--limit', 60, '--device', 'cpu', '--epochs', 2, '--out', tmp_path/'run')
+    lines = said.splitlines()
+    head = next(i for i,l in enumerate(lines) if l.startswith('epoch '))
+    assert code==0 and '\r' not in said and '█' not in said
+    assert lines[head].split()[:3]==['epoch','train_loss','valid_loss'] and lines[head].split()[-2:]==['knn_acc','time']
+    rows = [l.split() for l in lines if re.match(r'[01] ', l)]
+    assert [r[0] for r in rows]==['0','1'] and all(len(r)==len(lines[head].split()) for r in rows)
+
 @pytest.mark.parametrize('error,code,says', [(OSError(28, 'No room on the disk for c.pth: 2.0 MB are missing'), 1, 'No room on the disk for c.pth: 2.0 MB are missing'), (MemoryError('x'), 1, 'there is not enough memory (x). Lower --bs'),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, 'there is not enough memory'), (ValueError('two\nlines'), 1, 'psm_pretrain: two lines\n')])
 def test_errors_in_training_are_one_line(tmp_path, monkeypatch, capsys, error, code, says):
