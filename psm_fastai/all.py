@@ -19,7 +19,11 @@ from psm_fastai.transfer import *
 from psm_fastai.collection import *
 from psm_fastai.checkpoint import *
 from psm_fastai.monitor import *
+from psm_fastai.thumbs import *
+from psm_fastai.record import *
 from psm_fastai.history import *
+from psm_fastai.layout import *
+from psm_fastai.map import *
 from psm_fastai.explore import *
 from psm_fastai.page import *
 from psm_fastai.explorer import *

@@ -32,10 +32,10 @@ def small_gray(
     return (x/x.amax((1,2), keepdim=True).clamp(min=1e-6)*255).round().byte()
 
 def pixel_digest(
-    x:Tensor, # `[C, H, W]`
+    x, # A tensor `[C, H, W]`, or a PIL image
 )->str:
     "16 characters that are the same for the same pixels only"
-    return hashlib.blake2b(x.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(np.asarray(x).tobytes(), digest_size=8).hexdigest()
 
 @torch.no_grad()
 def _look_at(learn, ds_idx):
