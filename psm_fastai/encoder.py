@@ -177,7 +177,7 @@ def feature_size(
 def write_encoder(
     encoder:nn.Module, # With the attribute `arch`, its name, if `create_encoder` built it by name
     path, # File to write
-    **images, # What to remember of its images: `n_in`, `size` (height, width), `mean` and `std`, a number a channel
+    **images, # What to remember of its images: `n_in`, `size` (height, width), `mean` and `std`, a number a channel, and `reading`, settings of `ReadImage`
 ):
     "Write weights, architecture and what the images were like, with a digest of it all"
     weights = {k.replace('_orig_mod.', ''): v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
@@ -202,6 +202,12 @@ def _misfits(module, weights):
 # %% ../nbs/04a_encoder.ipynb #6f565e10
 def _numbers(o, lens): return isinstance(o, list) and len(o) in lens and all(type(v) in (int,float) and math.isfinite(v) for v in o)
 
+_of_reading = dict(max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,))
+
+def _check_reading(reading):
+    if not isinstance(reading, dict) or reading.keys()!=_of_reading.keys() or not all(type(v) in _of_reading[n] for n,v in reading.items()) or not _numbers(reading['ground'], [3]):
+        raise ValueError(f"reading, how images are read, is {short(reading)}")
+
 def _check_about(about):
     "Raise `ValueError` if what an encoder file says of itself can't be"
     n = about.get('n_in')
@@ -209,6 +215,7 @@ def _check_about(about):
     if not isinstance(about.get('arch'), (str,type(None))): raise ValueError(f"arch, the name of the architecture, is {short(about['arch'])}")
     if 'size' in about and not (_numbers(about['size'], [2]) and min(about['size'])>=1): raise ValueError(f"size, (height, width), is {short(about['size'])}")
     if bad := [k for k in ('mean','std') if k in about and not _numbers(about[k], [1,n])]: raise ValueError(f"{bad[0]}, a number a channel, is {short(about[bad[0]])}")
+    if 'reading' in about: _check_reading(about['reading'])
     if min(about.get('std', [1]))<=0: raise ValueError(f"std, a number above 0 a channel, is {short(about['std'])}")
 
 def _read_encoder(path):

@@ -208,8 +208,13 @@ class ReadImage(Transform):
         if max_value is not None and not max_value>(min_value or 0): raise ValueError(f"max_value must be above {'0' if min_value is None else f'min_value, {min_value!r}'}, got {max_value!r}")
         if fit not in ('crop','pad','squish'): raise ValueError(f"fit must be crop, pad or squish, got {fit!r}")
         if max_pixels is not None and not max_pixels>0: raise ValueError(f"max_pixels must be above 0, got {max_pixels!r}")
-        self.ground = Image.new('RGB', (1,1), ground).getpixel((0,0))
+        self.ground = Image.new('RGB', (1,1), tuple(ground) if isinstance(ground, list) else ground).getpixel((0,0))
         self.clipped = None         # a list, while someone asks which images had values out of range
+
+    @property
+    def settings(self):
+        "What to give to another one besides size and channels, so that it reads in the same way. JSON can hold it"
+        return dict({n: getattr(self, n) for n in ('max_value','min_value','alpha','fit')}, ground=list(self.ground))
 
     def encodes(self, o)->None: return self.read(o)     # None: the result keeps its own type
 

@@ -1,6 +1,8 @@
 "The way out: files, classifiers, tables, new images; evaluation, loggers and the table before the first epoch"
 import pickle, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
+from pathlib import Path
+from PIL import Image
 from fastai.callback.tensorboard import TensorBoardCallback
 from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, DataLoaders, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock, TfmdDL,
     accuracy_multi, create_body, get_image_files, load_learner, resnet18, set_seed)
@@ -222,6 +224,35 @@ def test_features_of_new_images_from_a_folder(tmp_path):
     pd.testing.assert_frame_equal(one, many)
     (tmp_path/'new/x.png').write_text('no image')
     with pytest.raises(ValueError, match="1 of 4 images can't be read: .*x.png"): image_features(tmp_path, tmp_path/'new')
+
+def _pictures(folder, kind):
+    "Files that are read in another way than by default"
+    folder.mkdir()
+    g = np.random.default_rng(0)
+    for i in range(4):
+        if kind=='16 bits': Image.fromarray(g.integers(900, 1400, (20,30), dtype=np.uint16)).save(folder/f'{i}.png')
+        else: Image.fromarray(g.integers(0, 256, (20,30,4), dtype=np.uint8), 'RGBA').save(folder/f'{i}.png')
+    return folder
+
+@pytest.mark.parametrize('kind,kwargs', [('16 bits', dict(min_value=1000, max_value=1300)), ('pad', dict(fit='pad', ground='black')), ('ground', dict(ground=(9,100,200))), ('bands', dict(alpha=False, channels=4)), ('squish', dict(fit='squish'))])
+def test_new_images_are_read_as_those_of_the_training(tmp_path, kind, kwargs, capsys):
+    dls = image_dls(_pictures(tmp_path/'in', kind), size=16, bs=2, valid_pct=0, **kwargs)
+    learn = quiet(dls, model=small_resnet(dls.one_batch()[0].shape[1]), cbs=[PSMCallback(bank_size=4)])
+    learn.save_encoder(tmp_path/'e.safetensors')
+    want = learn.features(one_column=True)
+    got = image_features(tmp_path/'e.safetensors', [Path(f) for f in want.file])
+    assert np.abs(np.stack(got.features)-np.stack(want.features)).max()<1e-5
+    assert "doesn't tell how" not in capsys.readouterr().out
+    export_encoder(tmp_path/'e.safetensors', tmp_path/'e.pt2')
+    read = encoder_reader(load_encoder(tmp_path/'e.safetensors'))
+    x = torch.stack([torch.tensor(read.pixels(f)) for f in want.file])
+    with torch.no_grad():
+        for n in (1,3,4): assert np.abs(torch.export.load(tmp_path/'e.pt2').module()(x[:n]).numpy()-np.stack(want.features)[:n]).max()<1e-5
+
+def test_an_encoder_whose_images_were_read_by_something_else(tmp_path, capsys):
+    quiet(digits_dls(bs=16, limit=32), model=small_resnet(1), cbs=[PSMCallback(bank_size=32)]).save_encoder(tmp_path/'e.safetensors')
+    image_features(tmp_path/'e.safetensors', [np.zeros((8,8), np.uint8)])
+    assert "doesn't tell how its images were read" in capsys.readouterr().out
 
 @pytest.fixture
 def photo_weights(monkeypatch):
