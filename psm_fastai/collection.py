@@ -258,6 +258,27 @@ def show_nearest(self:Learner,
             ax.imshow(train_image(self.dls, r.id), cmap='gray')
             ax.set_title(f'{r.similarity:.2f} {_short(r.file, 12)}', fontsize=7)
 
+# %% ../nbs/07c_collection.ipynb #b15d0e2a
+@patch
+def show_before_after(self:Collection,
+    before:Tensor, # `[n, F]` earlier features of the images in `rows`
+    rows:list, # Their row numbers
+    n:int=6, # Images to ask for
+    k:int=5, # Neighbours of each
+    size:float=1.2, # Width of an image, in inches
+):
+    "Draw some images, left their neighbours by earlier features, right by those of the collection, among the same images"
+    k,asked = min(k, len(rows)-1),torch.arange(0, len(rows), math.ceil(len(rows)/n))
+    def near(f):
+        unit = F.normalize(f-f.mean(0), dim=1)
+        return nearest_images(unit, k, unit[asked], asked)[1].tolist()
+    fig,axs = plt.subplots(len(asked), 2*k+2, figsize=((2*k+2)*size, len(asked)*size*1.1), squeeze=False, layout='constrained', width_ratios=[1.2]+[1]*k+[.3]+[1]*k)
+    for ax in axs.flat: ax.axis('off')
+    for q,was,now,line in zip(asked.tolist(), near(before), near(self.feats[rows]), axs):
+        for ax,j in zip([line[0],*line[1:k+1],*line[k+2:]], [q,*was,*now]): ax.imshow(self.picture(rows[j]), cmap='gray')
+    axs[0][0].set_title('image', fontsize=10)
+    for at,title in ((1,'nearest before training'),(k+2,'nearest after training')): axs[0][at].set_title(title, fontsize=10, loc='left')
+
 # %% ../nbs/07c_collection.ipynb #25e5a44c
 @patch
 def duplicates(self:Learner, n:int=20)->Answer:

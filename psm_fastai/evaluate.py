@@ -6,14 +6,16 @@ Docs: https://psm-fastai.github.io/psm_fastai/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['learner_encoder', 'batch_features', 'encoder_features', 'item_files', 'image_table', 'weights_number', 'knn_predict',
-           'Accuracy', 'check_valid', 'labelled_features', 'KNNCallback']
+           'Accuracy', 'check_valid', 'labelled_features', 'KNNCallback', 'transitivity', 'normal_like', 'grouping',
+           'shared_neighbours']
 
 # %% ../nbs/07_evaluate.ipynb #97e053e4
-import pandas as pd, torch, torch.nn.functional as F
+import math, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import ColReader, DataLoaders, Learner, Tensor, Transform, TrackerCallback, get_model, is_listy, nn, no_random, partial
 from fastcore.basics import patch
 from pathlib import PurePath
 from zlib import crc32
+from scipy.sparse import csr_matrix
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -22,6 +24,7 @@ from .encoder import PoolFeatures, keep_modes, pool_features
 from .learner import GuestCallback, as_floats, batch_labels, has_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
+from .neighbours import NeighbourIndex, is_among, nearest_images
 from .model import PSMModel
 
 # %% ../nbs/07_evaluate.ipynb #b9c73d4e
@@ -45,14 +48,15 @@ def encoder_features(
     learn:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
     encoder:nn.Module|None=None, # None: the learner's encoder
+    ids:list|None=None, # Places of the images in the data set; None: all
 )->tuple[Tensor,Tensor]: # `[N, F]` features and `[N]` labels (-1 = unknown), on the CPU
-    "Features of all images of a data set, in its order. Raises `ValueError` where there are no images"
+    "Features of the images of a data set, in its order. Raises `ValueError` where there are no images"
     m = learner_encoder(learn) if encoder is None else encoder
     feats,labels = [],[]
     with keep_modes(m), no_random():
         m.eval()
         m.to(plain_dls(learn.dls)[ds_idx].device)
-        for x,*yb in plain_batches(learn.dls, ds_idx):
+        for x,*yb in plain_batches(learn.dls, ds_idx, ids):
             feats.append(batch_features(m, x))
             labels.append(batch_labels(yb, len(x), 'cpu'))
     if not feats: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images; `nearest` also takes a table that `features` gave before, as `among`")
@@ -220,3 +224,72 @@ def linear_probe(self:Learner,
     if len(y.unique())<2: raise ValueError("A linear probe needs at least two classes among the training images")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(x.numpy(), y.numpy())
     return Accuracy(int((probe.predict(xv.numpy())==yv.numpy()).sum()), len(yv), C=C, solver='lbfgs', iterations=int(probe[-1].n_iter_.max()))
+
+# %% ../nbs/07_evaluate.ipynb #f8da48e6
+def transitivity(
+    feats:Tensor, # `[N, F]` features
+    k:int=10, # Neighbours of each image, by cosine
+)->float: # 0 to 1
+    "Share of the steps from an image to a neighbour, and on to one of that one's neighbours, that end at a neighbour of the image"
+    n,unit = len(feats),F.normalize(feats, dim=1)
+    k = min(k, n-1)
+    near = nearest_images(unit, k, unit, torch.arange(n, device=feats.device))[1].cpu()
+    graph = csr_matrix((np.ones(n*k), near.flatten().numpy(), np.arange(0, n*k+1, k)), shape=(n,n))
+    return float((graph@graph).multiply(graph).sum()/(n*k*k))
+
+def normal_like(
+    feats:Tensor, # `[N, F]`
+    seed:int=0,
+)->Tensor: # `[N, F]`
+    "Features from one normal distribution with the mean and the covariance of these"
+    mean = feats.mean(0)
+    _,s,axes = torch.linalg.svd(feats-mean, full_matrices=False)
+    drawn = torch.randn(len(feats), len(s), generator=torch.Generator().manual_seed(seed)).to(feats)
+    return mean + drawn*(s/len(feats)**.5) @ axes
+
+def grouping(
+    feats:Tensor, # `[N, F]` features of at least 30 images
+    k:int=10, # Neighbours of each image
+)->float: # At most 1; about 0 if there are no groups; nan for fewer images
+    "Transitivity of the nearest neighbours above that of features without groups [ours]"
+    if len(feats)<3*k: return math.nan
+    feats = feats-feats.mean(0)
+    plain = transitivity(normal_like(feats), k)
+    return (transitivity(feats, k)-plain)/(1-plain)
+
+# %% ../nbs/07_evaluate.ipynb #d1bebba0
+_most = 2000       # images that are looked at
+
+def _view_features(learn, ids):
+    "Features of images as they are, of two views and of two weak views, each `[n, F]`"
+    m,views = learner_encoder(learn),learn.psm.parts[0]
+    def of_batch(x):
+        two = views.two_views(x)
+        return [batch_features(m, o) for o in (x, *two, views.weak_view(x), views.weak_view(x))]
+    with keep_modes(m), no_random():
+        m.eval()
+        found = [of_batch(x.as_subclass(Tensor)) for x,*_ in plain_batches(learn.dls, ids=ids)]
+    return [torch.cat(o) for o in zip(*found)]
+
+def shared_neighbours(
+    a:Tensor, # `[N, F]` features of images
+    b:Tensor, # `[N, F]` other features of the same images
+    k:int=20, # Neighbours of each image
+)->float: # 0 to 1; by chance `k/(N-1)`
+    "Share of the nearest images that are nearest by both"
+    own,(a,b) = torch.arange(len(a)),(F.normalize(f-f.mean(0), dim=1) for f in (a,b))
+    return is_among(*(nearest_images(f, min(k, len(f)-1), f, own)[1] for f in (a,b))).float().mean().item()
+
+@patch
+@torch.no_grad()
+def signs_without_labels(self:Learner)->dict: # `groups`, `agreement`, `agreement_chance` and `right`
+    "What can be seen of at most 2,000 training images without labels: whether neighbours form groups, whether two views agree on them, and how many are estimated to be right. Needs `PSMCallback`"
+    total = len(self.dls.train_ds)
+    if total<3: return dict.fromkeys(('groups','agreement','agreement_chance','right'), math.nan)
+    plain,*views,weak,other = _view_features(self, list(range(0, total, math.ceil(total/_most))))
+    n = len(plain)
+    index = NeighbourIndex()
+    index.allocate(n, 1)
+    index.fit(plain, torch.stack([weak, other]))
+    k = min(20, n-1)
+    return dict(groups=grouping(plain), agreement=shared_neighbours(*views, k), agreement_chance=k/(n-1), right=index.right.mean().item())

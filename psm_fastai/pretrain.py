@@ -6,8 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['recipes', 'RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'write_run', 'recipe_for',
-           'check_options', 'start_and_arch', 'going_on', 'PretrainRun', 'measured_by', 'EpochLines', 'run_folder',
-           'psm_pretrain', 'check_resume', 'summary', 'found_in']
+           'check_options', 'start_and_arch', 'going_on', 'PretrainRun', 'measured_by', 'EpochLines', 'learned',
+           'run_folder', 'psm_pretrain', 'check_resume', 'summary', 'found_in']
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
@@ -27,7 +27,7 @@ from .folders import read_table, say, short_name
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import create_encoder, encoder_from, load_encoder, has_weights
 from .files import locked, regular, whole
-from .evaluate import KNNCallback
+from .evaluate import KNNCallback, encoder_features
 from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
 from .loss import check_number
@@ -355,6 +355,10 @@ def begin(self:PretrainRun):
     self.scores = {pixels: knn, 'at the start' if o.start or o.pretrained else 'untrained': self.score(self.learn)}
     self.levels,self.logs,self.histories,self.used = dict(self.scores),{},{},{}
     self.order = self.dls.train.rng.getstate()
+    n = len(self.dls.train_ds)
+    self.looked_at = list(range(0, n, math.ceil(n/2000)))
+    self.before = encoder_features(self.learn, ids=self.looked_at)[0]
+    self.signs = {} if {'knn','linear'} & {*self.measured} else {'before': self.learn.signs_without_labels()}
     if self.recipe['warmup']: print(self.recipe_line())
 
 @patch
@@ -380,7 +384,7 @@ class EpochLines(Callback):
     def after_fit(self):
         if self.learn.logger==self.write: self.learn.logger = print
     def write(self, row):
-        epoch,*figures = [f'{o:.6f}' if isinstance(o, float) else str(o) for o in row]
+        epoch,*figures = [f'{o:.6f}' if isinstance(o, float) else '' if o is None else str(o) for o in row]
         print(f'{epoch:<10}' + ''.join(f'{o:<12}' for o in figures), flush=True)
 
 @patch
@@ -426,10 +430,42 @@ def report(self:PretrainRun):
     neighbour_page(list(self.histories.values()), out/'neighbours.html', title=f'What was mined from {o.data}')
     def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
     scores = {n: {e: told(a) for e,a in s.items()} for n,s in self.scores.items()}
-    write_run(self.record, finished=True, scores=scores, settings=self.used, seconds=round(time.time()-self.began, 1))
-    print(summary(self.scores, self.logs, k))
+    if self.signs: self.signs['after'] = learn.signs_without_labels()
+    write_run(self.record, finished=True, scores=scores, without_labels=self.signs, settings=self.used, seconds=round(time.time()-self.began, 1))
+    self.draw_before_after(photos)
+    if closing := summary(self.scores, self.logs, k): print(closing)
+    if self.signs: print(self.without_labels())
     print(found_in(photos, out))
     print(f"\nIn {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}   ({time.time()-self.began:.0f} s)")
+
+# %% ../nbs/10_pretrain.ipynb #37bd75d2
+@patch
+def draw_before_after(self:PretrainRun, photos):
+    if len(self.looked_at)<2: return
+    photos.show_before_after(self.before, self.looked_at)
+    with whole(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
+    plt.close()
+
+@patch
+def without_labels(self:PretrainRun)->str:
+    "The closing table if there are no labels, and what it means"
+    a,b = self.signs['before'],self.signs['after']
+    rows = {'groups of neighbours': (a['groups'], b['groups'], 0), 'two views agree': (a['agreement'], b['agreement'], a['agreement_chance']), 'estimated right': (a['right'], b['right'], 0)}
+    head = f"{'Signs without labels':<26}{'before':>8}{'after':>8}{'chance':>8}"
+    return '\n'.join(['', head] + [f"  {n:<24}{was:>8.3f}{now:>8.3f}{chance:>8.3f}" for n,(was,now,chance) in rows.items()] + [learned(a['groups'], b['groups'])])
+
+def learned(
+    before:float, # `groups` of `signs_without_labels` before training; nan if not known
+    after:float, # The same after
+)->str:
+    "One sentence on what was learned, as far as can be seen without labels. The bounds are those of [Did it learn?](tutorials/unlabelled.ipynb) [ours]"
+    gain = after-before
+    if math.isnan(gain): return "There are too few images to see without labels whether anything was learned. Look at before_after.png."
+    said = f"Neighbours form groups by {after:.2f}, before training by {before:.2f}."
+    if gain>=.1: return f"{said} So the encoder has learned what some images have in common. Whether it is what you look for, before_after.png shows."
+    if gain>=.05: return f"{said} That is a little more. Look at before_after.png, and try more epochs or a pretrained encoder."
+    if after>=.2: return f"{said} Training has changed hardly anything. The groups were there before."
+    return f"{said} Hardly anything was learned that shows without labels. Try more epochs, a pretrained encoder, or views that change less."
 
 # %% ../nbs/10_pretrain.ipynb #e478fab6
 def run_folder(
@@ -477,7 +513,7 @@ def psm_pretrain(
     resume:bool=False, # Go on with the run in that folder from its last whole epoch; with a larger --epochs with one that is finished, too
     **kwargs,
 ):
-    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, features.parquet, history.csv, curves.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
+    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, features.parquet, history.csv, curves.png, before_after.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
     options = dict(locals())
     psm = _given(options.pop('kwargs'))
     with _Told(run_folder(data, options.pop('out'))) as told:
@@ -507,7 +543,7 @@ def check_resume(
     "Refuse to overwrite a run, and to go on with one that is not there, is finished, or has other settings"
     left = _left(out, 'checkpoint', '.pth')
     if not (out/'run.json').exists():
-        foreign = left + [f for kind in (('history','.csv'),('neighbours','.parquet'),('neighbours','.safetensors')) for f in _left(out, *kind)] + [f for f in (out/n for n in ('encoder.safetensors','features.parquet','curves.png','neighbours.html')) if f.exists()]
+        foreign = left + [f for kind in (('history','.csv'),('neighbours','.parquet'),('neighbours','.safetensors')) for f in _left(out, *kind)] + [f for f in (out/n for n in ('encoder.safetensors','features.parquet','curves.png','before_after.png','neighbours.html')) if f.exists()]
         if foreign: raise ValueError(f"{out} holds {foreign[0].name}, but no run of psm_pretrain, which would replace it. Give --out another folder")
         if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
         return

@@ -1,6 +1,7 @@
 "What ends the command is told in one line, with an exit code; and what is finished can go on"
 import json, os, re, subprocess, sys
-import pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
 from fastcore.script import _run_cli
 from psm_fastai import pretrain
 from psm_fastai.all import *
@@ -138,3 +139,21 @@ def test_any_encoding(encoding):
     "Of a terminal or a file"
     res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._Told(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
     assert res.returncode==0 and b'gr' in res.stdout, res.stderr
+
+def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, capsys):
+    "Stripes of three directions become groups; noise does not"
+    g = np.random.default_rng(0)
+    y,x = np.mgrid[:24,:24]
+    def stripes(i): return 128 + 100*np.sin((x,y,x+y)[i%3]*.9 + g.uniform(0, 6)) + g.normal(0, 8, (24,24))
+    def noise(i): return g.uniform(0, 255, (24,24))
+    found = {}
+    for name,draw in dict(stripes=stripes, noise=noise).items():
+        (tmp_path/name).mkdir()
+        for i in range(90): Image.fromarray(draw(i).clip(0, 255).astype(np.uint8)).save(tmp_path/name/f'{i:02}.png')
+        out = tmp_path/f'of {name}'
+        code,said,_ = command(capsys, tmp_path/name, '--size', 24, '--epochs', 12, '--bs', 16, '--valid-pct', 0, '--device', 'cpu', '--out', out)
+        assert code==0 and 'Signs without labels' in said and 'Neighbours form groups by' in said
+        found[name] = json.loads((out/'run.json').read_text())['without_labels']
+        assert Image.open(out/'before_after.png').size[0]>600
+    assert abs(found['noise']['after']['groups'])<.06 and 'Hardly anything was learned' in said
+    assert found['stripes']['after']['groups'] > found['noise']['after']['groups']+.1
