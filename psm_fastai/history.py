@@ -12,7 +12,7 @@ import hashlib, json, math, numpy as np, pandas as pd, torch
 from contextlib import nullcontext
 from fastai.vision.all import Path, TensorImage, no_random
 from fastcore.basics import patch
-from os.path import commonpath
+from PIL import Image
 from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -252,15 +252,22 @@ def _picture(self:NeighbourHistory, dls, xq, xk, first):
         if i>=0 and str(i) not in self.thumbs.place: self._add(self.recent, dls, i)
 
 @patch
+def _native(self:NeighbourHistory, dls, i):
+    "Width and height of an image as its file has it, if Pillow can tell; else as training sees it"
+    try:
+        with Image.open(self.files[i]) as im: return im.size
+    except (KeyError, OSError): return train_image(dls, i).size
+
+@patch
 def _choose_size(self:NeighbourHistory, dls):
     ids = self.map.ids.tolist() if len(self.map) else self.ids
-    largest = max(max(train_image(dls, i).size) for i in ids[::math.ceil(len(ids)/8)])
+    largest = max(max(self._native(dls, i)) for i in ids[::math.ceil(len(ids)/8)])
     self.thumbs = Thumbnails(thumb_size(len(ids)+2*len(self.ids), self.budget*1e6, largest))
 
 @patch
 def _add(self:NeighbourHistory, thumbs, dls, i):
     def picture():
-        im = train_image(dls, i)
+        im = train_image(dls, i, side=thumbs.px)
         self.pixels[i] = pixel_digest(im)
         return im
     thumbs.add(str(i), picture)

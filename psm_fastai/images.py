@@ -11,6 +11,7 @@ __all__ = ['PILImageRGBA', 'TensorBands', 'ReadImage', 'in_threads', 'refuse_fai
 import io, lzma, math, numpy as np, re, stat, struct, tifffile, torch, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from fastai.vision.all import Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, merge, rank_distrib, show_image
 from PIL import ImageOps, UnidentifiedImageError
 from .files import long_bar
@@ -215,6 +216,15 @@ class ReadImage(Transform):
     def settings(self):
         "What to give to another one besides size and channels, so that it reads in the same way. JSON can hold it"
         return dict({n: getattr(self, n) for n in ('max_value','min_value','alpha','fit')}, ground=list(self.ground))
+
+    def of_side(self,
+        n:int, # Pixels of the longer side
+    )->'ReadImage':
+        "A copy that reads images larger or smaller"
+        res = copy(self)
+        res.clipped = None
+        res.size = tuple(max(1, round(s*n/max(self.size))) for s in self.size)
+        return res
 
     def encodes(self, o)->None: return self.read(o)     # None: the result keeps its own type
 

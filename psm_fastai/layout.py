@@ -7,14 +7,15 @@ Docs: https://psm-fastai.github.io/psm_fastai/layout.html.md"""
 # %% auto #0
 __all__ = ['nowhere', 'layouts', 'lay_out']
 
-# %% ../nbs/08b_layout.ipynb #472cbc90
-import math, numpy as np
-from fastai.vision.all import progress_bar
+# %% ../nbs/08b_layout.ipynb #e5a71f9c
+import math, numpy as np, torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
+from .files import long_bar
+from .mining import query_parts, top_rows
 
-# %% ../nbs/08b_layout.ipynb #b58ca67d
+# %% ../nbs/08b_layout.ipynb #130e6198
 def _principal(x):
     "`[n, 2]`, the two principal components of `[n, D]`"
     x = x-x.mean(0)
@@ -25,30 +26,28 @@ def _principal(x):
     res[:,:y.shape[1]] = y
     return res
 
-# %% ../nbs/08b_layout.ipynb #efd6d965
+# %% ../nbs/08b_layout.ipynb #a29e69f2
 _most,_least = 1500,8      # images that t-SNE moves; fewer than these it can't
 
 def _moved(x, start, first, seed):
     "`[n, 2]`, places after t-SNE from `start`; `first`: from far away"
     n,rng = len(x),np.random.default_rng(seed)
     spread = start.std() or 1.
-    how = dict(max_iter=500) if first else dict(max_iter=250, early_exaggeration=1., learning_rate=50.)
+    how = dict(max_iter=400) if first else dict(max_iter=250, early_exaggeration=1., learning_rate=400., min_grad_norm=1e9)       # a norm that is always reached ends it after 100 steps
     start = (start/spread*1e-2 if first else start) + rng.normal(size=(n,2))*1e-4       # images that are alike would never part
-    with threadpool_limits(2, user_api='openmp'):            # sums of more threads come in any order, and the map would be another one each time
-        y = TSNE(2, perplexity=min(25, (n-1)/3), init=start.astype(np.float32), random_state=seed, **how).fit_transform(x)
+    with threadpool_limits(1):            # sums of several threads come in any order, and the map would be another one each time
+        y = TSNE(2, perplexity=min(15, (n-1)/3), angle=.8, init=start.astype(np.float32), random_state=seed, **how).fit_transform(x)
     return y if np.isfinite(y).all() else start
 
-# %% ../nbs/08b_layout.ipynb #00a0e76f
+# %% ../nbs/08b_layout.ipynb #a48255f8
 def _between(x, anchors, places, seed, near=3):
     "`[n, 2]`, of images with keys `x` the mean of the places of the nearest anchors, weighed by similarity"
-    res,rng = np.empty((len(x),2), np.float32),np.random.default_rng(seed)
-    for i in range(0, len(x), 2048):
-        sims = x[i:i+2048] @ x[anchors].T
-        idx = np.argpartition(-sims, near-1, 1)[:,:near]
-        top = np.take_along_axis(sims, idx, 1)
-        w = np.exp((top-top.max(1, keepdims=True))/.05)
-        res[i:i+2048] = (places[idx]*(w/w.sum(1, keepdims=True))[:,:,None]).sum(1)
-    res += rng.normal(size=res.shape)*places.std()*.01       # images between the same three would cover each other
+    to,at = torch.from_numpy(x[anchors]),torch.from_numpy(places)
+    def mean(q):
+        sims,idx = top_rows(q @ to.T, near)
+        return (at[idx]*(sims/.05).softmax(1)[:,:,None]).sum(1)
+    res = torch.cat([mean(q) for q, in query_parts(len(to), torch.from_numpy(x))]).numpy()
+    res += np.random.default_rng(seed).normal(size=res.shape)*places.std()*.01       # images between the same three would cover each other
     res[anchors] = places
     return res
 
@@ -59,7 +58,7 @@ def _place(x, start, method, seed):
     y = _moved(x[anchors], _principal(x[anchors]) if start is None else start[anchors], start is None, seed)
     return y if len(y)==len(x) else _between(x, anchors, y, seed)
 
-# %% ../nbs/08b_layout.ipynb #494a58ec
+# %% ../nbs/08b_layout.ipynb #710bc404
 nowhere = 65535
 layouts = 'tsne','pca'
 
@@ -79,15 +78,10 @@ def _whole_numbers(ys):
     res = ((ys-mid)/half*.5+.5).clip(0, 1)*(nowhere-1)
     return np.where(np.isfinite(ys), res.round(), nowhere).astype(np.uint16)
 
-def lay_out(
-    feats:list, # Of each epoch `[n, D]` keys of unit length, nan where there is none
-    method:str='tsne', # 'tsne', or 'pca', which takes no time and shows less
-    seed:int=0,
-)->np.ndarray: # `[E, n, 2]` uint16
-    "Places of images on a map, epoch by epoch; the same ones each time"
-    if method not in layouts: raise ValueError(f"layout must be one of {', '.join(layouts)}, got {method!r}")
+def _laid_out(feats, method, seed):
+    "`[E, n, 2]`, nan where there is no key"
     ys,after = np.full((len(feats),len(feats[0]),2), np.nan),None
-    for e in progress_bar(range(len(feats)-1, -1, -1), leave=False):
+    for e in long_bar(range(len(feats)-1, -1, -1), len(feats), least=5):
         x = np.asarray(feats[e], np.float32)
         there = np.isfinite(x).all(1)
         if not there.any(): continue
@@ -96,4 +90,25 @@ def lay_out(
         ys[e,there] = _place(x[there], start, method, seed)
         if known.any(): ys[e,there] = _turned(ys[e,there], after[there], known[there])
         after = ys[e]
-    return _whole_numbers(ys)
+    return ys
+
+def _straight(ys, at, n):
+    "Places of `n` epochs from those of the epochs `at`"
+    e = np.arange(n)
+    j = np.searchsorted(at, e).clip(min=1) if len(at)>1 else np.zeros(n, int)
+    share = ((at[j]-e)/(at[j]-at[j-1]))[:,None,None] if len(at)>1 else np.zeros((n,1,1))
+    a,b = ys[j-1],ys[j]
+    return np.where(np.isfinite(a), a*share + b*(1-share), b)
+
+def lay_out(
+    feats:list, # Of each epoch `[n, D]` keys of unit length, nan where there is none
+    method:str='tsne', # 'tsne', or 'pca', which takes no time and shows less
+    seed:int=0,
+    most:int=20, # Epochs that are laid out
+)->np.ndarray: # `[E, n, 2]` uint16
+    "Places of images on a map, epoch by epoch; the same ones each time"
+    if method not in layouts: raise ValueError(f"layout must be one of {', '.join(layouts)}, got {method!r}")
+    at = np.unique(np.linspace(len(feats)-1, 0, min(most, len(feats))).round().astype(int))
+    ys = _straight(_laid_out([feats[i] for i in at], method, seed), at, len(feats))
+    there = np.stack([np.isfinite(f).all(1) for f in feats])
+    return _whole_numbers(np.where(there[:,:,None], ys, np.nan))

@@ -8,16 +8,17 @@ Docs: https://psm-fastai.github.io/psm_fastai/map.html.md"""
 __all__ = ['histories_of', 'shared_epochs', 'map_parts', 'right_share', 'kept_share', 'keys_collection', 'map_columns',
            'map_curves', 'short_file', 'map_view']
 
-# %% ../nbs/08c_map.ipynb #d68abf34
+# %% ../nbs/08c_map.ipynb #4bf70c94
 import math, numpy as np, pandas as pd, torch
-from fastai.vision.all import Learner, Path, patch, store_attr
+from fastai.vision.all import Learner, Path, patch
+from os.path import commonpath, dirname
 from .collection import Collection
 from .folders import short_name, shown
 from .history import NeighbourHistory
 from .layout import lay_out
 from .record import as_bytes, places
 
-# %% ../nbs/08c_map.ipynb #9bf9057b
+# %% ../nbs/08c_map.ipynb #89c24b1b
 def histories_of(
     runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such
 )->list:
@@ -48,7 +49,7 @@ def _ids(h):
     if len(h.map): return h.map.ids
     return np.unique(np.concatenate([h.ids, *(t.id[t.id>=0] for t in h.tables)])).astype(np.int32)
 
-# %% ../nbs/08c_map.ipynb #76fffbf7
+# %% ../nbs/08c_map.ipynb #83d5a958
 def _from_tables(h, ids, epoch):
     "What the table of an epoch says of the neighbours of its probes"
     t = next(t for m,t in zip(h.epochs, h.tables) if m['epoch']==epoch)
@@ -77,7 +78,7 @@ def map_layout(self:NeighbourHistory,
     if layout not in self.map.layouts: self.map.layouts[layout] = lay_out(self.map.parts['feats'], layout)
     return self.map.layouts[layout]
 
-# %% ../nbs/08c_map.ipynb #8c0ac59a
+# %% ../nbs/08c_map.ipynb #3c2410c3
 def _column(name, label, values, help, names=None, palette='sequential'):
     return dict(name=name, label=label, kind='number' if names is None else 'category', values=values, names=names, palette=palette if names is None else 'categorical', help=help)
 
@@ -108,7 +109,7 @@ def _of_neighbours(parts, labels):
     if (labels>=0).any(): res.insert(0, _column('right', 'right neighbours', np.stack([right_share(n, labels) for n in near]), 'Share of the neighbours that carry the label of the image', palette='diverging'))
     return res
 
-# %% ../nbs/08c_map.ipynb #22e057ca
+# %% ../nbs/08c_map.ipynb #1d3875c4
 def keys_collection(
     h:NeighbourHistory, # With a map
 )->tuple: # A `Collection` of the images that have a key at the last epoch, and their positions
@@ -120,6 +121,12 @@ def keys_collection(
     return Collection(torch.from_numpy(feats[at]), None, table),at
 
 def _of_collection(h):
+    "Cluster, copy and distance, looked up once for the last epoch"
+    known = h.__dict__.get('_found', (None,))
+    if known[0]!=len(h.map): h._found = known = len(h.map),_ask_collection(h)
+    return known[1]
+
+def _ask_collection(h):
     n,(c,at) = len(h.map.ids),keys_collection(h)
     cluster,copy_of,far = np.full(n, -1, np.int32),np.full(n, -1, np.int32),np.full(n, np.nan, np.float32)
     kinds = c.clusters()
@@ -143,7 +150,7 @@ def map_columns(
     res = [_column('class', 'class', labels, 'The label of the image', names=vocab)] if (labels>=0).any() else []
     return res + _of_neighbours(parts, labels) + (_of_collection(h) if len(h.map) else [])
 
-# %% ../nbs/08c_map.ipynb #11a90e40
+# %% ../nbs/08c_map.ipynb #2db39c1d
 _curves = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance', false_neg='false negatives',
     agreement='agreement of two views', stability='stability', similarity='similarity of neighbours', estimated='estimated purity of what is pulled', trusted='share that is trusted')
 _labelled = {'purity_1','purity_5','knn_acc','chance','false_neg'}
@@ -163,7 +170,7 @@ def map_curves(
         if len(v): res.append(dict(name=n, label=label, values=[float(x) for x in v], epochs=[int(e)+1 for e in v.index], unit='share', labelled=n in _labelled))
     return res
 
-# %% ../nbs/08c_map.ipynb #aca372b7
+# %% ../nbs/08c_map.ipynb #e91f2d0d
 def short_file(
     path, # Of an image, or None
     root:str, # Folder that all images are in
@@ -175,11 +182,10 @@ def short_file(
     return shown('/'.join((inside or parts)[-2:]))
 
 def _common(paths):
-    from os.path import commonpath, dirname
     try: return commonpath([dirname(p) for p in paths])
     except ValueError: return ''       # none, or of several drives
 
-def _thumbs(h, ids, epochs):
+def _thumbs(h, ids):
     "Sprites, the tile of each image, and the tiles of the two views of each probe"
     kept,recent = h.thumbs.encoded(),h.recent.encoded()
     def tile(name):
@@ -188,7 +194,7 @@ def _thumbs(h, ids, epochs):
     views = {int(p): [tile(f'q{i}'),tile(f'k{i}')] for p,i in zip(places(ids, np.array(h.ids)), h.ids)}
     return dict(px=h.thumbs.px, cols=16, per_sprite=256, sprites=kept+recent, place=np.array([tile(str(i)) for i in ids], np.int32), views=views)
 
-# %% ../nbs/08c_map.ipynb #adb7dae9
+# %% ../nbs/08c_map.ipynb #e6011751
 def _negatives(h, ids, epochs, rows):
     "Of each probe and epoch `[position, id, similarity, times as likely as in a uniform draw]`"
     res = {int(p): [[] for _ in epochs] for p in places(ids, np.array(h.ids))}
@@ -225,7 +231,7 @@ def map_view(
     parts = [map_parts(o, epochs) for o in hs]
     columns = [map_columns(o, p, labels, vocab) for o,p in zip(hs, parts)]
     return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files, labels=labels, vocab=vocab, labelled=bool((labels>=0).any()),
-        thumbs=_thumbs(h, ids, epochs), epochs=[e+1 for e in epochs], runs=[_run(o, j, len(hs), epochs, p, c, layout) for j,(o,p,c) in enumerate(zip(hs, parts, columns))],
+        thumbs=_thumbs(h, ids), epochs=[e+1 for e in epochs], runs=[_run(o, j, len(hs), epochs, p, c, layout) for j,(o,p,c) in enumerate(zip(hs, parts, columns))],
         columns=columns[0] + [dict(c, run=j) for j,cs in enumerate(columns[1:], 1) for c in cs if c['values'].ndim==2], probes=places(ids, np.array(h.ids)))
 
 def _classes(h, ids):

@@ -74,6 +74,7 @@ def _finish(ax, title, xlabel):
     ax.legend(fontsize=8, frameon=False)
 
 def _curves(ax, x, curves, title, xlabel='epoch'):
+    if xlabel=='epoch': x = x+1           # people count from 1, tables from 0
     for (label,y),style in zip(curves.items(), _styles): ax.plot(x, np.broadcast_to(y, len(x)), label=label, **style)
     ax.xaxis.get_major_locator().set_params(integer=True)
     _finish(ax, title, xlabel)
@@ -146,7 +147,7 @@ class PurityCallback(MonitorCallback):
         for n,ax in axs.items():
             ax.set_ylim(bottom=0)
             if n in ('purity','false negatives'):
-                for i,e in enumerate(df.epoch[df.mining<.5]): ax.axvspan(e-.5, e+.5, color=_grey, alpha=.12, lw=0, label=None if i else 'before mining')
+                for i,e in enumerate(df.epoch[df.mining<.5]): ax.axvspan(e+.5, e+1.5, color=_grey, alpha=.12, lw=0, label=None if i else 'before mining')
                 ax.legend(fontsize=8, frameon=False)
 
     def sum_up(self, seen):
