@@ -262,12 +262,13 @@ def show_nearest(self:Learner,
 @patch
 def show_before_after(self:Collection,
     before:Tensor, # `[n, F]` earlier features of the images in `rows`
-    rows:list, # Their row numbers
+    rows, # Their row numbers
     n:int=6, # Images to ask for
     k:int=5, # Neighbours of each
     size:float=1.2, # Width of an image, in inches
 ):
     "Draw some images, left their neighbours by earlier features, right by those of the collection, among the same images"
+    rows = list(rows)
     k,asked = min(k, len(rows)-1),torch.arange(0, len(rows), math.ceil(len(rows)/n))
     def near(f):
         unit = F.normalize(f-f.mean(0), dim=1)
