@@ -65,7 +65,7 @@ def preflight(
     free = torch.cuda.mem_get_info(m.bank.feats.device)[0] if cuda else psutil.virtual_memory().available
     res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
 
-    if steps<300: wrong.append(f"{steps} steps are few; features of small sets take a thousand. More epochs, or a smaller batch size")
+    if steps<300: wrong.append(f"{steps} steps are few: small sets take several hundred. Try more epochs{', or a smaller batch size' if dl.bs>16 else ''}")
     if momentum<1 and (1-momentum)*steps<3: wrong.append(f"momentum={momentum:g} over {steps} steps leaves the momentum network near where it began. Try momentum={max(.5, 1-10/steps):.2g}")
     if mines and begin>=steps: wrong.append(f"mine_after={mine_after:g} leaves no step for mining")
     if len(m.bank.ids)>2*n: wrong.append(f"bank_size={len(m.bank.ids):,} holds many stale copies of {n:,} images. Try bank_size={n}, or None")
