@@ -25,6 +25,7 @@ from psm_fastai.history import *
 from psm_fastai.layout import *
 from psm_fastai.map import *
 from psm_fastai.export import *
+from psm_fastai.panel import *
 from psm_fastai.explore import *
 from psm_fastai.page import *
 from psm_fastai.explorer import *

@@ -1,0 +1,159 @@
+// The figures of the training: one chart for all runs, its axis fitted to what it shows
+
+import { svg } from './dom.js';
+
+const [WIDTH, HEIGHT] = [360, 150];
+const [LEFT, RIGHT, TOP, BOTTOM] = [34, 62, 14, 22];
+
+// Curves by name, chance apart
+export function measuresOf(view) {
+  const res = new Map();
+  view.runs.forEach((run, r) => {
+    for (const c of run.curves ?? []) {
+      if (c.name === 'chance' || !c.values.some((v) => v !== null)) continue;
+      if (!res.has(c.name)) res.set(c.name, { name: c.name, label: c.label, help: c.help, lines: [] });
+      res.get(c.name).lines.push({ run: r, epochs: c.epochs, values: c.values });
+    }
+  });
+  const first = ['purity_5', 'agreement'].find((name) => res.has(name) && (view.labelled || name === 'agreement'));
+  return [...res.values()].sort((a, b) => Number(b.name === first) - Number(a.name === first));
+}
+
+function chanceOf(view) {
+  const curve = view.runs.flatMap((r) => r.curves ?? []).find((c) => c.name === 'chance');
+  const values = (curve?.values ?? []).filter((v) => v !== null);
+  return values.length ? values.reduce((a, b) => a + b) / values.length : null;
+}
+
+// Ends and marks of an axis that shows all values, of a size that reads well
+export function axis(values) {
+  const known = values.filter((v) => v !== null && Number.isFinite(v));
+  if (!known.length) return { lo: 0, hi: 1, ticks: [0, 1] };
+  let [lo, hi] = [Math.min(...known), Math.max(...known)];
+  if (hi - lo < 1e-9) [lo, hi] = [lo - 0.05, hi + 0.05];
+  const raw = (hi - lo) / 3;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= raw);
+  [lo, hi] = [Math.floor(lo / step + 1e-9) * step, Math.ceil(hi / step - 1e-9) * step];
+  const ticks = Array.from({ length: Math.round((hi - lo) / step) + 1 }, (_, t) => Number((lo + t * step).toPrecision(6)));
+  return { lo, hi, ticks };
+}
+
+function valueAt(line, epoch) {
+  const at = line.epochs.indexOf(epoch);
+  return at < 0 ? null : line.values[at];
+}
+
+const shown = (v) => (v === null || v === undefined ? 'unknown' : Number(v.toPrecision(3)).toString());
+
+export class Chart {
+  constructor(view, choose) {
+    this.view = view;
+    this.measures = measuresOf(view);
+    this.chance = chanceOf(view);
+    this.ends = this.span();
+    this.el = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', class: 'chart' });
+    this.el.addEventListener('click', (ev) => choose(this.epochAt(ev)));
+  }
+
+  epochAt(ev) {
+    const box = this.el.getBoundingClientRect();
+    const x = ((ev.clientX - box.left) / box.width) * WIDTH;
+    const distances = this.view.epochs.map((e) => Math.abs(this.x(e) - x));
+    return distances.indexOf(Math.min(...distances));
+  }
+
+  span() {
+    const all = this.measures.flatMap((m) => m.lines.flatMap((l) => Array.from(l.epochs)));
+    return [Math.min(...all, ...this.view.epochs), Math.max(...all, ...this.view.epochs)];
+  }
+
+  x(epoch) {
+    const [first, last] = this.ends;
+    return LEFT + ((epoch - first) / Math.max(1, last - first)) * (WIDTH - LEFT - RIGHT);
+  }
+
+  draw(name, epochIndex) {
+    const measure = this.measures.find((m) => m.name === name) ?? this.measures[0];
+    if (!measure) return;
+    const epoch = this.view.epochs[epochIndex];
+    const chance = this.view.labelled ? this.chance : null;
+    const { lo, hi, ticks } = axis([...measure.lines.flatMap((l) => l.values), chance]);
+    const y = (v) => TOP + (1 - (v - lo) / (hi - lo)) * (HEIGHT - TOP - BOTTOM);
+    this.el.replaceChildren(
+      ...this.grid(ticks, y),
+      ...this.starts(),
+      ...(chance === null ? [] : this.chanceLine(y(chance))),
+      svg('line', { class: 'now', x1: this.x(epoch), x2: this.x(epoch), y1: TOP - 6, y2: HEIGHT - BOTTOM }),
+      ...measure.lines.flatMap((l) => this.line(l, y, epoch)),
+      ...this.names(measure, y, epoch),
+    );
+    this.el.setAttribute('aria-label', this.words(measure, epoch, chance));
+  }
+
+  grid(ticks, y) {
+    const lines = ticks.flatMap((t) => [
+      svg('line', { class: 'grid', x1: LEFT, x2: WIDTH - RIGHT, y1: y(t), y2: y(t) }),
+      svg('text', { x: LEFT - 5, y: y(t) + 3.5, 'text-anchor': 'end' }, shown(t)),
+    ]);
+    const [first, last] = this.ends;
+    const below = HEIGHT - 6;
+    return [
+      ...lines,
+      svg('text', { x: LEFT, y: below }, `epoch ${first}`),
+      first === last ? null : svg('text', { x: WIDTH - RIGHT, y: below, 'text-anchor': 'end' }, String(last)),
+    ].filter(Boolean);
+  }
+
+  starts() {
+    const begun = [...new Set(this.view.runs.map((r) => r.start).filter((s) => s !== null && s !== undefined))];
+    return begun.flatMap((s) => [
+      svg('line', { class: 'start', x1: this.x(s), x2: this.x(s), y1: TOP, y2: HEIGHT - BOTTOM }),
+      svg('text', { class: 'note', x: this.x(s) + 3, y: TOP - 4 }, 'mining starts'),
+    ]);
+  }
+
+  chanceLine(y) {
+    return [
+      svg('line', { class: 'chance', x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y }),
+      svg('text', { class: 'note', x: WIDTH - RIGHT + 4, y: y + 3.5 }, 'chance'),
+    ];
+  }
+
+  line(l, y, epoch) {
+    const points = Array.from(l.values, (v, p) => (v === null ? null : `${this.x(l.epochs[p]).toFixed(1)},${y(v).toFixed(1)}`)).filter(
+      Boolean,
+    );
+    const v = valueAt(l, epoch);
+    return [
+      svg('polyline', { class: `run${l.run % 2}`, points: points.join(' ') }),
+      v === null ? null : svg('circle', { class: `run${l.run % 2}`, cx: this.x(epoch), cy: y(v), r: 3.4 }),
+    ].filter(Boolean);
+  }
+
+  // Names of the runs at the right, with the value at this epoch, none over another
+  names(measure, y, epoch) {
+    const chance = this.view.labelled && this.chance !== null ? [y(this.chance)] : [];
+    const labels = measure.lines.map((l) => {
+      const v = valueAt(l, epoch);
+      const last = Array.from(l.values).findLast((o) => o !== null);
+      const name = this.view.runs.length > 1 ? `${this.view.runs[l.run].name.slice(0, 6)} ` : '';
+      return { run: l.run, y: y(last), text: `${name}${v === null ? '' : shown(Number(v.toFixed(2)))}` };
+    });
+    labels.sort((a, b) => a.y - b.y);
+    const taken = [...chance];
+    for (const l of labels) {
+      for (const t of [...taken].sort((a, b) => a - b)) if (Math.abs(l.y - t) < 12) l.y = t + (l.y < t && t === chance[0] ? -12 : 12);
+      taken.push(l.y);
+    }
+    return labels.map((l) => svg('text', { class: `end run${l.run % 2}`, x: WIDTH - RIGHT + 4, y: l.y + 3.5 }, l.text));
+  }
+
+  words(measure, epoch, chance) {
+    const each = measure.lines.map((l) => {
+      const run = this.view.runs[l.run].name;
+      return `${run ? `${run}: ` : ''}${shown(valueAt(l, epoch))}`;
+    });
+    return `${measure.label} after epoch ${epoch}: ${each.join(', ')}${chance === null ? '' : `, chance ${shown(chance)}`}`;
+  }
+}

@@ -1,0 +1,135 @@
+// Windows above the page: two pictures side by side, and the keys with the terms
+
+import { button, h, icon } from './dom.js';
+import { wordsOf } from './words.js';
+
+export class Compare {
+  constructor(view, pictures, app) {
+    Object.assign(this, { view, pictures, app });
+    this.left = this.figure();
+    this.right = this.figure();
+    const flag = () => {
+      app.flag(this.run, this.row());
+      this.draw();
+    };
+    this.flag = h('button', { type: 'button', onclick: flag }, icon('flag'), ' Flag as wrong');
+    const acts = [
+      button('‹ Previous', '‹ Previous', () => this.step(-1)),
+      button('Next ›', 'Next ›', () => this.step(1)),
+      button('Make it the query', 'Make it the query', () => this.follow()),
+      this.flag,
+      button('Close', 'Close', () => this.el.close()),
+    ];
+    this.said = h('p', { 'aria-live': 'polite', dir: 'auto' });
+    this.el = h(
+      'dialog',
+      { class: 'compare', 'aria-label': 'Side by side', onkeydown: (ev) => this.key(ev) },
+      h('div', { class: 'pair' }, this.left.el, this.right.el),
+      this.said,
+      h('div', { class: 'acts' }, acts),
+    );
+  }
+
+  figure() {
+    const [canvas, name] = [h('canvas', { 'aria-hidden': 'true' }), h('figcaption', { dir: 'auto' })];
+    return { canvas, name, el: h('figure', {}, canvas, name) };
+  }
+
+  near() {
+    const { epoch, query } = this.app.state;
+    return this.view.neighbours(this.run, epoch, query);
+  }
+
+  row() {
+    return this.near()[this.j];
+  }
+
+  open(run, j) {
+    Object.assign(this, { run, j });
+    this.draw();
+    if (!this.el.open) this.el.showModal();
+  }
+
+  step(n) {
+    const { length } = this.near();
+    if (length) this.j = (this.j + n + length) % length;
+    this.draw();
+  }
+
+  follow() {
+    const r = this.row();
+    this.el.close();
+    if (r) this.app.go(r.at);
+  }
+
+  draw() {
+    const { epoch, query } = this.app.state;
+    const size = Math.min(280, Math.floor((innerWidth - 90) / 2));
+    const r = this.row();
+    const show = (part, i) => {
+      this.pictures.show(part.canvas, this.pictures.tileOf(i), size);
+      part.name.textContent = this.view.words(i);
+    };
+    show(this.left, query);
+    this.right.el.hidden = !r;
+    this.flag.disabled = !r;
+    this.said.textContent = r
+      ? `Neighbour ${r.rank} of ${this.near().length}: ${wordsOf(this.view, this.run, epoch, query, r)}`
+      : 'It has no neighbours in this epoch.';
+    if (!r) return;
+    show(this.right, r.at);
+    this.flag.setAttribute('aria-pressed', this.app.isFlagged(this.run, r));
+  }
+
+  key(ev) {
+    const acts = { ArrowRight: () => this.step(1), ArrowLeft: () => this.step(-1), f: () => this.flag.click(), Enter: null };
+    const act = acts[ev.key];
+    if (!act || ev.ctrlKey || ev.metaKey || ev.altKey) return;
+    ev.preventDefault();
+    ev.stopPropagation();
+    act();
+  }
+}
+
+const KEYS = [
+  ['← →', 'image before, image after'],
+  ['↑ ↓', 'a later epoch, an earlier one'],
+  ['p', 'play the epochs, or stop'],
+  ['Shift and an arrow', 'the nearest image on the map in that direction'],
+  ['b, n', 'back to the image before, forward again'],
+  ['f', 'flag the image, or the neighbour that has the focus'],
+  ['s', 'select the image, or take it out'],
+  ['e', 'enlarge: the image and its neighbour side by side'],
+  ['r', 'a random image'],
+  ['+ − 0', 'zoom in, zoom out, all'],
+  ['l', 'lasso: select by drawing; Shift and dragging does the same'],
+  ['/', 'find'],
+];
+
+function terms(view) {
+  return [
+    ['Neighbours', 'Images that look most alike to the model, by cosine similarity. Lines on the map lead to them.'],
+    ['Trusted', 'Training pulls these. A thicker line is a stronger pull. Those near but not trusted are hollow.'],
+    view.labelled && ['Right and wrong', 'Whether a neighbour has the label of the image. ✓ and a solid line, ✗ and a dashed line.'],
+    ['Stability', 'Share of the neighbours that it had in the epoch before, too.'],
+    [
+      'Negatives',
+      'Images that it is pushed from, marked × on the map. 1.4× was drawn 1.4 times as often as evenly. They are kept for followed images only.',
+    ],
+    view.labelled && ['False negative', 'A negative of the same class, marked ⚠.'],
+    ['Map', 'Images that look alike to the model lie close together. Distances across the map mean little.'],
+  ].filter(Boolean);
+}
+
+export function helpOf(view) {
+  const rows = (list, tag) => list.map(([a, b]) => h('div', {}, h('dt', {}, tag ? h('kbd', {}, a) : a), h('dd', {}, b)));
+  const el = h('dialog', { class: 'help', 'aria-label': 'Keys and terms' });
+  el.append(
+    h('h3', {}, 'Keys'),
+    h('dl', {}, rows(KEYS, true)),
+    h('h3', {}, 'Terms'),
+    h('dl', {}, rows(terms(view))),
+    h('button', { type: 'button', onclick: () => el.close() }, 'Close'),
+  );
+  return el;
+}

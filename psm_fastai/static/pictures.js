@@ -1,0 +1,73 @@
+// Thumbnails: tiles of a few sprites, decoded once and drawn wherever a picture is needed
+
+export class Pictures {
+  constructor(view, ready) {
+    this.view = view;
+    this.waiting = new Set();
+    this.loaded = [];
+    const { sprites = [] } = view.thumbs ?? {};
+    this.done = Promise.all(sprites.map((bytes, s) => this.load(bytes, s))).then(() => {
+      this.settled = true;
+      for (const paint of this.waiting) paint();
+      this.waiting.clear();
+      ready();
+    });
+  }
+
+  async load(bytes, s) {
+    try {
+      this.loaded[s] = await createImageBitmap(new Blob([bytes], { type: 'image/webp' }));
+    } catch {
+      this.loaded[s] = null; // a damaged sprite leaves question marks
+    }
+  }
+
+  has(i) {
+    return (this.view.thumbs?.place[i] ?? -1) >= 0;
+  }
+
+  paint(g, i, x, y, size) {
+    return i >= 0 && this.paintTile(g, this.view.thumbs?.place[i] ?? -1, x, y, size);
+  }
+
+  paintTile(g, tile, x, y, size) {
+    if (tile < 0) return false;
+    const { px, cols, per_sprite: per } = this.view.thumbs;
+    const sprite = this.loaded[Math.floor(tile / per)];
+    if (!sprite) return false;
+    const at = tile % per;
+    g.imageSmoothingQuality = 'high';
+    g.drawImage(sprite, (at % cols) * px, Math.floor(at / cols) * px, px, px, x, y, size, size);
+    return true;
+  }
+
+  // A canvas that shows a tile as soon as it is there
+  show(canvas, tile, size) {
+    const ratio = Math.min(devicePixelRatio || 1, 2);
+    const side = Math.round(size * ratio);
+    if (canvas.tile === tile && canvas.width === side) return canvas;
+    Object.assign(canvas, { tile, width: side, height: side });
+    canvas.style.width = canvas.style.height = `${size}px`;
+    const paint = () => {
+      if (canvas.tile === tile && !this.paintTile(canvas.getContext('2d'), tile, 0, 0, side)) missing(canvas, side);
+    };
+    if (this.settled) paint();
+    else this.waiting.add(paint);
+    return canvas;
+  }
+
+  tileOf(i) {
+    return i < 0 ? -1 : (this.view.thumbs?.place[i] ?? -1);
+  }
+}
+
+function missing(canvas, side) {
+  const g = canvas.getContext('2d');
+  g.fillStyle = '#8886';
+  g.fillRect(0, 0, side, side);
+  g.fillStyle = '#fff';
+  g.font = `${side / 2}px system-ui, sans-serif`;
+  g.textAlign = 'center';
+  g.textBaseline = 'middle';
+  g.fillText('?', side / 2, side / 2);
+}

@@ -1,0 +1,103 @@
+// All images that fit, in order, as a strip of pictures. Only those in sight have elements
+
+import { h, icon } from './dom.js';
+import { tally } from './view.js';
+
+const [STEP, SIZE] = [58, 46];
+
+export class Strip {
+  constructor(view, pictures, app) {
+    Object.assign(this, { view, pictures, app });
+    this.items = new Map();
+    this.inner = h('div', { class: 'inner' });
+    this.el = h(
+      'div',
+      {
+        class: 'strip',
+        role: 'listbox',
+        'aria-label': 'Images',
+        'aria-orientation': 'horizontal',
+        tabindex: -1,
+        onscroll: () => this.place(),
+      },
+      this.inner,
+    );
+    this.sizes = new ResizeObserver(() => this.place());
+    this.sizes.observe(this.el);
+  }
+
+  draw(state, list) {
+    const moved = this.state?.query !== state.query;
+    const focused = this.el.contains(document.activeElement);
+    Object.assign(this, { state, list, at: new Map(list.map((i, p) => [i, p])) });
+    this.inner.style.width = `${list.length * STEP}px`;
+    if (moved) this.center();
+    this.place();
+    if (focused) this.items.get(state.query)?.el.focus({ preventScroll: true });
+  }
+
+  center() {
+    const p = this.at.get(this.state.query);
+    if (p === undefined) return;
+    const [left, width] = [this.el.scrollLeft, this.el.clientWidth];
+    if (p * STEP < left + STEP || (p + 2) * STEP > left + width) this.el.scrollLeft = p * STEP - width / 2 + STEP / 2;
+  }
+
+  place() {
+    if (!this.list) return;
+    const first = Math.max(0, Math.floor(this.el.scrollLeft / STEP) - 4);
+    const last = Math.min(this.list.length, first + Math.ceil(this.el.clientWidth / STEP) + 8);
+    const wanted = new Set(this.list.slice(first, last));
+    if (this.at.has(this.state.query)) wanted.add(this.state.query);
+    for (const [i, item] of this.items) {
+      if (wanted.has(i)) continue;
+      item.el.remove();
+      this.items.delete(i);
+    }
+    for (const i of wanted) this.show(i);
+  }
+
+  item(i) {
+    const [canvas, bar, text] = [h('canvas', { 'aria-hidden': 'true' }), h('i', {}), h('small', {})];
+    const el = h(
+      'div',
+      { class: 'item', role: 'option', onclick: () => this.app.go(i) },
+      canvas,
+      h('span', { class: 'bar' }, bar),
+      text,
+      icon('flag'),
+    );
+    this.pictures.show(canvas, this.pictures.tileOf(i), SIZE);
+    this.inner.append(el);
+    this.items.set(i, { el, bar, text });
+    return this.items.get(i);
+  }
+
+  show(i) {
+    const { el, bar, text } = this.items.get(i) ?? this.item(i);
+    const { runs, epoch, query } = this.state;
+    const p = this.at.get(i);
+    const { count, of, word } = tally(this.view, runs[0], epoch, i);
+    el.style.left = `${p * STEP}px`;
+    el.tabIndex = i === query || (p === 0 && !this.at.has(query)) ? 0 : -1;
+    el.setAttribute('aria-selected', i === query);
+    el.setAttribute('aria-posinset', p + 1);
+    el.setAttribute('aria-setsize', this.list.length);
+    el.setAttribute(
+      'aria-label',
+      `${this.view.words(i)}${of ? `, ${count} of ${of} ${word}` : ''}${this.app.isFlagged(null, null, i) ? ', flagged' : ''}`,
+    );
+    el.title = el.getAttribute('aria-label');
+    el.classList.toggle('flagged', this.app.isFlagged(null, null, i));
+    bar.style.width = of ? `${(100 * count) / of}%` : '0';
+    text.textContent = of ? `${count}/${of}` : '';
+  }
+
+  focus() {
+    this.items.get(this.state.query)?.el.focus();
+  }
+
+  remove() {
+    this.sizes.disconnect();
+  }
+}

@@ -1,0 +1,470 @@
+// What the map shows, without any page: reading, measuring, ordering, filtering.
+
+const TYPES = {
+  u1: Uint8Array,
+  u2: Uint16Array,
+  u4: Uint32Array,
+  i1: Int8Array,
+  i2: Int16Array,
+  i4: Int32Array,
+  f4: Float32Array,
+  f8: Float64Array,
+};
+const NOWHERE = 0xffff;
+
+export async function unpack(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  return parse(await new Response(stream).arrayBuffer());
+}
+
+// A packed view is the length of a JSON header in four bytes, the header, and the arrays it names.
+export function parse(buffer) {
+  const size = new DataView(buffer).getUint32(0, true);
+  const header = new TextDecoder().decode(new Uint8Array(buffer, 4, size));
+  const start = Math.ceil((4 + size) / 8) * 8;
+  return JSON.parse(header, (_, v) => {
+    if (!v?.$type) return v;
+    const [at, length] = v.$at;
+    if (v.$type === 'bytes') return new Uint8Array(buffer, start + at, length);
+    return new TYPES[v.$type](buffer, start + at, length);
+  });
+}
+
+export class View {
+  constructor(raw) {
+    Object.assign(this, raw);
+    this.n = raw.ids.length;
+    this.last = raw.epochs.length - 1;
+    this.at = new Map(Array.from(raw.ids, (id, i) => [id, i]));
+    this.probes = new Set(raw.probes ?? raw.runs.flatMap((r) => Object.keys(r.negatives ?? {}).map(Number)));
+    this.mapped = raw.runs.some((r) => r.xy.some((v) => v !== NOWHERE));
+    this.kept = new Map();
+    this.columns = allColumns(this, raw.columns ?? []);
+  }
+
+  name(i) {
+    return this.files?.[i] ?? `image ${this.ids[i]}`;
+  }
+
+  label(i) {
+    const l = this.labels[i];
+    return l < 0 ? null : (this.vocab[l] ?? String(l));
+  }
+
+  // "cats/01.jpg, class cat"
+  words(i) {
+    const label = this.label(i);
+    return label === null ? this.name(i) : `${this.name(i)}, class ${label}`;
+  }
+
+  place(run, e, i) {
+    const xy = this.runs[run].xy;
+    const at = 2 * (e * this.n + i);
+    if (xy[at] === NOWHERE && xy[at + 1] === NOWHERE) return null;
+    return [xy[at] / 65535, xy[at + 1] / 65535];
+  }
+
+  k(run) {
+    const r = this.runs[run];
+    r.k ??= Math.round(r.near.length / Math.max(1, this.n * this.epochs.length));
+    return r.k;
+  }
+
+  right(i, j) {
+    const [a, b] = [this.labels[i], this.labels[j]];
+    return a < 0 || b < 0 ? null : a === b;
+  }
+
+  // The images that lie nearest to one, as `run` found them in epoch `e`
+  neighbours(run, e, i) {
+    const { near, sim, weight } = this.runs[run];
+    const k = this.k(run);
+    const res = [];
+    for (let s = (e * this.n + i) * k, end = s + k; s < end; s++) {
+      if (near[s] < 0) continue;
+      res.push({
+        at: near[s],
+        similarity: sim[s] / 255,
+        weight: weight[s] / 255,
+        trusted: weight[s] > 0,
+        right: this.right(i, near[s]),
+        rank: res.length + 1,
+      });
+    }
+    return res;
+  }
+
+  isNear(run, e, i, j) {
+    const k = this.k(run);
+    const s = (e * this.n + i) * k;
+    return this.runs[run].near.subarray(s, s + k).includes(j);
+  }
+
+  // The first of the epochs in which `j` has been near `i` without a break
+  since(run, e, i, j) {
+    while (e > 0 && this.isNear(run, e - 1, i, j)) e--;
+    return e;
+  }
+
+  negatives(run, e, i) {
+    const rows = this.runs[run].negatives?.[i]?.[e] ?? [];
+    return rows.map(([at, id, similarity, times]) => ({
+      at,
+      id,
+      similarity,
+      times,
+      false: at >= 0 && this.right(i, at) === true,
+    }));
+  }
+
+  column(name) {
+    return this.columns.find((c) => c.name === name);
+  }
+
+  // The values of a column in one run and epoch, one for each image; NaN or -1 where there is none
+  values(name, run, e) {
+    const key = `${name} ${run} ${e}`;
+    if (!this.kept.has(key)) {
+      if (this.kept.size > 400) this.kept.clear();
+      this.kept.set(key, this.column(name).of(this, run, e));
+    }
+    return this.kept.get(key);
+  }
+
+  // Smallest and largest value of a column over all runs and epochs
+  range(name) {
+    const key = `range ${name}`;
+    if (!this.kept.has(key)) this.kept.set(key, rangeOf(this, name));
+    return this.kept.get(key);
+  }
+}
+
+function rangeOf(view, name) {
+  let [lo, hi] = [Infinity, -Infinity];
+  for (let run = 0; run < view.runs.length; run++) {
+    for (let e = 0; e <= view.last; e++) {
+      for (const v of view.values(name, run, e)) {
+        if (v < lo) lo = v;
+        if (v > hi) hi = v;
+      }
+    }
+  }
+  if (lo > hi) return [0, 1];
+  return lo >= 0 && hi <= 1 ? [0, 1] : [lo, hi];
+}
+
+function perImage(f) {
+  return (view, run, e) => {
+    const res = new Float32Array(view.n);
+    for (let i = 0; i < view.n; i++) res[i] = f(view, run, e, i);
+    return res;
+  };
+}
+
+// Mean of a value over what lies near an image, NaN where nothing does
+function meanNear(f) {
+  return perImage((view, run, e, i) => {
+    const k = view.k(run);
+    const { near } = view.runs[run];
+    let [sum, count] = [0, 0];
+    for (let s = (e * view.n + i) * k, end = s + k; s < end; s++) {
+      if (near[s] < 0) continue;
+      const v = f(view, run, e, i, s, near[s]);
+      if (v === null) continue;
+      sum += v;
+      count++;
+    }
+    return count ? sum / count : NaN;
+  });
+}
+
+function distance(view, run, e, i, j) {
+  const [a, b] = [view.place(run, e, i), view.place(run, e, j)];
+  return a && b ? Math.hypot(a[0] - b[0], a[1] - b[1]) : 0;
+}
+
+function longest(wrongOnly) {
+  return perImage((view, run, e, i) => {
+    const k = view.k(run);
+    const { near, weight } = view.runs[run];
+    let res = NaN;
+    for (let s = (e * view.n + i) * k, end = s + k; s < end; s++) {
+      if (near[s] < 0 || (weight[s] === 0 && view.runs[run].method?.k !== 0)) continue;
+      if (wrongOnly && view.right(i, near[s]) !== false) continue;
+      res = Math.max(Number.isNaN(res) ? 0 : res, distance(view, run, e, i, near[s]));
+    }
+    return res;
+  });
+}
+
+const SHARE_RIGHT = meanNear((view, _r, _e, i, _s, j) => view.right(i, j));
+const SHARE_TRUSTED = meanNear((view, run, _e, _i, s) => view.runs[run].weight[s] > 0);
+const MEAN_SIMILARITY = meanNear((view, run, _e, _i, s) => view.runs[run].sim[s] / 255);
+const SHARE_KEPT = meanNear((view, run, e, i, _s, j) => (e ? view.isNear(run, e - 1, i, j) : NaN));
+const SHARE_OTHER = meanNear((view, _r, e, i, _s, j) => !view.isNear(1, e, i, j));
+
+function ownColumns(view) {
+  const number = (name, label, help, of, when = true) => when && { name, label, help, of, kind: 'number' };
+  return [
+    view.labelled && {
+      name: 'class',
+      label: 'class',
+      help: 'Known label of an image',
+      kind: 'category',
+      names: view.vocab,
+      of: () => view.labels,
+    },
+    number('right', 'right neighbours', 'Share of the neighbours that have the label of the image', SHARE_RIGHT, view.labelled),
+    number('trust', 'trusted neighbours', 'Share of the neighbours that training pulls', SHARE_TRUSTED),
+    number('stability', 'stability', 'Share of the neighbours that it had in the epoch before, too', SHARE_KEPT, view.last > 0),
+    number('similarity', 'similarity', 'Mean cosine similarity to its neighbours', MEAN_SIMILARITY),
+    number('edge', 'longest edge', 'How far on the map the farthest neighbour is that it pulls; 1 is the width of the map', longest(false)),
+    number('wrong_edge', 'longest wrong edge', 'How far on the map the farthest wrong neighbour is', longest(true), view.labelled),
+    number(
+      'differ',
+      'difference of the runs',
+      'Share of its neighbours in the first run that are none in the second',
+      SHARE_OTHER,
+      view.runs.length > 1,
+    ),
+  ].filter(Boolean);
+}
+
+// Given values are [n], or [epochs, n] in one piece. A column of one run stands in for all that have none
+function given(columns, n) {
+  const of = (_view, run, e) => {
+    const { values } = columns.find((c) => c.run === run) ?? columns[0];
+    return values.length > n ? values.subarray(e * n, (e + 1) * n) : values;
+  };
+  return { ...columns[0], of };
+}
+
+function allColumns(view, raw) {
+  const names = [...new Set(raw.map((c) => c.name))];
+  const extra = names.map((name) =>
+    given(
+      raw.filter((c) => c.name === name),
+      view.n,
+    ),
+  );
+  const own = ownColumns(view);
+  return [...own.map((c) => extra.find((g) => g.name === c.name) ?? c), ...extra.filter((g) => !own.some((c) => c.name === g.name))];
+}
+
+const ORDERS = [
+  { name: 'right', label: 'fewest right first', column: 'right' },
+  { name: 'wrong_edge', label: 'longest wrong edge first', column: 'wrong_edge', down: true },
+  { name: 'trust', label: 'least trusted first', column: 'trust' },
+  { name: 'stability', label: 'least stable first', column: 'stability' },
+  { name: 'agreement', label: 'views disagree most first', column: 'agreement' },
+  { name: 'similarity', label: 'least similar first', column: 'similarity' },
+  { name: 'edge', label: 'longest edge first', column: 'edge', down: true },
+  { name: 'outlier', label: 'outliers first', column: 'outlier', down: true },
+  { name: 'loss', label: 'largest loss first', column: 'loss', down: true },
+  { name: 'differ', label: 'runs differ most first', column: 'differ', down: true },
+  { name: 'cluster', label: 'by cluster', column: 'cluster' },
+  { name: 'class', label: 'by class', column: 'class' },
+];
+
+export function ordersOf(view) {
+  const res = ORDERS.filter((o) => view.column(o.column));
+  return [...res, { name: 'file', label: 'by name' }, { name: 'id', label: 'by id' }];
+}
+
+export function showsOf(view) {
+  const has = (name) => view.column(name);
+  return [
+    { name: 'all', label: 'all images' },
+    view.labelled && { name: 'wrong', label: 'with a wrong neighbour' },
+    view.labelled && { name: 'pulled', label: 'pulled to a wrong one' },
+    { name: 'untrusted', label: 'no trusted neighbour' },
+    has('duplicate_of') && { name: 'duplicates', label: 'duplicates' },
+    has('outlier') && { name: 'outliers', label: 'outliers' },
+    view.probes.size > 0 && { name: 'probes', label: 'followed images' },
+    { name: 'selected', label: 'selected images' },
+    { name: 'flagged', label: 'flagged images' },
+  ].filter(Boolean);
+}
+
+// A number means a whole name, not some of its digits
+export function finder(view, text) {
+  const wanted = text.trim().toLowerCase();
+  if (!wanted) return () => true;
+  const number = /^#?\d+$/.test(wanted) ? Number(wanted.replace('#', '')) : null;
+  const matches = (s) => {
+    if (s === null || s === undefined) return false;
+    if (number === null) return s.toLowerCase().includes(wanted);
+    return (s.match(/\d+/g) ?? []).some((d) => Number(d) === number);
+  };
+  const classes = new Set(view.vocab.map((c, l) => (matches(c) ? l : -1)).filter((l) => l >= 0));
+  return (i) => view.ids[i] === number || classes.has(view.labels[i]) || matches(view.files?.[i]);
+}
+
+function groupsOfDuplicates(view) {
+  const of = view.values('duplicate_of', 0, 0);
+  const res = new Set();
+  of.forEach((j, i) => {
+    if (j >= 0) res.add(i).add(j);
+  });
+  return res;
+}
+
+function farthest(view, run, e) {
+  const values = Array.from(view.values('outlier', run, e)).filter((v) => !Number.isNaN(v));
+  values.sort((a, b) => b - a);
+  return values[Math.min(values.length - 1, Math.ceil(values.length / 20))] ?? Infinity;
+}
+
+// Whether an image fits in one of the runs that are shown
+function inSome(view, { runs, epoch }, name, test) {
+  const each = runs.map((run) => view.values(name, run, epoch));
+  return (i) => each.some((values) => test(values[i]));
+}
+
+function tester(view, state) {
+  const { runs, epoch: e } = state;
+  switch (state.show) {
+    case 'wrong':
+      return inSome(view, state, 'right', (v) => v < 1);
+    case 'pulled':
+      return inSome(view, state, 'wrong_edge', (v) => v >= 0);
+    case 'untrusted':
+      return inSome(view, state, 'trust', (v) => !(v > 0));
+    case 'duplicates': {
+      const found = groupsOfDuplicates(view);
+      return (i) => found.has(i);
+    }
+    case 'outliers': {
+      const least = farthest(view, runs[0], e);
+      return inSome(view, state, 'outlier', (v) => v >= least);
+    }
+    case 'probes':
+      return (i) => view.probes.has(i);
+    case 'selected':
+      return (i) => state.selected.has(i);
+    case 'flagged':
+      return (i) => state.flags.some((f) => f.query === view.ids[i] || f.id === view.ids[i]);
+    default:
+      return () => true;
+  }
+}
+
+// One byte for each image: whether it fits the filters. `hidden` are bins of the colour that are switched off
+export function fitting(view, state, bins, hidden) {
+  const [test, found] = [tester(view, state), finder(view, state.find)];
+  const res = new Uint8Array(view.n);
+  for (let i = 0; i < view.n; i++) {
+    res[i] = Number(!hidden.has(bins[i]) && found(i) && test(i));
+  }
+  return res;
+}
+
+// The value by which images are ordered: of several runs the one that would come first
+function keys(view, { runs, epoch }, { column, down }) {
+  const each = runs.map((run) => view.values(column, run, epoch));
+  if (each.length === 1) return each[0];
+  const better = down ? Math.max : Math.min;
+  return Float64Array.from({ length: view.n }, (_, i) => {
+    const known = each.map((values) => values[i]).filter((v) => !Number.isNaN(v));
+    return known.length ? better(...known) : NaN;
+  });
+}
+
+// Places of the images that fit, in order. Images without a value come last, ties by id
+export function ordered(view, state, fits) {
+  const order = ordersOf(view).find((o) => o.name === state.order);
+  const res = [];
+  for (let i = 0; i < view.n; i++) if (fits[i]) res.push(i);
+  const byId = (a, b) => view.ids[a] - view.ids[b];
+  if (state.order === 'file') {
+    const { compare } = new Intl.Collator(undefined, { numeric: true });
+    return res.sort((a, b) => compare(view.name(a), view.name(b)) || byId(a, b));
+  }
+  if (!order?.column) return res.sort(byId);
+  const values = keys(view, state, order);
+  const category = view.column(order.column).kind === 'category';
+  const missing = (i) => Number.isNaN(values[i]) || (category && values[i] < 0);
+  const sign = order.down ? -1 : 1;
+  return res.sort((a, b) => {
+    if (missing(a) || missing(b)) return missing(a) - missing(b) || byId(a, b);
+    return sign * (values[a] - values[b]) || byId(a, b);
+  });
+}
+
+// "3 of 8" with what it counts, for a bar under a picture
+export function tally(view, run, e, i) {
+  const near = view.neighbours(run, e, i);
+  const known = near.filter((r) => r.right !== null);
+  if (known.length) return { count: known.filter((r) => r.right).length, of: known.length, word: 'right' };
+  return { count: near.filter((r) => r.trusted).length, of: near.length, word: 'trusted' };
+}
+
+// Text of a table cell; spreadsheets take some beginnings for formulas
+export function cell(v) {
+  if (v === null || v === undefined || Number.isNaN(v)) return '';
+  const s = typeof v === 'string' && /^[=+\-@\t\r\n]/.test(v) ? `'${v}` : String(v);
+  return /[",\r\n]/.test(s) ? `"${s.replaceAll('"', '""')}"` : s;
+}
+
+export function csv(columns, rows) {
+  return [columns, ...rows].map((r) => `${r.map(cell).join(',')}\n`).join('');
+}
+
+export function inPolygon(x, y, points) {
+  let inside = false;
+  for (let i = 0, j = points.length - 1; i < points.length; j = i++) {
+    const [[ax, ay], [bx, by]] = [points[i], points[j]];
+    if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside = !inside;
+  }
+  return inside;
+}
+
+// Which dots become pictures if no two may be closer than `gap`: earlier in `order` wins
+export function thinned(xs, ys, order, gap) {
+  const shown = new Uint8Array(xs.length);
+  const cells = new Map();
+  for (const i of order) {
+    if (Number.isNaN(xs[i])) continue;
+    const [cx, cy] = [Math.floor(xs[i] / gap), Math.floor(ys[i] / gap)];
+    let free = true;
+    for (let dx = -1; dx <= 1 && free; dx++) {
+      for (let dy = -1; dy <= 1 && free; dy++) {
+        const j = cells.get((cx + dx) * 65537 + cy + dy);
+        if (j !== undefined && Math.max(Math.abs(xs[i] - xs[j]), Math.abs(ys[i] - ys[j])) < gap) free = false;
+      }
+    }
+    if (!free) continue;
+    shown[i] = 1;
+    cells.set(cx * 65537 + cy, i);
+  }
+  return shown;
+}
+
+// Moves squares apart until none covers another; each stays as near to its own place as it can
+export function spread(boxes, width, height, rounds = 80) {
+  for (let r = 0; r < rounds; r++) {
+    let moved = false;
+    for (let a = 0; a < boxes.length; a++) {
+      for (let b = a + 1; b < boxes.length; b++) moved = push(boxes[a], boxes[b]) || moved;
+    }
+    for (const o of boxes) {
+      o.x = Math.max(o.size / 2 + 2, Math.min(width - o.size / 2 - 2, o.x));
+      o.y = Math.max(o.size / 2 + 2, Math.min(height - o.size / 2 - 2, o.y));
+    }
+    if (!moved) break;
+  }
+  return boxes;
+}
+
+function push(a, b) {
+  const need = (a.size + b.size) / 2 + (a.fixed || b.fixed ? 20 : 9);
+  const [dx, dy] = [b.x - a.x, b.y - a.y];
+  const [ox, oy] = [need - Math.abs(dx), need - Math.abs(dy)];
+  if (ox <= 0 || oy <= 0) return false;
+  const share = a.fixed ? 1 : b.fixed ? 0 : 0.5;
+  const along = ox < oy ? 'x' : 'y';
+  const by = Math.min(ox, oy) * ((along === 'x' ? dx : dy) < 0 ? -1 : 1);
+  a[along] -= by * (1 - share);
+  b[along] += by * share;
+  return true;
+}

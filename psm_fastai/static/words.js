@@ -1,0 +1,41 @@
+// What is said of an image and its neighbours
+
+// What is special about mining in this epoch, in a sentence
+export function aboutMining(run, e) {
+  const { k, n_neg: drawn, hard_weight: hard } = run.method ?? {};
+  if (k === 0) return 'This method mines none: these are its nearest images.';
+  if (run.mining && !run.mining[e]) {
+    return `Mining has not begun: training pulls the other view alone${drawn === 0 ? '' : ' and pushes from the whole bank'}.`;
+  }
+  if (hard === 1) return 'This method pulls none: trusted ones are left out of the negatives.';
+  return '';
+}
+
+export function countsOf(near, mines) {
+  const known = near.filter((r) => r.right !== null);
+  const right = known.length ? `${known.filter((r) => r.right).length} of ${known.length} right` : '';
+  const trusted = mines && near.length ? `${near.filter((r) => r.trusted).length} of ${near.length} trusted` : '';
+  return [right, trusted].filter(Boolean).join(', ');
+}
+
+export function wordsOf(view, run, e, query, r) {
+  const mines = view.runs[run].method?.k !== 0;
+  const weights = view.neighbours(run, e, query).reduce((sum, o) => sum + o.weight, 0);
+  const since = view.epochs[view.since(run, e, query, r.at)];
+  return [
+    view.words(r.at),
+    r.right === null ? '' : r.right ? 'right' : 'wrong',
+    `similarity ${r.similarity.toFixed(2)}`,
+    mines && (r.trusted ? `gets ${Math.round((100 * r.weight) / weights)} % of the pull` : 'near, but not trusted'),
+    since === view.epochs[e] ? (e ? 'new in this epoch' : '') : `near since epoch ${since}`,
+  ]
+    .filter(Boolean)
+    .join(', ');
+}
+
+// How a neighbour is drawn, wherever it is: right or wrong if that is known, hollow if it is not pulled
+export function markOf(r, mines) {
+  const hollow = mines && !r.trusted;
+  if (r.right === null) return { kind: 'plain', hollow, sign: hollow ? '○' : '' };
+  return { kind: r.right ? 'right' : 'wrong', hollow, sign: r.right ? '✓' : '✗' };
+}
