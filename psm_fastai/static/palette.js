@@ -2,7 +2,7 @@
 // A class beyond the eighth gets another shape.
 
 const CLASSES = {
-  light: ['#0072b2', '#d98600', '#009e73', '#c75b97', '#3fa0d8', '#d55e00', '#a89600', '#5c5c66'],
+  light: ['#0072b2', '#c47700', '#00916a', '#c75b97', '#2f93cf', '#d55e00', '#978700', '#5c5c66'],
   dark: ['#3d9ce0', '#f0a92e', '#1fc796', '#e391be', '#7ccbf5', '#f5824a', '#e5d847', '#b9b9c4'],
 };
 const VIRIDIS = {
