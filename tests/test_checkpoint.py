@@ -337,7 +337,7 @@ def test_histories_that_were_crafted(history, tmp_path, name):
         try: h = NeighbourHistory.load(tmp_path/'h')
         except ValueError as e: assert len(str(e)) < 600; continue
         assert v is not ... and isinstance(h.to_frame(), pd.DataFrame) and isinstance(h.metrics(), pd.DataFrame)
-        if h.tables and h.ids: neighbour_page(h, tmp_path/'p.html')
+        if h.tables and h.ids: neighbour_page(h, tmp_path/'p.html', layout='pca')
 
 @pytest.mark.parametrize('change,says', [(lambda t: t.drop(columns='query'), 'has the columns'), (lambda t: t.assign(query='x'), 'damaged'), (lambda t: t.assign(query=99), 'of different histories'), (lambda t: t.assign(epoch=5), 'of different histories'),
     (lambda t: t.assign(more=1), 'has the columns'), (lambda t: t.assign(id=float('nan')), 'damaged')])

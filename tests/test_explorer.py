@@ -17,8 +17,9 @@ def history():
 def jupyter(tmp_path, history, request):
     "A server with one notebook: the address of that notebook in JupyterLab or Notebook 7"
     history.save(tmp_path/'history')
-    cells = ["from psm_fastai.all import *\nhistory = NeighbourHistory.load('history')", "explorer = NeighbourExplorer(history)\nexplorer",
-             "import json\nfrom pathlib import Path\nPath('seen.json').write_text(json.dumps(dict(query=explorer.query, epoch=explorer.epoch, flagged=explorer.flagged.to_dict('list'))))\n'all is ' + 'written'"]
+    cells = ["from psm_fastai.all import *\nhistory = NeighbourHistory.load('history')", "explorer = NeighbourExplorer(history, layout='pca')\nexplorer",
+             "import json\nfrom pathlib import Path\nPath('seen.json').write_text(json.dumps(dict(query=explorer.query, epoch=explorer.epoch, picked=explorer.selected.id.tolist(), order=explorer.order, flagged=explorer.flagged.to_dict('list')), default=str))\n'all is ' + 'written'",
+             "explorer.query,explorer.epoch,explorer.order = history.ids[7],0,'id'"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))), tmp_path/'explore.ipynb')
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     env = dict(os.environ, JUPYTER_CONFIG_DIR=str(tmp_path/'.config'), JUPYTER_RUNTIME_DIR=str(tmp_path/'.run'), JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'.settings'), JUPYTERLAB_WORKSPACES_DIR=str(tmp_path/'.workspaces'), OMP_NUM_THREADS='1')
@@ -33,89 +34,115 @@ def jupyter(tmp_path, history, request):
         os.killpg(proc.pid, signal.SIGTERM)
         proc.wait(20)
 
+def until(page, f):
+    for _ in range(150):
+        if f(): return
+        page.wait_for_timeout(100)
+    assert f()
+
+class Notebook:
+    "A notebook in the browser"
+    def __init__(self, page, url):
+        self.page = page
+        page.set_viewport_size(dict(width=1300, height=1400))
+        self.open(url)
+
+    def open(self, url):
+        self.page.goto(url)
+        self.page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=90_000)
+        self.page.wait_for_function("document.body.innerText.includes('Python 3')", timeout=90_000)
+        self.cells = self.page.locator('.jp-Notebook .jp-CodeCell')
+
+    def run(self, i):
+        for _ in range(10):             # until the kernel is there
+            self.cells.nth(i).locator('.cm-content').click()
+            self.page.keyboard.press('Shift+Enter')
+            self.page.wait_for_timeout(1500)
+            if self.cells.nth(i).locator('.jp-InputPrompt').first.inner_text()!='[ ]:': return
+
 @pytest.mark.parametrize('jupyter', ['lab','notebook'], indirect=True)
 def test_in_the_browser(browser, jupyter, history):
+    "Click, lasso, slider and keyboard are known to Python, and the other way round; the saved notebook keeps a picture"
     url,folder = jupyter
     page = browser.new_page()
-    page.set_viewport_size(dict(width=1300, height=1400))
-    page.goto(url)
-    page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=90_000)
-    page.wait_for_function("document.body.innerText.includes('Python 3')", timeout=90_000)
-    cells = page.locator('.jp-Notebook .jp-CodeCell')
-    def run(i):
-        for _ in range(10):             # until the kernel is there
-            cells.nth(i).locator('.cm-content').click()
-            page.keyboard.press('Shift+Enter')
-            page.wait_for_timeout(1500)
-            if cells.nth(i).locator('.jp-InputPrompt').first.inner_text()!='[ ]:': return
-    run(0), run(1)
-    panel = page.locator('.psm .panel')
-    panel.wait_for(timeout=120_000)
-    shown = lambda: int(panel.locator('.query small').first.inner_text().split()[1])
-    def until(f):
-        for _ in range(100):
-            if f(): return
-            page.wait_for_timeout(100)
-        assert f()
-    start = history.worst(2)
-    until(lambda: shown()==start)
-    page.get_by_role('button', name='Next', exact=True).click()
-    until(lambda: shown()!=start)
-    query = shown()
-    epoch = lambda: page.locator('.psm .curves svg').first.get_attribute('aria-label').split(':')[0]
-    track = page.locator('.noUi-target').first.bounding_box()
-    page.mouse.click(track['x']+2, track['y']+track['height']/2)
-    until(lambda: epoch()=='After epoch 1')
-    page.get_by_role('button', name='›', exact=True).focus()
-    page.keyboard.press('Enter')
-    until(lambda: epoch()=='After epoch 2')
-    page.get_by_role('button', name='⚑ 1', exact=True).click()
-    until(lambda: 'mod-active' in page.get_by_role('button', name='⚑ 1', exact=True).get_attribute('class'))
-    strip = page.locator('button[title^="image"]')
-    assert strip.count()==20
-    strip.nth(5).focus()
-    page.keyboard.press('Enter')
-    until(lambda: shown()!=query)
-    last = shown()
-    pictures = page.evaluate("[...document.querySelectorAll('.psm img')].map(i => i.naturalWidth>0 && i.alt.length>0)")
-    assert len(pictures)==3+6+5 and all(pictures)
-    run(2)
-    until(lambda: (folder/'seen.json').exists())
+    nb = Notebook(page, url)
+    nb.run(0), nb.run(1)
+    app = page.locator('.psm-map')
+    app.wait_for(timeout=120_000)
+    name,when = app.locator('.panel .name'),app.locator('.when')
+    until(page, lambda: app.locator('.go').count()==6)
+    assert page.locator('.psm-still').is_hidden()
+    start = name.inner_text()
+    app.locator('.strip .item').nth(3).click()
+    until(page, lambda: name.inner_text()!=start)
+    count = nb.cells.count()
+    for key in ('ArrowDown','a','b','f','s'): page.keyboard.press(key)        # a and b add cells to a notebook, elsewhere
+    until(page, lambda: when.inner_text()=='epoch 2 of 3' and app.locator('.bag').inner_text().startswith('1 selected'))
+    assert nb.cells.count()==count
+    app.get_by_role('slider', name='Epoch').focus()
+    page.keyboard.press('ArrowLeft')
+    until(page, lambda: when.inner_text()=='epoch 1 of 3')
+    page.keyboard.press('ArrowRight')
+    app.get_by_role('button', name='Lasso: select by drawing').first.click()
+    box = app.locator('.map').first.bounding_box()
+    page.mouse.move(box['x']+3, box['y']+3)
+    page.mouse.down()
+    for x,y in ((.99,.01),(.99,.99),(.01,.99)): page.mouse.move(box['x']+x*box['width'], box['y']+y*box['height'], steps=3)
+    page.mouse.up()
+    app.locator('select').nth(1).select_option('id')
+    page.wait_for_timeout(500)
+    last = int(name.inner_text().split()[1])
+    nb.run(2)
+    until(page, lambda: (folder/'seen.json').exists())
     page.wait_for_timeout(300)
     seen = json.loads((folder/'seen.json').read_text())
-    assert seen['query']==last and seen['epoch']==1
-    assert seen['flagged']['query']==[query] and seen['flagged']['id']==[history.rows(query, 1)[0][0]['id']] and seen['flagged']['epoch']==[1]
+    assert seen['query']==last and seen['epoch']==1 and seen['order']=='id' and len(seen['picked'])>200
+    assert seen['flagged']['query']==[last] and seen['flagged']['kind']==['image']
+    nb.run(3)
+    until(page, lambda: name.inner_text()==f'image {history.ids[7]}' and when.inner_text()=='epoch 1 of 3')
+    page.wait_for_timeout(2500)                # the picture is drawn anew at a pause
+    page.keyboard.press('Control+s')
+    def kept(): return [o for c in nbformat.read(folder/'explore.ipynb', 4).cells for o in c.outputs]
+    until(page, lambda: any(f'image {history.ids[7]} after epoch 1' in o.get('data', {}).get('text/html', '') for o in kept()))
+    for s in json.loads(urllib.request.urlopen(url.split('/lab')[0].split('/notebooks')[0]+'/api/sessions').read()):
+        urllib.request.urlopen(urllib.request.Request(url.split('/lab')[0].split('/notebooks')[0]+f"/api/sessions/{s['id']}", method='DELETE'))
+    nb.open(url)
+    still = page.locator('.psm-still')
+    still.wait_for(timeout=30_000)
+    page.wait_for_timeout(3000)
+    assert f'image {history.ids[7]} after epoch 1' in still.inner_text() and still.locator('img').evaluate('i => i.naturalWidth')>100
+    assert 'Error' not in page.locator('.jp-Notebook').inner_text()
 
-def test_flags_survive_sorting_filters_and_moves(history, tmp_path):
-    ex = NeighbourExplorer(history)
+def test_flags_survive_moves(history, tmp_path):
+    ex = NeighbourExplorer(history, layout='pca')
     for q in history.ids[:4]:
         ex.query = q
-        ex.marks[0].value = ex.marks[2].value = True
-    ex.interesting.value = True
-    ex.marks[2].value = False
+        ex.flag(), ex.flag(ex.neighbours.id[2]), ex.flag()
     want = ex.flagged
-    assert len(want)==8 and (want.kind=='image').sum()==1
-    for order in ('similarity','label','id'): ex.order.value = order
-    ex.wrong.value,ex.text.value,ex.epoch = True,'5',0
-    ex.text.value,ex.wrong.value = '',False
-    for _ in range(30): ex.next.click(), ex.random.click(), ex.previous.click()
+    assert len(want)==8 and (want.kind=='image').sum()==4 and want.query_label.tolist()==[history.label(i) for i in want['query']]
+    ex.order,ex.epoch,ex.query = 'class',0,history.ids[9]
     pd.testing.assert_frame_equal(ex.flagged, want)
     ex.to_csv(tmp_path/'f.csv')
     assert pd.read_csv(tmp_path/'f.csv').id.dropna().astype(int).tolist()==want.id.dropna().astype(int).tolist()
 
-def test_order_and_filters(history):
-    ex = NeighbourExplorer(history)
-    share = lambda i: sum(r['right'] for r in history.rows(i, 2)[0])/6
-    assert ex.query==ex.shown[0] and [share(i) for i in ex.shown]==sorted(map(share, history.ids))
-    ex.order.value = 'id'
-    assert ex.shown==sorted(history.ids)
-    ex.wrong.value = True
-    assert set(ex.shown)=={i for i in history.ids if share(i)<1}
-    ex.wrong.value,ex.only.value = False,'3'
-    assert set(ex.shown)=={i for i in history.ids if history.label(i)=='3'} and ex.query in ex.shown
-    ex.only.value,ex.text.value = '','no such thing'
-    assert ex.shown==[] and ex.count.value=='No image fits these filters.'
-    ex.next.click(), ex.random.click()
+def test_tables(history):
+    ex = NeighbourExplorer(history, layout='pca')
+    ex.query,ex.epoch,ex.picked = history.ids[2],1,[5,history.ids[0]]
+    pos,_ = history.rows(history.ids[2], 1)
+    assert ex.neighbours.id.tolist()==[r['id'] for r in pos] and ex.neighbours.label.tolist()==[history.label(r['id']) for r in pos]
+    assert (ex.neighbours.weight>0).tolist()==[r['weight']>0 for r in pos]
+    assert ex.selected.id.tolist()==[5,history.ids[0]] and ex.selected[['x','y']].stack().between(0, 1).all()
+
+def test_it_begins_where_most_is_wrong(history):
+    ex = NeighbourExplorer(history, layout='pca')
+    right = next(c['values'] for c in ex.view['columns'] if c['name']=='right')[-1]
+    assert ex.query==ex.view['ids'][right.argmin()] and ex.epoch==2
+
+def test_two_runs_in_a_notebook(history):
+    ex = NeighbourExplorer([history,history], layout='pca')
+    assert len(ex.view['runs'])==2
+    ex.runs = [1]
+    assert len(ex.neighbours)==6
 
 def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
     audit = NeighbourAudit(history, n=10, epoch=1)

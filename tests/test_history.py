@@ -5,6 +5,7 @@ from fastai.vision.all import CancelFitException, set_seed
 from psm_fastai.all import *
 from psm_fastai.history import images_at
 from common import *
+from fake_view import unpacked
 
 def train(history, epochs=2, dls=None, cb=None, **kwargs):
     set_seed(0)
@@ -93,8 +94,8 @@ def test_every_method_has_a_history(method, tmp_path):
     df = history.to_frame()
     assert len(df[df.kind=='positive'])==2*6*min(3, learn.model.loss.k or 3) and (df.kind=='negative').any()==(learn.model.loss.n_neg!=0)
     assert df[df.kind=='positive'].weight.notna().all()==(learn.model.loss.k>0)
-    neighbour_page(history, tmp_path/'p.html')
-    NeighbourExplorer(history)
+    neighbour_page(history, tmp_path/'p.html', layout='pca')
+    NeighbourExplorer(history, layout='pca')
 
 def test_training_is_the_same_with_and_without_a_history():
     a,b = (train(h, 2) for h in (NeighbourHistory(n_probes=8), Spy()))
@@ -116,15 +117,18 @@ def test_a_second_fit_that_is_resumed_goes_on_counting(tmp_path):
 def test_a_page_of_learners_shows_the_same_images(tmp_path):
     a,b = (quiet(cbs=[PSMCallback(bank_size=64)]) for _ in range(2))
     for l in (a,b): l.fit(1)
-    neighbour_page([a,b], tmp_path/'two.html')
+    def view(name):
+        return unpacked(neighbour_page(runs, tmp_path/name, layout='pca'))
+    runs = [a,b]
+    assert len(view('two.html')['runs'])==2
     h = NeighbourHistory(n_probes=3).look(b)
-    neighbour_page([a,h], tmp_path/'one.html')
-    assert (tmp_path/'one.html').read_text().count('"id":')==3
+    runs = [a,h]
+    assert len(view('one.html')['runs'][0]['negatives'])==3
     h = NeighbourHistory(n_probes=3)
     b.fit(3, cbs=h)
-    neighbour_page([h,b], tmp_path/'last.html')
-    assert '"epochs": [2]' in (tmp_path/'last.html').read_text()
-    with pytest.raises(ValueError, match='learners those of the histories'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
+    runs = [h,b]
+    assert view('last.html')['epochs']==[3]
+    with pytest.raises(ValueError, match='follow different images'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
 
 @pytest.mark.parametrize('method,mine_after,said', [('pnsm',0.,'This method pulls none: those that are trusted are left out'), ('pnsm',.9,'and the whole bank as negatives\\.'), ('moco',None,'This method mines none'),
     ('msf',.9,'took the other view alone as positive\\.'), ('psm',.9,'and the whole bank as negatives\\.'), ('psm',0.,r'\d of \d+ have its label and (none|\d+) of \d+ (is|are) trusted\.<'), ('from_bank',0.,r'\d of 10 have its label\.<')])
@@ -162,9 +166,9 @@ def test_without_labels_and_with_little(tmp_path):
     learn.fit(1)
     df = history.to_frame()
     assert df.right.isna().all() and df.label.isna().all() and len(df)
-    explorer = NeighbourExplorer(history)
-    assert '✓' not in explorer.panel.value and '✗' not in explorer.panel.value
-    neighbour_page(history, tmp_path/'p.html')
+    explorer = NeighbourExplorer(history, layout='pca')
+    assert explorer.view['labelled'] is False and '✓' not in explorer.picture().data and '✗' not in neighbour_panel(history, history.ids[0], 0)
+    neighbour_page(history, tmp_path/'p.html', layout='pca')
 
 def test_what_is_refused(learn):
     with pytest.raises(ValueError, match='places in the training set, 0 to 199, got'): learn.add_cb(NeighbourHistory(ids=[3,500]))
@@ -172,14 +176,17 @@ def test_what_is_refused(learn):
     with pytest.raises(ValueError, match='every must be'): NeighbourHistory(every=0)
     with pytest.raises(ValueError, match='The bank is empty'): NeighbourHistory().look(quiet(cbs=[PSMCallback()]))
     h = NeighbourHistory(n_probes=8).look(learn)
-    explorer = NeighbourExplorer(h)
+    explorer = NeighbourExplorer(h, layout='pca')
     for n in ('query','epoch'):
         was = getattr(explorer, n)
         with pytest.raises(ValueError, match=f'{n} must be one of'): setattr(explorer, n, -1)
         assert getattr(explorer, n)==was
-    with pytest.raises(TypeError, match='Needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
-    with pytest.raises(ValueError, match='nothing to judge'): NeighbourAudit(NeighbourHistory())
-    assert 'empty history' in NeighbourExplorer(NeighbourHistory()).children[0].value and 'empty history' in NeighbourHistory()._repr_html_()
+    with pytest.raises(ValueError, match='no neighbour of image'): explorer.flag(10_000)
+    with pytest.raises(ValueError, match='has no images'): explorer.picked = [10_000]
+    with pytest.raises(TypeError, match='needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
+    for widget in (NeighbourExplorer,NeighbourAudit):
+        with pytest.raises(ValueError, match='Nothing was kept yet'): widget(NeighbourHistory())
+    assert 'empty history' in NeighbourHistory()._repr_html_()
 
 def test_ids_of_the_bank_are_ids(learn):
     assert mined_neighbours(learn, learn.model.bank.ids[:2]).equals(mined_neighbours(learn, learn.model.bank.ids[:2].tolist()))

@@ -1,89 +1,309 @@
-"The page of neighbours in a real browser"
-import pytest
+"The page of the map in a real browser"
+import shutil, subprocess
+from pathlib import Path
+import numpy as np, pytest
 from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import silent
+from fake_view import fake_view
 
-@pytest.fixture(scope='module')
-def histories():
-    res = []
-    for title,cb in (('MoCo',PSMCallback.moco()), ('PSM',PSMCallback(mine_after=0., k=6, n_neg=50))):
-        set_seed(0)
-        learn = silent(psm_learner(digits_dls(bs=64, limit=300), cbs=[cb, h := NeighbourHistory(n_probes=20, k=6, n_neg=5, title=title), KNNCallback()]))
-        learn.dls.train.vocab[3] = '<img src=x onerror="document.title=\'hacked\'">"\''
-        learn.fit(3, 1e-3)
-        res.append(h)
-    return res
-
-def open_page(browser, f, width=1200, scheme='light'):
+def open_page(browser, f, width=1280, scheme='light', height=900, address=''):
     page = browser.new_page()
     page.bad = []
     page.on('request', lambda r: page.bad.append(r.url) if not r.url.startswith(('file:','data:','blob:')) else None)
     page.on('pageerror', lambda e: page.bad.append(str(e)))
     page.on('console', lambda m: page.bad.append(m.text) if m.type=='error' else None)
-    page.set_viewport_size(dict(width=width, height=900))
-    page.emulate_media(color_scheme=scheme)
-    page.goto(f.as_uri())
+    page.set_viewport_size(dict(width=width, height=height))
+    page.emulate_media(color_scheme=scheme, reduced_motion='reduce')
+    page.goto(f.as_uri()+address)
     page.wait_for_selector('body[data-ready]')
     return page
 
-@pytest.mark.parametrize('width,scheme', [(400,'light'), (1600,'dark')])
-def test_looks(browser, histories, tmp_path, width, scheme):
-    page = open_page(browser, neighbour_page(histories, tmp_path/'p.html'), width, scheme)
-    assert page.title()=='Mined neighbours' and page.evaluate('document.documentElement.scrollWidth')<=width
-    assert (page.evaluate('getComputedStyle(document.body).backgroundColor')=='rgb(13, 17, 23)')==(scheme=='dark')
-    pictures = page.evaluate("[...document.querySelectorAll('.t')].map(t => [t.getAttribute('aria-label'), getComputedStyle(t).backgroundImage.startsWith('url(\"data:image/webp')])")
-    assert len(pictures)==20+2*(3+6+5) and all(a and b for a,b in pictures)
-    assert page.locator('h2').all_inner_texts()==['MoCo','PSM'] and not page.bad
-    sizes = page.evaluate("Promise.all([...document.styleSheets[0].cssRules].map(r => r.style && r.style.backgroundImage).filter(u => u && u.startsWith('url')).map(u => new Promise(f => { const i = new Image(); i.onload = () => f(i.naturalWidth); i.onerror = () => f(0); i.src = u.slice(5, -2); })))")
-    assert sizes and all(s==512 for s in sizes)
+@pytest.fixture
+def shown(browser, tmp_path):
+    def f(view, *args, **kwargs):
+        (tmp_path/'p.html').write_text(view_page(view), encoding='utf-8', errors='replace')
+        return open_page(browser, tmp_path/'p.html', *args, **kwargs)
+    return f
 
-def test_played_through(browser, histories, tmp_path):
-    h = histories[1]
-    page = open_page(browser, neighbour_page(h, tmp_path/'p.html'))
-    which = lambda: int(page.locator('#which').inner_text().split()[1].strip(','))
-    ids = lambda: [int(t.split(',')[0].split()[1]) for t in page.evaluate("[...document.querySelectorAll('.panel ol:not(.neg) .t')].map(t => t.getAttribute('aria-label'))")]
-    assert which()==h.worst(2)
-    for epoch in (2,1,0):
-        pos,_ = h.rows(which(), epoch)
-        assert ids()==[r['id'] for r in pos] and f'after epoch {epoch+1} of 3' in page.locator('#say').inner_text()
-        assert page.locator('.panel ol:not(.neg) li.right').count()==sum(r['right'] for r in pos)
-        assert all('✗' in t for t in page.locator('.panel ol:not(.neg) li.wrong').all_inner_texts())
+def until(page, condition):
+    "The page allows no `eval`, which `wait_for_function` needs"
+    for _ in range(120):
+        if page.evaluate(condition): return
+        page.wait_for_timeout(100)
+    assert page.evaluate(condition), condition
+
+def chosen(page): return int(page.evaluate('new URLSearchParams(location.hash.slice(1)).get("image")'))
+def epoch(page): return int(page.evaluate('new URLSearchParams(location.hash.slice(1)).get("epoch")'))
+def strip(page): return page.evaluate("[...document.querySelectorAll('.strip .item')].sort((a, b) => a.getAttribute('aria-posinset')-b.getAttribute('aria-posinset')).map(e => e.getAttribute('aria-label'))")
+def cards(page): return page.evaluate("[...document.querySelectorAll('.panel section:not([hidden]) .go')].map(e => e.getAttribute('aria-label'))")
+
+_contrast = """() => {
+  const lum = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4 }); return .2126*r+.7152*g+.0722*b };
+  const rgb = s => s.match(/[\\d.]+/g).map(Number);
+  const ground = el => { for (; el; el = el.parentElement) { const c = rgb(getComputedStyle(el).backgroundColor); if (c.length < 4 || c[3] === 1) return c.slice(0, 3) } return rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3) };
+  const low = [];
+  for (const el of document.querySelectorAll('.psm-map *')) {
+    const own = [...el.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (!own || !el.getClientRects().length || el.disabled || el.closest('dialog')) continue;
+    const style = getComputedStyle(el), ink = rgb(el instanceof SVGElement ? style.fill : style.color).slice(0, 3);
+    const [a, b] = [lum(ink), lum(ground(el))];
+    const ratio = (Math.max(a, b)+.05)/(Math.min(a, b)+.05);
+    if (ratio < 4.5) low.push(el.className+' '+el.textContent.slice(0, 20)+' '+ratio.toFixed(2));
+  }
+  return low;
+}"""
+
+@pytest.mark.parametrize('width,scheme', [(390,'light'), (820,'dark'), (1280,'light'), (1920,'dark')])
+@pytest.mark.parametrize('labelled', [True, False], ids=['labelled','unlabelled'])
+def test_looks(shown, width, scheme, labelled):
+    "Nothing wider than the screen, nothing hard to read, nothing asked of a network"
+    page = shown(fake_view(labelled=labelled, vocab=['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']), width, scheme)
+    assert page.title()=='Made up' and page.evaluate('document.documentElement.scrollWidth')<=width
+    assert page.evaluate('document.querySelector(".psm-map").dataset.theme')==scheme
+    assert page.evaluate(_contrast)==[] and not page.bad
+    box = page.locator('.map').first.bounding_box()
+    assert box['width']>.5*min(width, 900) and box['height']>250
+    if width>=1280: assert page.evaluate('document.documentElement.scrollHeight')<=900      # a wide screen needs no scrolling
+    dots = page.evaluate("(() => { const c = document.querySelector('.map canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0; for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i]-d[0])+Math.abs(d[i+1]-d[1]) > 60; return n; })()")
+    assert dots>500
+
+def test_no_word_of_right_and_wrong_without_labels(shown):
+    page = shown(fake_view(labelled=False))
+    text = page.evaluate("[...document.querySelectorAll('.psm-map *')].map(e => [e.title, e.placeholder, e.ariaLabel, ...[...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data)].join('\\n')).join('\\n')").lower()
+    assert 'epoch 4 of 4' in text and 'trusted' in text
+    for word in ('right','wrong neighbour','purity','false negative','✓','✗','⚠','class'): assert word not in text, (word, text[max(0, text.find(word)-60):][:140])
+    assert page.locator('select').nth(1).locator('option').all_inner_texts()[:2]==['least trusted first','least stable first']
+    assert {'duplicates','outliers'} <= {*page.locator('select').nth(2).locator('option').all_inner_texts()}
+    page.select_option('select >> nth=2', 'duplicates')
+    assert len(strip(page))==3 and not page.bad
+
+def test_neighbours_are_those_of_the_view(shown):
+    view = fake_view()
+    page = shown(view)
+    r,at = view['runs'][0],chosen(page)//3
+    share = lambda i, e: (view['labels'][r['near'][e,i]]==view['labels'][i]).mean()
+    assert share(at, 3)==min(share(i, 3) for i in range(60)) and epoch(page)==4
+    for e in (3,2,1):
+        said = cards(page)
+        near = r['near'][e,at]
+        assert [view['files'][j] in s for j,s in zip(near,said)]==[True]*5
+        right = view['labels'][near]==view['labels'][at]
+        assert [', right,' in s for s in said]==right.tolist() and [', wrong,' in s for s in said]==(~right).tolist()
+        assert ['not trusted' in s for s in said]==(r['weight'][e,at]==0).tolist()
+        signs = page.locator('.card .sign').all_inner_texts()
+        assert signs==['✓' if x else '✗' for x in right]
         page.keyboard.press('ArrowDown')
-    strip = lambda: [int(t.split(',')[0].split()[1]) for t in page.evaluate("[...document.querySelectorAll('#strip button')].map(b => b.getAttribute('aria-label'))")]
-    share = lambda i, e: sum(r['right'] for r in h.rows(i, e)[0])/6
-    assert [share(i, 0) for i in strip()]==sorted(share(i, 0) for i in h.ids)
-    page.keyboard.press('ArrowRight')
-    assert which() in strip()
-    page.select_option('#order', 'id')
-    assert strip()==sorted(h.ids)
-    page.click('#strip button:nth-child(4)')
-    assert which()==sorted(h.ids)[3]
-    page.keyboard.press('ArrowRight')
-    assert which()==sorted(h.ids)[4]
-    page.select_option('#class', '5')
-    assert strip()==sorted(i for i in h.ids if h.label(i)=='5') and which() in strip()
-    page.select_option('#class', '')
-    page.check('#wrong')
-    assert set(strip())=={i for i in h.ids if share(i, 0)<1}
-    page.uncheck('#wrong')
-    page.fill('#text', 'nothing has this name')
-    assert page.locator('#count').inner_text()=='No image fits these filters.'
-    page.fill('#text', '')
-    page.click('#play')
-    page.wait_for_function("document.getElementById('epoch').value==2 && document.getElementById('play').textContent=='Play'", timeout=9000)
-    x = page.evaluate("document.querySelector('#curve0 .now').getAttribute('x1')")
-    page.locator('#epoch').fill('0')
-    assert page.evaluate("document.querySelector('#curve0 .now').getAttribute('x1')")<x
-    page.click('#random'), page.keyboard.press('r')
-    assert not page.bad and page.title()=='Mined neighbours'      # no name became code
+    assert page.locator('.said').first.inner_text().startswith('Mining has not begun') and epoch(page)==1
 
-def test_a_page_of_the_usual_size_is_small(tmp_path):
+def test_walking(shown):
+    "A neighbour becomes the query; back and forward"
+    page = shown(fake_view())
+    first = chosen(page)
+    page.locator('.go').nth(1).click()
+    second = chosen(page)
+    page.locator('.go').nth(0).click()
+    third = chosen(page)
+    assert len({first,second})==2
+    for key,want in (('b',second),('b',first),('n',second),('n',third)):
+        page.keyboard.press(key)
+        assert chosen(page)==want
+    page.keyboard.press('ArrowRight')
+    assert chosen(page)!=third and not page.bad
+
+def test_the_address(shown, browser):
+    page = shown(fake_view(), address='#image=27&epoch=2')
+    assert (chosen(page),epoch(page))==(27,2) and page.locator('.when').inner_text()=='epoch 2 of 4'
+    page.evaluate("location.hash = '#image=30&epoch=3'")
+    until(page, "document.querySelector('.when').textContent == 'epoch 3 of 4'")
+    assert 'img_00010.jpg' in page.locator('.panel .name').inner_text()
+
+def test_with_the_keyboard_alone(shown):
+    "Few stops before Play, focus stays if the epoch changes, shortcuts live after a list or a box was used"
+    page = shown(fake_view(n=300))
+    stops = []
+    for _ in range(40):
+        page.keyboard.press('Tab')
+        stops.append(page.evaluate("(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || document.activeElement.type)"))
+        if stops[-1]=='Play': break
+    assert stops[-1]=='Play' and len(stops)<=14
+    page.locator('.strip .item[tabindex="0"]').focus()
+    page.keyboard.press('ArrowUp'), page.keyboard.press('ArrowDown')
+    focused = lambda: page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert epoch(page)==3 and focused()==page.locator('.strip .item[aria-selected=true]').get_attribute('aria-label')
+    page.keyboard.press('ArrowRight')
+    assert focused()==page.locator('.strip .item[aria-selected=true]').get_attribute('aria-label')
+    page.locator('.go').nth(2).focus()
+    page.keyboard.press('ArrowDown')
+    assert focused().startswith('Neighbour 3') and epoch(page)==2
+    page.keyboard.press('f')
+    assert page.locator('.bag').inner_text().startswith('1 flagged') and page.locator('.card.flagged').count()==1
+    for el in ('select >> nth=1', 'input[type=checkbox]'):
+        page.locator(el).focus()
+        before = chosen(page)
+        for _ in range(5): page.keyboard.press('r')
+        page.keyboard.press('p')
+        assert page.locator('.play').get_attribute('aria-label')=='Pause'
+        page.keyboard.press('p')
+    page.locator('input[type=search]').focus()
+    page.keyboard.type('rpf')
+    assert page.locator('input[type=search]').input_value()=='rpf' and page.locator('output.soft').inner_text()=='No image fits these filters.'
+    assert not page.bad
+
+def test_a_screen_readers_tree(shown):
+    page = shown(fake_view(runs=('MoCo','PSM')), width=1400)
+    tree = page.locator('.psm-map').aria_snapshot()
+    for said in ('region "Made up"', 'combobox "Colour"', 'searchbox "Find"', 'slider "Epoch"', 'button "Play"', 'listbox "Images"', 'application "Map of PSM after epoch 4', 'complementary "The chosen image"', 'group "Runs"', 'status', 'img "purity of 5 after epoch 4: MoCo: 0.8, PSM: 0.8, chance 0.1"'):
+        assert said in tree, said
+    assert page.locator('.strip [aria-selected=true]').count()==1
+    unnamed = page.evaluate("[...document.querySelectorAll('button, select, input, canvas:not([aria-hidden]), [role=option]')].filter(e => !e.closest('dialog') && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length || e.classList.length === 0 && e.parentElement.className === 'map')).map(e => e.outerHTML.slice(0, 90))")
+    assert unnamed==[]
+    page.keyboard.press('ArrowDown')
+    assert 'epoch 3' in page.locator('[role=status]').first.inner_text()
+
+def test_two_runs(shown):
+    "Side by side or one at a time, linked; the chart shows both, chance, and where mining starts"
+    view = fake_view(runs=('MoCo','PSM'))
+    page = shown(view, width=1400)
+    assert page.locator('figure:not([hidden]) .map').count()==2 and page.locator('.panel section:not([hidden]) h3').all_inner_texts()[1].startswith('PSM: ')
+    chart = page.locator('.chart')
+    assert chart.locator('polyline').count()==2 and chart.locator('.chance').count()==2-1 and chart.locator('.start').count()==1
+    first = chosen(page)
+    page.get_by_role('button', name='PSM', exact=True).click()
+    assert page.locator('figure:not([hidden]) .map').count()==1 and chosen(page)==first
+    r = view['runs'][1]
+    of = [(view['labels'][r['near'][3,i]]==view['labels'][i]).sum() for i in range(60)]
+    bars = page.evaluate("[...document.querySelectorAll('.strip .item small')].map(e => Number(e.textContent.split('/')[0]))")
+    assert sorted(bars)==sorted(of)[:len(bars)]          # the order follows the run that is shown
+    page.select_option('select >> nth=1', 'differ')
+    assert not page.bad
+
+def test_a_legend_that_filters(shown):
+    view = fake_view()
+    page = shown(view)
+    page.locator('.chip', has_text='class 2').click()
+    want = int((view['labels']==2).sum())
+    assert page.locator('.tools output').inner_text()==f'{want} of 60 images' and all('class 2' in s for s in strip(page)) and view['labels'][chosen(page)//3]==2
+    page.locator('.chip', has_text='class 3').click()
+    assert page.locator('.tools output').inner_text()==f"{want+int((view['labels']==3).sum())} of 60 images"
+    page.fill('input[type=search]', '3')
+    assert all('class 3' in s or 'img_00003' in s for s in strip(page))
+    page.fill('input[type=search]', '')
+    page.select_option('select >> nth=0', 'trust')
+    assert page.locator('.chip').count()>=6 and page.locator('.tools output').inner_text()==''
+
+def test_a_lasso_selects(shown, tmp_path):
+    page = shown(fake_view())
+    box = page.locator('.map').first.bounding_box()
+    at = lambda x, y: (box['x']+x*box['width'], box['y']+y*box['height'])
+    page.get_by_role('button', name='Lasso: select by drawing').first.click()
+    page.mouse.move(*at(.01,.01))
+    page.mouse.down()
+    for p in ((.99,.01),(.99,.99),(.01,.99)): page.mouse.move(*at(*p), steps=4)
+    page.mouse.up()
+    assert page.locator('.bag').inner_text().startswith('60 selected')
+    with page.expect_download() as d: page.get_by_role('button', name='CSV').click()
+    lines = Path(d.value.path()).read_text().splitlines()
+    assert lines[0]=='id,file,label,epoch,x,y' and len(lines)==61 and '0,/photos/album/img_00000.jpg,' in '\n'.join(lines)
+    page.get_by_role('button', name='Clear').click()
+    page.keyboard.press('s')
+    assert page.locator('.bag').inner_text().startswith('1 selected')
+
+def test_the_map_answers_the_mouse(shown):
+    "A dot tells its name, a click makes it the query, zoom turns dots into pictures"
+    view = fake_view(n=40)
+    page = shown(view)
+    box = page.locator('.map .top').bounding_box()
+    dots = page.evaluate("(() => { const m = document.querySelector('.psm-map').explorer.maps[0]; return Array.from(m.xs, (x, i) => [x, m.ys[i]]) })()")
+    apart = lambda i: min(np.hypot(*np.subtract(dots[i], d)) for j,d in enumerate(dots) if j!=i)
+    for i in [i for i in range(40) if apart(i)>30][:8]:
+        page.mouse.move(box['x']+dots[i][0], box['y']+dots[i][1])
+        said = page.locator('.tip').inner_text().split('\n')
+        assert said[:2]==[view['files'][i], f"class class {view['labels'][i]}"] and said[2].endswith(' right')
+        page.mouse.down(), page.mouse.up()
+        assert chosen(page)==3*i
+    assert not page.bad
+    drawn = "document.querySelector('.map canvas').toDataURL()"
+    page.keyboard.press('+')
+    until(page, "document.querySelector('.psm-map').explorer.maps[0].thumbs?.shown?.some(Boolean)")
+    with_pictures = page.evaluate(drawn)
+    page.uncheck('input[type=checkbox]')
+    until(page, f"{drawn} !== {with_pictures!r}")
+
+def test_compare_side_by_side(shown):
+    page = shown(fake_view())
+    page.locator('.go').nth(1).focus()
+    page.keyboard.press('e')
+    said = page.locator('dialog.compare p')
+    assert said.inner_text().startswith('Neighbour 2 of 5')
+    page.keyboard.press('ArrowRight')
+    assert said.inner_text().startswith('Neighbour 3 of 5')
+    page.keyboard.press('f')
+    page.keyboard.press('Escape')
+    assert page.locator('.card.flagged').count()==1 and not page.locator('dialog.compare').is_visible()
+    page.keyboard.press('?')
+    assert page.locator('dialog.help').is_visible() and 'Stability' in page.locator('dialog.help').inner_text()
+
+def test_play_moves_the_dots(shown, browser):
+    page = shown(fake_view())
+    page.emulate_media(reduced_motion='no-preference')
+    page.keyboard.press('p')
+    until(page, "document.querySelector('.play').getAttribute('aria-label')=='Pause'")
+    until(page, "document.querySelector('.play').getAttribute('aria-label')=='Play' && location.hash.endsWith('epoch=4')")
+    assert not page.bad
+
+hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', 'שלום עולם', '=cmd()', 'x'*400, '</script><script>document.title="hacked"</script>', '\udcff']
+
+def test_hostile_names(shown):
+    names = [f'/photos/{o}/{i}.jpg' if '/' not in o else f'/photos/{o}' for i,o in enumerate(hostile*3)]
+    page = shown(fake_view(n=21, vocab=hostile, names=names, title='<b>Title</b>'), width=390)
+    for _ in range(21): page.keyboard.press('ArrowRight')
+    page.locator('.go').first.focus()
+    assert page.title()=='<b>Title</b>' and not page.bad and page.locator('.psm-map img').count()==0
+    assert page.evaluate('document.documentElement.scrollWidth')<=390
+    assert page.locator('.panel .name').get_attribute('dir')=='auto'
+
+@pytest.mark.parametrize('n,k', [(1,5), (2,5), (3,1)])
+def test_few_images(shown, n, k):
+    page = shown(fake_view(n=n, epochs=1, k=k), width=820)
+    assert len(strip(page))==n and page.locator('.time').is_hidden() and not page.bad
+    for key in 'rbnfsep+-0': page.keyboard.press(key)
+    assert not page.bad
+
+def test_many_images(shown):
+    "The time of a draw is told, not judged: it is the machine's"
+    page = shown(fake_view(n=50_000, epochs=2, px=8))
+    page.keyboard.press('ArrowDown')
+    page.wait_for_timeout(300)
+    for _ in range(5): page.keyboard.press('+')
+    page.wait_for_timeout(300)
+    n = page.evaluate("document.querySelectorAll('.strip .item').length")
+    assert n<60 and page.locator('.head .soft').inner_text()=='50,000 images' and not page.bad
+    print('ms a draw of 50,000 dots:', page.evaluate("(() => { const t = document.querySelector('.psm-map').explorer.maps[0].times.slice().sort((a, b) => a-b); return [t[t.length>>1], t[t.length-1]] })()"))
+
+def test_the_page_of_a_history(browser, tmp_path):
     set_seed(0)
-    learn = silent(psm_learner(digits_dls(bs=64, limit=600), cbs=[PSMCallback(mine_after=0.), h := NeighbourHistory(k=5, n_neg=10)]))
-    learn.fit(1, 1e-3)
-    for _ in range(19): h.look(learn)
-    assert neighbour_page(h, tmp_path/'p.html').stat().st_size<5e6
+    learn = silent(psm_learner(digits_dls(bs=64, limit=200), k=6, mine_after=0., cbs=[h := NeighbourHistory(n_probes=8, k=6, n_neg=5)]))
+    learn.fit(2, 1e-3)
+    page = open_page(browser, neighbour_page(h, tmp_path/'p.html', layout='pca'), address=f'#image={h.ids[0]}&epoch=2')
+    pos,neg = h.rows(h.ids[0], 1)
+    said = cards(page)
+    assert [int(s.split('image ')[1].split(',')[0]) for s in said]==[r['id'] for r in pos]
+    assert [', right,' in s for s in said]==[r['right'] for r in pos]
+    page.locator('summary').click()
+    assert page.locator('.negatives button').count()==len(neg) and 'times as often as evenly' in page.locator('.negatives button').first.get_attribute('title')
+    assert page.locator('.views canvas').count()==2 and not page.bad
+
+def test_a_page_of_the_usual_size_is_small():
+    view = fake_view(n=1347, epochs=20, k=10, vocab=[str(i) for i in range(10)])
+    assert len(view_page(view))<3e6
+
+@pytest.mark.skipif(not shutil.which('node'), reason='node is not installed')
+def test_the_scripts_own_tests():
+    res = subprocess.run(['node','--test',str(Path(__file__).parent/'static.test.mjs')], capture_output=True, text=True)
+    assert res.returncode==0, res.stdout[-3000:]
+    page = subprocess.run(['node','--check','--input-type=module','-'], input=explorer_js(), capture_output=True, text=True)
+    assert page.returncode==0, page.stderr
 
 def test_a_panel_without_labels_says_no_more_than_it_knows():
     learn = silent(psm_learner(digits_dls(bs=32, limit=64), k=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))

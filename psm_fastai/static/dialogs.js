@@ -23,7 +23,7 @@ export class Compare {
     this.said = h('p', { 'aria-live': 'polite', dir: 'auto' });
     this.el = h(
       'dialog',
-      { class: 'compare', 'aria-label': 'Side by side', onkeydown: (ev) => this.key(ev) },
+      { class: 'compare', 'aria-label': 'Side by side' },
       h('div', { class: 'pair' }, this.left.el, this.right.el),
       this.said,
       h('div', { class: 'acts' }, acts),
@@ -81,13 +81,11 @@ export class Compare {
     this.flag.setAttribute('aria-pressed', this.app.isFlagged(this.run, r));
   }
 
-  key(ev) {
-    const acts = { ArrowRight: () => this.step(1), ArrowLeft: () => this.step(-1), f: () => this.flag.click(), Enter: null };
-    const act = acts[ev.key];
-    if (!act || ev.ctrlKey || ev.metaKey || ev.altKey) return;
-    ev.preventDefault();
-    ev.stopPropagation();
-    act();
+  // Whether a key was one of its own
+  key(key) {
+    const act = { ArrowRight: () => this.step(1), ArrowLeft: () => this.step(-1), f: () => this.flag.click() }[key];
+    act?.();
+    return act !== undefined;
   }
 }
 

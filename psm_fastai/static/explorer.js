@@ -40,7 +40,8 @@ export class Explorer {
     this.pictures = new Pictures(view, () => this.repaint());
     this.state = this.initial();
     this.pull();
-    if (page) this.readAddress();
+    const found = this.view.at.has(model.get('query'));
+    if (!(page && this.readAddress()) && !found) this.begin();
     this.build();
     this.listen();
     this.derive();
@@ -160,8 +161,8 @@ export class Explorer {
     const query = this.view.at.get(Number(said.get('image') ?? NaN));
     const epoch = this.view.epochs.indexOf(Number(said.get('epoch') ?? NaN));
     if (query !== undefined) this.state.query = query;
-    else if (!said.has('image')) this.startAtFirst = true;
     if (epoch >= 0) this.state.epoch = epoch;
+    return query !== undefined;
   }
 
   // --- elements
@@ -170,7 +171,6 @@ export class Explorer {
     const { view } = this;
     this.root = h('div', {
       class: `psm-map${this.page ? ' page' : ''}`,
-      'data-lm-suppress-shortcuts': 'true',
       role: 'region',
       'aria-label': view.title || 'Map of the images',
     });
@@ -192,6 +192,7 @@ export class Explorer {
       this.compareDialog.el,
       this.helpDialog,
     );
+    this.root.explorer = this;
     this.el.replaceChildren(this.root);
   }
 
@@ -242,7 +243,7 @@ export class Explorer {
     this.show = select('Show', showsOf(view), state.show, (show) => this.set({ show }, { filters: true }), 'Which images are shown');
     this.find = h('input', {
       type: 'search',
-      placeholder: 'name, class or id',
+      placeholder: view.labelled ? 'name, class or id' : 'name or id',
       oninput: () => this.set({ find: this.find.value }, { filters: true }),
     });
     this.thumbs = h('input', { type: 'checkbox', onchange: () => this.set({ pictures: this.thumbs.checked }) });
@@ -557,10 +558,9 @@ export class Explorer {
   chip(bin) {
     const mark = h('canvas', { width: 28, height: 28, 'aria-hidden': 'true' });
     drawMark(mark.getContext('2d'), bin, 14, 14, 9);
-    const key = (ev) => this.alongLegend(ev);
     return h(
       'button',
-      { type: 'button', class: 'chip', tabindex: -1, dir: 'auto', title: bin.key, onclick: () => this.filterBy(bin.key), onkeydown: key },
+      { type: 'button', class: 'chip', tabindex: -1, dir: 'auto', title: bin.key, onclick: () => this.filterBy(bin.key) },
       mark,
       h('span', { class: 'cut' }, bin.key),
       h('small', {}),
@@ -568,15 +568,13 @@ export class Explorer {
   }
 
   // Arrows go along the legend, which is one stop of Tab
-  alongLegend(ev) {
-    const step = { ArrowRight: 'nextSibling', ArrowLeft: 'previousSibling' }[ev.key];
-    const next = step && ev.currentTarget[step];
-    if (!next) return;
-    ev.stopPropagation();
-    ev.preventDefault();
-    ev.currentTarget.tabIndex = -1;
+  alongLegend(chip, key) {
+    const next = { ArrowRight: chip.nextSibling, ArrowLeft: chip.previousSibling }[key];
+    if (!next) return false;
+    chip.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
+    return true;
   }
 
   drawTime() {
@@ -653,9 +651,8 @@ export class Explorer {
   // --- events
 
   listen() {
-    const target = this.page ? document : this.root;
-    const onKey = (ev) => this.key(ev);
-    target.addEventListener('keydown', onKey);
+    const onKey = (ev) => this.hear(ev);
+    addEventListener('keydown', onKey, true);
     const stopTheme = watchTheme(() => {
       if (this.dark === isDark()) return;
       this.dark = isDark();
@@ -669,12 +666,11 @@ export class Explorer {
       this.set({});
     };
     if (this.page) addEventListener('hashchange', onHash);
-    if (this.startAtFirst || !this.view.at.has(this.model.get('query'))) this.begin();
     this.trackSelects();
     this.remove = () => {
       clearInterval(this.timer);
       clearTimeout(this.pause);
-      target.removeEventListener('keydown', onKey);
+      removeEventListener('keydown', onKey, true);
       removeEventListener('hashchange', onHash);
       stopTheme();
       for (const [event, f] of pulls) this.model.off(event, f);
@@ -699,32 +695,47 @@ export class Explorer {
   // A list that is open takes letters for itself; one that is closed leaves them to the keys
   trackSelects() {
     for (const { el } of [this.colour, this.order, this.show]) {
-      el.addEventListener('mousedown', () => (this.openList = el));
-      el.addEventListener('keydown', (ev) => {
-        if ([' ', 'Enter', 'F4'].includes(ev.key) || (ev.altKey && ev.key.startsWith('Arrow'))) this.openList = el;
+      el.addEventListener('mousedown', () => {
+        this.openList = el;
       });
-      for (const event of ['change', 'blur']) el.addEventListener(event, () => (this.openList = null));
+      for (const event of ['change', 'blur']) {
+        el.addEventListener(event, () => {
+          this.openList = null;
+        });
+      }
     }
   }
 
-  key(ev) {
-    const { target } = ev;
-    if (ev.ctrlKey || ev.metaKey || ev.altKey || ev.defaultPrevented || target.closest?.('dialog')) return;
-    if (this.page && target !== document.body && !this.root.contains(target)) return;
-    if (target.matches?.('input[type=search], textarea') || target === this.openList) {
-      if (ev.key === 'Escape') target.blur();
-      return;
+  // Heard before the notebook, which would take a letter for a command of its own: x cuts a cell
+  hear(ev) {
+    const mine = this.root.contains(ev.target);
+    if (!mine && !(this.page && ev.target === document.body)) return;
+    if (ev.target.matches('select') && (['Enter', ' ', 'F4'].includes(ev.key) || (ev.altKey && ev.key.startsWith('Arrow')))) {
+      this.openList = ev.target;
     }
-    const arrow = ev.key.startsWith('Arrow');
-    if (arrow && target.matches?.('select, input[type=range]')) return;
-    const act = arrow && ev.shiftKey ? () => this.hop(ARROWS[ev.key]) : this.actOf(ev.key, target);
-    if (!act) return;
-    ev.preventDefault();
-    act();
+    if (ev.ctrlKey || ev.metaKey || ev.altKey) return;
+    if (this.key(ev.key, ev.target, ev.shiftKey)) ev.preventDefault();
+    if (mine && !this.page) ev.stopImmediatePropagation();
+  }
+
+  // Whether a key was one of ours
+  key(key, target, shift) {
+    const window = target.closest('dialog');
+    if (window) return window === this.compareDialog.el && this.compareDialog.key(key);
+    if (target.matches('input[type=search]') || target === this.openList) {
+      if (key === 'Escape') target.blur();
+      return false;
+    }
+    const arrow = key.startsWith('Arrow');
+    if (arrow && target.matches('select, input[type=range]')) return false;
+    if (target.matches('.chip') && this.alongLegend(target, key)) return true;
+    const act = arrow && shift ? () => this.hop(ARROWS[key]) : this.actOf(key, target);
+    act?.();
+    return act !== undefined;
   }
 
   actOf(key, target) {
-    const card = target.closest?.('.go')?.card;
+    const card = target.closest('.go')?.card;
     const map = this.maps[this.state.runs[0]];
     const acts = {
       ArrowRight: () => this.step(1),

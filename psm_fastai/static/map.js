@@ -681,6 +681,7 @@ export class MapCanvas {
   choose(x, y) {
     const i = this.hit(x, y);
     if (i >= 0) this.calls.pick(i);
+    this.top.focus({ preventScroll: true });
   }
 
   inside(trail) {

@@ -61,7 +61,7 @@ export class Strip {
     const [canvas, bar, text] = [h('canvas', { 'aria-hidden': 'true' }), h('i', {}), h('small', {})];
     const el = h(
       'div',
-      { class: 'item', role: 'option', onclick: () => this.app.go(i) },
+      { class: 'item', role: 'option', onclick: () => this.choose(i) },
       canvas,
       h('span', { class: 'bar' }, bar),
       text,
@@ -93,8 +93,14 @@ export class Strip {
     text.textContent = of ? `${count}/${of}` : '';
   }
 
+  // A notebook takes the focus for itself at a click
+  choose(i) {
+    this.app.go(i);
+    this.focus();
+  }
+
   focus() {
-    this.items.get(this.state.query)?.el.focus();
+    this.items.get(this.state.query)?.el.focus({ preventScroll: true });
   }
 
   remove() {
