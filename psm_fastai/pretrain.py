@@ -133,14 +133,14 @@ def _cycle(opt, epochs, warmup=None):
 recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, psm=dict(refresh=1)), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 _resnets = dict(opt='sgd', epochs=200, bs=512, lr=.06, momentum=.99, wd=5e-4, warmup=5, psm=dict(temp=.1, split_bn=8))
 
-_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, psm=dict(mine_after=0.))     # few steps at a low rate, so that little is forgotten; not searched [ours]
+_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, steps=0, psm=dict(mine_after=0.))     # few steps at a low rate, so that little is forgotten [ours]
 
 def recipe_for(
     data:str, # As for `psm_pretrain`
     arch='small_resnet', # Encoder; `cifar_resnet18` and names that start with resnet are ResNets
     opt:str|None=None, # Optimizer that was asked for; with another one than sgd a ResNet has the recipe of all others
     pretrained:bool=False, # Whether training begins from pretrained weights
-)->dict: # `opt`, `epochs`, `bs`, `lr`, `momentum`, `wd`, `warmup` in epochs or None, `knn_k`, and in `psm` further settings of the method
+)->dict: # `opt`, `epochs`, `bs`, `lr`, `momentum`, `wd`, `warmup` in epochs or None, `knn_k`, perhaps the least number of `steps`, and in `psm` further settings of the method
     "What is taken for settings that were not given: from pretrained weights little and gentle training, for ResNets and images other than the digits what published recipes share, else `recipes`"
     if pretrained: return dict(opt=opt or 'adam', warmup=None, knn_k=20, **_pretrained)
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', '')
@@ -149,16 +149,14 @@ def recipe_for(
     return dict(_resnets if resnet else plain, knn_k=200 if resnet and data in ('cifar10','cifar100') else 20)
 
 # %% ../nbs/10_pretrain.ipynb #1b1029ba
-_steps = 600       # that a training takes at least
-
 def by_size(
     n:int, # Training images
     recipe:dict, # From `recipe_for`
     bs:int|None=None, # Batch size that was given
 )->tuple: # Batch size and epochs
-    "Batch size and epochs for a number of images [ours]"
+    "Batch size and epochs for a number of images: 600 steps at least, if the recipe has no other number [ours]"
     bs = bs or min(recipe['bs'], max(16, n//16), n)
-    return bs,max(recipe['epochs'], math.ceil(_steps/max(1, n//bs)))
+    return bs,max(recipe['epochs'], math.ceil(recipe.get('steps', 600)/max(1, n//bs)))
 
 # %% ../nbs/10_pretrain.ipynb #251f0d5c
 _choices = dict(method=list(psm_methods), compare=[None, *psm_methods], opt=list(_opts), precision=['fp32','fp16','bf16'], views=[None,'photo','digit'])
@@ -419,7 +417,7 @@ def train(self:PretrainRun, m):
     print(f"{name}: {o.epochs} epochs on {len(self.dls.train_ds):,} images" + going_on(begin, checkpoint, o.epochs))
     set_seed(o.seed)
     self.dls.train.rng.setstate(self.order)   # every run sees the same batches
-    cbs = [log, history, checkpoint] + [KNNCallback(max(1, o.epochs//50), self.recipe['knn_k'])]*('knn' in self.measured)
+    cbs = [log, history, checkpoint] + [KNNCallback(math.ceil(o.epochs/20), self.recipe['knn_k'])]*('knn' in self.measured)
     with self.bar(learn): learn.fit_one_cycle(o.epochs, o.lr, wd=o.wd, start_epoch=begin, **_cycle(o.opt, o.epochs, self.recipe['warmup']), cbs=cbs)
     self.scores[name] = self.score(learn)
     self.used[name] = dict(learn.psm.settings, bank_size=len(learn.model.bank.ids))
