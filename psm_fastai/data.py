@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/data.html.md"""
 
 # %% auto #0
 __all__ = ['cifar100_stats', 'MemoryDL', 'move_digits', 'digits_dls', 'same_images', 'no_loss', 'ClassName', 'Labels',
-           'image_dls', 'image_reader', 'train_image', 'cifar10_dls', 'cifar100_dls', 'tiny_imagenet_dls']
+           'image_dls', 'cifar10_dls', 'cifar100_dls', 'tiny_imagenet_dls', 'image_reader', 'train_image']
 
 # %% ../nbs/00b_data.ipynb #b966d660
 import inspect, math, numpy as np, pandas as pd, psutil, torch, torch.nn.functional as F
@@ -261,27 +261,6 @@ def image_dls(
     if not labels: dls.train_ds.loss_func = no_loss
     return dls
 
-# %% ../nbs/00b_data.ipynb #3825d3aa
-def image_reader(
-    ds, # A data set
-)->ReadImage: # None if there is none
-    "What reads the images of a data set of `image_dls`"
-    return next((f for tl in getattr(ds, 'tls', ())[:1] for f in tl.tfms.fs if isinstance(f, ReadImage)), None)
-
-def train_image(
-    dls, # Loaders of images
-    i:int, # Place in the data set
-    ds_idx:int=0, # 0 = training set, 1 = validation set
-    side:int|None=None, # Pixels of the longer side, if `image_dls` is to read the image larger or smaller than for training
-)->Image.Image:
-    "An image as it is before any batch transform, to look at; of more than four channels the first three"
-    ds = dls[ds_idx].dataset
-    read = image_reader(ds) if side else None
-    im = read.of_side(side).read(ds.tls[0].items[int(i)]) if read else ds[int(i)][0]
-    if isinstance(im, Image.Image): return im
-    im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
-    return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
-
 # %% ../nbs/00b_data.ipynb #2bda3da9
 def cifar10_dls(
     bs:int=256, # Batch size
@@ -320,3 +299,24 @@ def tiny_imagenet_dls(
     other = set(valid.label) - set(train.label)
     if other: raise ValueError(f"{notes} has labels that are no folder of {path/'train'}, such as {shown(min(other))}")
     return image_dls(pd.concat([train,valid]), path=path, valid_col='is_valid', bs=bs, limit=limit, seed=seed, **merge(dict(size=64, channels=3, stats=imagenet_stats), kwargs))
+
+# %% ../nbs/00b_data.ipynb #9d8e5fcd
+def image_reader(
+    ds, # A data set
+)->ReadImage: # None if there is none
+    "What reads the images of a data set of `image_dls`"
+    return next((f for tl in getattr(ds, 'tls', ())[:1] for f in tl.tfms.fs if isinstance(f, ReadImage)), None)
+
+def train_image(
+    dls, # Loaders of images
+    i:int, # Place in the data set
+    ds_idx:int=0, # 0 = training set, 1 = validation set
+    side:int|None=None, # Pixels of the longer side, if `image_dls` is to read the image larger or smaller than for training
+)->Image.Image:
+    "An image as it is before any batch transform, to look at; of more than four channels the first three"
+    ds = dls[ds_idx].dataset
+    read = image_reader(ds) if side else None
+    im = read.of_side(side).read(ds.tls[0].items[int(i)]) if read else ds[int(i)][0]
+    if isinstance(im, Image.Image): return im
+    im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
+    return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)

@@ -10,24 +10,26 @@ __all__ = ['images_at', 'filled_bank', 'mining_pool', 'queries_and_keys', 'pick_
 # %% ../nbs/08a_history.ipynb #a168e06e
 import hashlib, json, math, numpy as np, pandas as pd, torch
 from contextlib import nullcontext
-from fastai.vision.all import Path, TensorImage, no_random
+from fastai.vision.all import Path, TensorImage, no_random, partial
 from fastcore.basics import patch
-from PIL import Image
+from PIL import Image, ImageOps
 from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
 from .callback import data_source
 from .collection import pixel_digest
-from .data import train_image
+from .data import image_reader, train_image
 from .encoder import keep_modes
 from .evaluate import item_files
 from .files import digest, regular, whole
+from .folders import say
+from .images import in_threads
 from .learner import *
 from .loss import PSMLoss, check_number
 from .mining import admissible, bank_purities, draw_probs, mine_positives, overlap, sample_negatives
 from .model import undisturbed
-from .record import MapRecord, map_ids
+from .record import Losses, MapRecord, map_ids
 from .thumbs import Thumbnails, thumb_size
 from .views import find_normalize
 
@@ -105,7 +107,7 @@ class NeighbourHistory(GuestCallback):
         if ids is not None and len(set(map(int, ids)))<len(ids): raise ValueError("ids must be different images, got some of them twice")
         self.n_probes,self.every,self.ids,self.k,self.n_neg,self.budget,self.seed = n_probes,every,None if ids is None else [int(i) for i in ids],k,n_neg,budget,seed
         self.title,self.vocab,self.labels,self.thumbs,self.recent,self.tables,self.epochs,self.audits,self.active = title,None,{},Thumbnails(),Thumbnails(),[],[],[],False
-        self.source,self.offset,self.begins = None,0,False
+        self.source,self.offset,self.begins,self.losses = None,0,False,None
         self.n_map,self.map,self.files,self.pixels = n_map,MapRecord(),{},{}
 
     def arrive(self):
@@ -116,7 +118,8 @@ class NeighbourHistory(GuestCallback):
     def before_train(self):
         self.active = not hasattr(self.learn, 'lr_finder')
         if not self.active: return
-        psm_model(self.learn)
+        m = psm_model(self.learn)
+        self.losses = Losses(plain_dls(self.learn.dls).train.n, m.bank.feats.device)
         self.check_source(self.learn)
         if self.begins:
             last = self.epochs[-1]['epoch'] if self.epochs else -1
@@ -129,9 +132,11 @@ class NeighbourHistory(GuestCallback):
         self.source = source
 
     def after_batch(self):
-        "Take the keys of a bank that would forget them within the epoch"
+        "Remember losses, and take the keys of a bank that would forget them within the epoch"
         m,step = psm_model(self.learn),self.learn.psm_step
-        if not self.active or not self.n_map or m.loss.index is not None or step is None: return
+        if not self.active or not self.n_map or step is None: return
+        self.losses.see(step)
+        if m.loss.index is not None: return
         turn = len(m.bank.ids)//(2*len(step.ids)*(torch.distributed.get_world_size() if is_distributed(self.learn) else 1))
         if (self.iter+1) % max(1, turn): return
         self.begin_map(self.learn)
@@ -214,7 +219,8 @@ def begin_map(self:NeighbourHistory, learn):
 def look_at_map(self:NeighbourHistory, learn, epoch, rows):
     "Keep an epoch of the map, and of its images labels and files"
     self.begin_map(learn)
-    self.map.look(psm_model(learn), epoch, self.k, rows)
+    losses,self.losses = self.losses,None
+    self.map.look(psm_model(learn), epoch, self.k, rows, losses and losses.of(self.map.ids, partial(gather_ranks, learn)))
     ids = self.map.ids.tolist()
     self.labels.update({i: l for i,l in zip(ids, self.map.labels.tolist()) if l>=0})
     if not self.files:
@@ -264,20 +270,43 @@ def _choose_size(self:NeighbourHistory, dls):
     largest = max(max(self._native(dls, i)) for i in ids[::math.ceil(len(ids)/8)])
     self.thumbs = Thumbnails(thumb_size(len(ids)+2*len(self.ids), self.budget*1e6, largest))
 
+def _picture_of(dls, i, px):
+    "A small image, and a digest of the large one"
+    im = train_image(dls, i, side=px)
+    return ImageOps.contain(im.convert('RGB'), (px,px)),pixel_digest(im)
+
 @patch
 def _add(self:NeighbourHistory, thumbs, dls, i):
     def picture():
-        im = train_image(dls, i, side=thumbs.px)
-        self.pixels[i] = pixel_digest(im)
+        im,self.pixels[i] = _picture_of(dls, i, thumbs.px)
         return im
     thumbs.add(str(i), picture)
 
+# %% ../nbs/08a_history.ipynb #f6e72e44
 @patch
 def picture_map(self:NeighbourHistory, dls):
     "Thumbnails of all images of the map, as far as the budget reaches"
-    with no_random():
-        for i in self.map.ids.tolist() if len(self.map) else []:
-            if self.thumbs.nbytes<self.budget*1e6: self._add(self.thumbs, dls, i)
+    wanted = [i for i in self.map.ids.tolist() if str(i) not in self.thumbs.place] if len(self.map) else []
+    found,gone = {},[]
+    def read(j): found[wanted[j]] = _picture_of(dls, wanted[j], self.thumbs.px)
+    for first in range(0, len(wanted), 1024):           # so many are in memory at a time
+        if self.thumbs.nbytes>=self.budget*1e6: break
+        some = range(first, min(first+1024, len(wanted)))
+        with no_random(): gone += _in_order(dls, read, some)
+        for i in sorted(found):
+            im,self.pixels[i] = found[i]
+            self.thumbs.add(str(i), lambda: im)
+        found.clear()
+    if gone: say(f"! {len(gone):,} of {len(self.map.ids):,} images could not be read again, so the map has no pictures of them: {gone[0]}")
+
+def _in_order(dls, f, numbers):
+    "Call `f` with numbers, in threads if the images are files that `image_dls` reads; the errors"
+    if image_reader(dls.train_ds): return [e for _,e in in_threads(lambda j: f(numbers[j]), len(numbers))]
+    return [e for j in numbers if (e := _tried(f, j))]
+
+def _tried(f, j):
+    try: f(j)
+    except Exception as e: return e
 
 # %% ../nbs/08a_history.ipynb #f2095f1a
 @patch

@@ -8,17 +8,17 @@ Docs: https://psm-fastai.github.io/psm_fastai/map.html.md"""
 __all__ = ['histories_of', 'shared_epochs', 'map_parts', 'right_share', 'kept_share', 'keys_collection', 'map_columns',
            'map_curves', 'short_file', 'map_view']
 
-# %% ../nbs/08c_map.ipynb #4bf70c94
+# %% ../nbs/08c_map.ipynb #6efdb584
 import math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Learner, Path, patch
 from os.path import commonpath, dirname
-from .collection import Collection
+from .collection import Collection, best_number
 from .folders import short_name, shown
 from .history import NeighbourHistory
 from .layout import lay_out
 from .record import as_bytes, places
 
-# %% ../nbs/08c_map.ipynb #89c24b1b
+# %% ../nbs/08c_map.ipynb #39e4e6e1
 def histories_of(
     runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such
 )->list:
@@ -49,12 +49,12 @@ def _ids(h):
     if len(h.map): return h.map.ids
     return np.unique(np.concatenate([h.ids, *(t.id[t.id>=0] for t in h.tables)])).astype(np.int32)
 
-# %% ../nbs/08c_map.ipynb #83d5a958
+# %% ../nbs/08c_map.ipynb #e8cde235
 def _from_tables(h, ids, epoch):
     "What the table of an epoch says of the neighbours of its probes"
     t = next(t for m,t in zip(h.epochs, h.tables) if m['epoch']==epoch)
     t,n,k = t[~t.negative],len(ids),h.k
-    res = dict(feats=np.full((n,1), np.nan, np.float16), near=np.full((n,k), -1, np.int32), sim=np.zeros((n,k), np.uint8), weight=np.zeros((n,k), np.uint8), age=np.full(n, -1, np.int32), rows=None)
+    res = dict(feats=np.full((n,1), np.nan, np.float16), near=np.full((n,k), -1, np.int32), sim=np.zeros((n,k), np.uint8), weight=np.zeros((n,k), np.uint8), age=np.full(n, -1, np.int32), loss=np.full(n, np.nan, np.float16), rows=None)
     at = places(ids, t['query'].to_numpy()),t['rank'].to_numpy()-1
     res['near'][at],res['sim'][at],res['weight'][at] = places(ids, t.id.to_numpy()),as_bytes(t.similarity),as_bytes(t.weight.fillna(1)>0)
     return res
@@ -74,11 +74,13 @@ def map_parts(
 def map_layout(self:NeighbourHistory,
     layout:str='tsne', # As for `lay_out`
 )->np.ndarray: # `[E, n, 2]` of all epochs of the map
-    "Places on the map, computed once and kept with the history"
-    if layout not in self.map.layouts: self.map.layouts[layout] = lay_out(self.map.parts['feats'], layout)
+    "Places on the map, computed once and kept with the history. Of two epochs of training one is laid out, of a long training 20"
+    if layout not in self.map.layouts:
+        most = min(20, max(6, (self.map.epochs[-1]+1)//2))         # so that it takes a fifth of the training's time at most
+        self.map.layouts[layout] = lay_out(self.map.parts['feats'], layout, most=most)
     return self.map.layouts[layout]
 
-# %% ../nbs/08c_map.ipynb #3c2410c3
+# %% ../nbs/08c_map.ipynb #11d87910
 def _column(name, label, values, help, names=None, palette='sequential'):
     return dict(name=name, label=label, kind='number' if names is None else 'category', values=values, names=names, palette=palette if names is None else 'categorical', help=help)
 
@@ -105,11 +107,12 @@ def _of_neighbours(parts, labels):
     res = [_column('trust', 'trust in its neighbours', np.stack([_mean(w/255, n>=0) for w,n in zip(weight,near)]), 'How far training trusts the neighbours, 0 to 1, the mean over them. Of a memory bank all count alike'),
         _column('stability', 'stability', np.stack(stable), 'Share of the neighbours that were neighbours in the epoch before'),
         _column('similarity', 'similarity of its neighbours', np.stack([_mean(s/255, n>=0) for s,n in zip(parts['sim'],near)]), 'Mean cosine similarity of the neighbours'),
-        _column('age', 'age of its key', np.stack([np.where(a<0, np.nan, a) for a in parts['age']]).astype(np.float32), 'Training steps since the key was computed')]
+        _column('age', 'age of its key', np.stack([np.where(a<0, np.nan, a) for a in parts['age']]).astype(np.float32), 'Training steps since the key was computed'),
+        _column('loss', 'loss', np.stack(parts['loss']).astype(np.float32), 'Loss of the image in this epoch. Those of different methods, or from before and after mining started, can not be compared')]
     if (labels>=0).any(): res.insert(0, _column('right', 'right neighbours', np.stack([right_share(n, labels) for n in near]), 'Share of the neighbours that carry the label of the image', palette='diverging'))
     return res
 
-# %% ../nbs/08c_map.ipynb #1d3875c4
+# %% ../nbs/08c_map.ipynb #9e424957
 def keys_collection(
     h:NeighbourHistory, # With a map
 )->tuple: # A `Collection` of the images that have a key at the last epoch, and their positions
@@ -129,7 +132,7 @@ def _of_collection(h):
 def _ask_collection(h):
     n,(c,at) = len(h.map.ids),keys_collection(h)
     cluster,copy_of,far = np.full(n, -1, np.int32),np.full(n, -1, np.int32),np.full(n, np.nan, np.float32)
-    kinds = c.clusters()
+    kinds = c.clusters(best_number(c.unit[::math.ceil(len(c)/1000)].numpy()))
     cluster[at[kinds.row]] = kinds.cluster
     first = np.array(c.first_alike())
     copy_of[at] = np.where(first==np.arange(len(at)), -1, at[first])
@@ -150,27 +153,28 @@ def map_columns(
     res = [_column('class', 'class', labels, 'The label of the image', names=vocab)] if (labels>=0).any() else []
     return res + _of_neighbours(parts, labels) + (_of_collection(h) if len(h.map) else [])
 
-# %% ../nbs/08c_map.ipynb #2db39c1d
+# %% ../nbs/08c_map.ipynb #3e2dc96a
 _curves = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance', false_neg='false negatives',
     agreement='agreement of two views', stability='stability', similarity='similarity of neighbours', estimated='estimated purity of what is pulled', trusted='share that is trusted')
 _labelled = {'purity_1','purity_5','knn_acc','chance','false_neg'}
 
 def map_curves(
     h:NeighbourHistory,
-    epochs:list, # Of the columns, counted from 0
-    columns:list, # From `map_columns`
 )->list: # dicts: `name`, `label`, `values`, `epochs` (counted from 1), `unit`, `labelled`
     "How a training went, as far as it can be told"
-    metrics,of = h.metrics().set_index('epoch'),{c['name']: c['values'] for c in columns}
-    for n in ('stability','similarity'):
-        if n in of: metrics[n] = pd.Series([np.nanmean(v) if np.isfinite(v).any() else np.nan for v in of[n]], index=epochs)
+    parts,metrics = map_parts(h, _kept(h)),h.metrics().set_index('epoch')
+    stable = [math.nan] + [_mean_known(kept_share(a, b)) for a,b in zip(parts['near'], parts['near'][1:])]
+    similar = [_mean_known(_mean(s/255, n>=0)) for s,n in zip(parts['sim'], parts['near'])]
+    metrics = metrics.assign(stability=pd.Series(stable, index=_kept(h)), similarity=pd.Series(similar, index=_kept(h)))
     res = []
     for n,label in _curves.items():
         v = metrics[n].dropna() if n in metrics else []
         if len(v): res.append(dict(name=n, label=label, values=[float(x) for x in v], epochs=[int(e)+1 for e in v.index], unit='share', labelled=n in _labelled))
     return res
 
-# %% ../nbs/08c_map.ipynb #e91f2d0d
+def _mean_known(x): return float(np.nanmean(x)) if np.isfinite(x).any() else math.nan
+
+# %% ../nbs/08c_map.ipynb #1fb38a7d
 def short_file(
     path, # Of an image, or None
     root:str, # Folder that all images are in
@@ -194,7 +198,7 @@ def _thumbs(h, ids):
     views = {int(p): [tile(f'q{i}'),tile(f'k{i}')] for p,i in zip(places(ids, np.array(h.ids)), h.ids)}
     return dict(px=h.thumbs.px, cols=16, per_sprite=256, sprites=kept+recent, place=np.array([tile(str(i)) for i in ids], np.int32), views=views)
 
-# %% ../nbs/08c_map.ipynb #e6011751
+# %% ../nbs/08c_map.ipynb #639168a7
 def _negatives(h, ids, epochs, rows):
     "Of each probe and epoch `[position, id, similarity, times as likely as in a uniform draw]`"
     res = {int(p): [[] for _ in epochs] for p in places(ids, np.array(h.ids))}
@@ -207,14 +211,14 @@ def _negatives(h, ids, epochs, rows):
             res[q][j].append([p, i, round(s, 4), None if math.isnan(times) else round(times, 4)])
     return res
 
-def _run(h, j, n_runs, epochs, parts, columns, layout):
+def _run(h, j, n_runs, epochs, parts, layout):
     ids,meta = _ids(h),{m['epoch']: m for m in h.epochs}
     last,mining = meta[epochs[-1]],[bool(meta[e]['mining']) for e in epochs]
     xy = h.map_layout(layout)[[h.map.epochs.index(e) for e in epochs]] if len(h.map) else np.full((len(epochs),len(ids),2), 65535, np.uint16)
     began = [m['epoch']+1 for m in h.epochs if m['mining']]
     return dict(name=h.title or (f'run {j+1}' if n_runs>1 else ''), method=dict({n: last.get(n) for n in ('k','n_neg','hard_weight')}, index=bool(last.get('index'))), mining=mining, xy=xy,
         near=np.stack(parts['near']), sim=np.stack(parts['sim']), weight=np.stack(parts['weight']), negatives=_negatives(h, ids, epochs, parts['rows']),
-        curves=map_curves(h, epochs, columns), start=began[0] if began else None)
+        curves=map_curves(h), start=began[0] if began else None)
 
 def map_view(
     runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such, to be shown side by side
@@ -231,7 +235,7 @@ def map_view(
     parts = [map_parts(o, epochs) for o in hs]
     columns = [map_columns(o, p, labels, vocab) for o,p in zip(hs, parts)]
     return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files, labels=labels, vocab=vocab, labelled=bool((labels>=0).any()),
-        thumbs=_thumbs(h, ids), epochs=[e+1 for e in epochs], runs=[_run(o, j, len(hs), epochs, p, c, layout) for j,(o,p,c) in enumerate(zip(hs, parts, columns))],
+        thumbs=_thumbs(h, ids), epochs=[e+1 for e in epochs], runs=[_run(o, j, len(hs), epochs, p, layout) for j,(o,p) in enumerate(zip(hs, parts))],
         columns=columns[0] + [dict(c, run=j) for j,cs in enumerate(columns[1:], 1) for c in cs if c['values'].ndim==2], probes=places(ids, np.array(h.ids)))
 
 def _classes(h, ids):

@@ -44,9 +44,10 @@ def forward(cb):
 def after(cb):
     m = psm_model(cb.learn)
     if cb.training: seen.append(dict(asked=cb.asked, read=cb.read, **{n: getattr(m.bank, n).clone() for n in ('feats','ids','labels','steps')}, weights=[p.clone() for p in m.encoder.parameters()]))
+history = NeighbourHistory(n_probes=4, k=3)
 with learn.distrib_ctx(sync_bn=False, cpu=True):
-    learn.fit(2, .1, wd=0., cbs=[Spy(order=12, before_train=start, before_batch=keep, after_pred=forward, after_batch=after), CheckpointCallback(path/'c.pth')])
+    learn.fit(2, .1, wd=0., cbs=[history]*(mode!='ungathered') + [Spy(order=12, before_train=start, before_batch=keep, after_pred=forward, after_batch=after), CheckpointCallback(path/'c.pth')])
     torch.distributed.barrier()         # one that leaves while the other still talks to it aborts that one
 assert learn.dls.train is dls.train and not is_distributed(learn)
 index = learn.model.loss.index
-torch.save(dict(index=index and index.state_dict(), model=learn.model.state_dict(), seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')
+torch.save(dict(map=history.map.state(), index=index and index.state_dict(), model=learn.model.state_dict(), seen=seen, purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')

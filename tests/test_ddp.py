@@ -18,6 +18,11 @@ def launch(path, n, mode='plain'):
 
 def banks_agree(a, b): return all(torch.allclose(s[n].float(), t[n].float(), atol=1e-6) for s,t in zip(a['seen'][1:], b['seen'][1:]) if 'feats' in s for n in ('feats','ids','labels'))
 
+def same_maps(a, b, n):
+    "Of each image both processes have the key, the loss and the neighbours, whichever of them trained on it"
+    assert a['map'].keys()==b['map'].keys() and all(torch.equal(t.nan_to_num(), b['map'][k].nan_to_num()) for k,t in a['map'].items())
+    return a['map']['feats'].shape[:2]==(2,n) and all(a['map'][k].isfinite().all() for k in ('feats','loss'))
+
 @pytest.mark.guarantee('processes')
 def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
     "lightly #1018: each process has its own queue. 95 images in batches of 10, two processes: the last batches are shorter, and one image is there twice"
@@ -45,7 +50,7 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
             assert all(torch.allclose(p, w, atol=1e-6) for p,w in zip(m.encoder.parameters(), r['weights']))
         assert all(map(torch.equal, s['weights'], t['weights']))
         steps += 1
-    assert steps==10 and ranks[0]['purity']==ranks[1]['purity']
+    assert steps==10 and ranks[0]['purity']==ranks[1]['purity'] and same_maps(*ranks, 95)
     assert torch.equal(ranks[0]['features'], ranks[1]['features'])
     saved = torch.load(tmp_path/'c.pth', weights_only=True)
     assert len(saved['random'])==2 and saved['random'][0]['torch_state'].tolist()!=saved['random'][1]['torch_state'].tolist()
@@ -55,7 +60,7 @@ def test_all_processes_have_the_same_index(tmp_path):
     "Each computes its share of the features and of the search; 95 images, which two can't share evenly"
     a,b = launch(tmp_path, 95, 'index')
     assert all(torch.equal(t, b['index'][n]) for n,t in a['index'].items()) and a['index']['near'].shape==(95,4)
-    assert a['purity']==b['purity'] and banks_agree(a, b)
+    assert a['purity']==b['purity'] and banks_agree(a, b) and same_maps(a, b, 95)
     dls = digits_dls(bs=10, limit=95)
     assert a['index']['labels'].tolist()==[int(y) for _,y in dls.train_ds] and (a['index']['steps']>=0).all()
     x = torch.cat([x for x,_ in dls.train.new(shuffle=False, drop_last=False)]).as_subclass(torch.Tensor)

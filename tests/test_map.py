@@ -59,13 +59,16 @@ def test_a_record_holds_what_mining_has(rule):
 
 def test_a_small_bank_forgets_nothing_within_an_epoch():
     "Each image that was trained on has its newest key, though the bank holds a sixth of them"
-    keys = {}
+    keys,losses = {},{}
     def keep(cb):
-        if cb.training: keys.update({i: k.clone() for i,k in zip(cb.psm_step.ids.tolist(), cb.psm_step.k)})
+        if not cb.training: return
+        keys.update({i: k.clone() for i,k in zip(cb.psm_step.ids.tolist(), cb.psm_step.k)})
+        losses.update(zip(cb.psm_step.ids.tolist(), cb.psm_step.loss.tolist()))
     history = NeighbourHistory(n_probes=4)
     train(history, 1, cb=callback(dict(rule='bank'), 32), cbs=Spy(order=50, after_batch=keep))
     assert len(keys)==192
     for i,k in keys.items(): np.testing.assert_allclose(history.map.keys.feats[i], k, atol=1e-3)
+    np.testing.assert_allclose(history.map.parts['loss'][0], [losses.get(i, np.nan) for i in range(200)], rtol=1e-3)
 
 @rules()
 def test_a_resumed_training_keeps_its_map(tmp_path, rule):
@@ -119,7 +122,7 @@ def test_a_history_of_an_older_version_has_no_map(tmp_path):
     assert len(old.map)==0 and (view['runs'][0]['xy']==nowhere).all() and view['epochs']==[1,2]
     at = {i: p for p,i in enumerate(view['ids'].tolist())}
     for r in old.tables[1][lambda t: ~t.negative].itertuples(): assert view['runs'][0]['near'][1][at[r.query],r.rank-1]==at[r.id]
-    assert {c['name'] for c in view['columns']}=={'class','right','trust','stability','similarity','age'}
+    assert {c['name'] for c in view['columns']}=={'class','right','trust','stability','similarity','age','loss'}
     with pytest.raises(ValueError, match='has no map'): old.to_parquet(tmp_path/'t.parquet')
 
 @pytest.mark.parametrize('change', [dict(near=lambda t: t.fill_(999)), dict(near=lambda t: t[:,:5]), dict(feats=lambda t: t.float()), dict(key_ids=lambda t: t.flip(0)), dict(age=None), dict(epochs=lambda t: t[:1])],
@@ -193,7 +196,7 @@ def test_photographs_without_labels(tmp_path):
     view = map_view(history)
     assert not view['labelled'] and view['vocab']==[] and view['thumbs']['px']==96
     columns = {c['name']: c['values'] for c in view['columns']}
-    assert {*columns}=={'trust','stability','similarity','age','cluster','duplicate_of','outlier'}
+    assert {*columns}=={'trust','stability','similarity','age','loss','cluster','duplicate_of','outlier'}
     assert {c['name'] for c in view['runs'][0]['curves']} >= {'agreement','stability','similarity','estimated','trusted'} and not any(c['labelled'] for c in view['runs'][0]['curves'])
     copies = {(view['files'][i],view['files'][j]) for i,j in enumerate(columns['duplicate_of']) if j>=0}
     assert {frozenset(c) for c in copies}=={frozenset(('3.png','copy3.png')), frozenset(('7.png','copy7.png'))}
@@ -203,6 +206,19 @@ def test_photographs_without_labels(tmp_path):
         tile = sprites[s][t//16*96:t//16*96+96,t%16*96:t%16*96+96]
         im = ImageOps.fit(Image.open(view['paths'][i]).convert('RGB'), (96,96), Image.Resampling.BILINEAR)      # as training cuts it, but larger
         assert np.corrcoef(tile.mean(2).ravel(), np.asarray(im).mean(2).ravel())[0,1]>.8
+
+def test_a_file_that_is_gone_does_not_fail_the_training(tmp_path, capsys):
+    "It has no picture, and one is told"
+    pictures(tmp_path, [(40,40)]*30)
+    def delete(cb):
+        h = cb.learn.neighbour_history
+        cb.lost = next(i for i in h.map.ids.tolist() if str(i) not in h.thumbs.place)
+        Path(h.files[cb.lost]).unlink()
+    spy,history = Spy(after_epoch=delete),NeighbourHistory(n_probes=2, k=2, n_neg=2)
+    quiet(image_dls(tmp_path, size=16, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss).fit(1, cbs=spy)
+    assert '1 of 30 images could not be read again' in capsys.readouterr().out
+    view = map_view(history)
+    assert np.flatnonzero(view['thumbs']['place']<0).tolist()==[spy.lost]
 
 def test_twelve_bands():
     images = [(TensorImage(torch.rand(12,16,16)),TensorCategory(-1)) for _ in range(32)]
@@ -260,7 +276,7 @@ def test_runs_side_by_side():
     view = map_view([a,b])
     assert view['epochs']==[1,2] and [r['name'] for r in view['runs']]==['PSM','MoCo'] and [r['method']['k'] for r in view['runs']]==[6,0]
     assert [r['method']['index'] for r in view['runs']]==[True,False] and [r['start'] for r in view['runs']]==[1,None]
-    assert {c['name'] for c in view['columns'] if c.get('run')==1}=={'right','trust','stability','similarity','age'}
+    assert {c['name'] for c in view['columns'] if c.get('run')==1}=={'right','trust','stability','similarity','age','loss'}
     with pytest.raises(ValueError, match='same n_map='): map_view([a,other])
     with pytest.raises(ValueError, match='same ids='): map_view([a,NeighbourHistory(ids=[4]).look(train(Spy()))])
 
