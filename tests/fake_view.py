@@ -14,6 +14,13 @@ def _sprite(labels, px, side):
     Image.fromarray(im).save(buf, 'WEBP', quality=60)
     return buf.getvalue()
 
+def checkered(side, px):
+    "A sprite of black and white tiles"
+    buf = io.BytesIO()
+    tiles = np.indices((side,side)).sum(0)%2*255
+    Image.fromarray(tiles.astype(np.uint8).repeat(px, 0).repeat(px, 1)).save(buf, 'WEBP', lossless=True)
+    return buf.getvalue()
+
 def _thumbs(labels, px, probes):
     side = int(np.ceil(np.sqrt(len(labels))))
     views = {int(p): [int(p),int(p)] for p in probes}

@@ -28,9 +28,10 @@ def test_wheel_and_sdist(dist):
     wheel,sdist = (next(dist.glob(p)) for p in ('*.whl','*.tar.gz'))
     names = zipfile.ZipFile(wheel).namelist()
     modules = {f'psm_fastai/{f.name}' for f in (root/'psm_fastai').glob('*.py')}
-    assert modules | {'psm_fastai/py.typed'} == {n for n in names if not '.dist-info/' in n} and len(modules)>20
-    assert wheel.stat().st_size < 200_000
-    assert modules | {'README.md','LICENSE','pyproject.toml'} <= {n.partition('/')[2] for n in tarfile.open(sdist).getnames()}
+    static = {f'psm_fastai/static/{f.name}' for f in (root/'psm_fastai/static').iterdir() if f.suffix in ('.js','.css')}
+    assert modules | static | {'psm_fastai/py.typed'} == {n for n in names if not '.dist-info/' in n} and len(modules)>20 and len(static)>10
+    assert wheel.stat().st_size < 300_000
+    assert modules | static | {'README.md','LICENSE','pyproject.toml'} <= {n.partition('/')[2] for n in tarfile.open(sdist).getnames()}
     run(sys.executable, '-m', 'twine', 'check', '--strict', wheel, sdist)
 
 def test_readmes_first_command_on_a_new_machine(dist, tmp_path):

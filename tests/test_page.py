@@ -5,7 +5,7 @@ import numpy as np, pytest
 from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import silent
-from fake_view import fake_view
+from fake_view import checkered, fake_view
 
 def open_page(browser, f, width=1280, scheme='light', height=900, address=''):
     page = browser.new_page()
@@ -304,6 +304,32 @@ def test_the_scripts_own_tests():
     assert res.returncode==0, res.stdout[-3000:]
     page = subprocess.run(['node','--check','--input-type=module','-'], input=explorer_js(), capture_output=True, text=True)
     assert page.returncode==0, page.stderr
+
+@pytest.mark.skipif(not shutil.which('biome'), reason='biome is not installed: npm install -g @biomejs/biome')
+def test_the_script_is_linted_and_formatted():
+    res = subprocess.run(['biome','check','--error-on-warnings'], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert res.returncode==0, res.stdout[-3000:]+res.stderr[-2000:]
+
+@pytest.mark.parametrize('place,name,value', [('body','class','vscode-dark'), ('html','theme','dark'), ('body','data-jp-theme-light','false'), ('body','class','quarto-dark')])
+def test_dark_themes(shown, place, name, value):
+    "Of VS Code, Colab, JupyterLab and this site, also if they change later"
+    page = shown(fake_view())
+    theme = "document.querySelector('.psm-map').dataset.theme"
+    assert page.evaluate(theme)=='light'
+    page.evaluate(f"document.querySelector('{place}').setAttribute('{name}', '{value}')")
+    until(page, f"{theme} === 'dark'")
+    assert page.evaluate("getComputedStyle(document.querySelector('.psm-map')).backgroundColor")=='rgb(20, 23, 28)'
+    page.evaluate(f"document.querySelector('{place}').setAttribute('{name}', '{value.replace('dark', 'light').replace('false', 'true')}')")
+    until(page, f"{theme} === 'light'")
+
+def test_a_picture_shows_no_part_of_the_next_one(shown):
+    "Each is drawn from its tile alone, to its very edge"
+    view = fake_view()
+    view['thumbs']['sprites'] = [checkered(8, 32)]
+    view['thumbs']['place'][:] = 9
+    page = shown(view)
+    colours = page.evaluate("(() => { const c = document.querySelector('.big canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const s = new Set(); for (let i = 0; i < d.length; i += 4) s.add(d[i] >> 6); return [...s] })()")
+    assert len(colours)==1
 
 def test_a_panel_without_labels_says_no_more_than_it_knows():
     learn = silent(psm_learner(digits_dls(bs=32, limit=64), k=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))

@@ -36,8 +36,11 @@ export class Pictures {
     const sprite = this.loaded[Math.floor(tile / per)];
     if (!sprite) return false;
     const at = tile % per;
+    // A tile is copied as it is before it is resized: else the edges of its neighbours would be mixed in
+    this.one ??= Object.assign(document.createElement('canvas'), { width: px, height: px });
+    this.one.getContext('2d').drawImage(sprite, (at % cols) * px, Math.floor(at / cols) * px, px, px, 0, 0, px, px);
     g.imageSmoothingQuality = 'high';
-    g.drawImage(sprite, (at % cols) * px, Math.floor(at / cols) * px, px, px, x, y, size, size);
+    g.drawImage(this.one, x, y, size, size);
     return true;
   }
 
