@@ -154,9 +154,9 @@ test('words', () => {
   const view = small();
   assert.equal(
     wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[0]),
-    'a/cat_9.jpg, class cat, right, similarity 1.00, gets 100 % of the pull, near since epoch 1',
+    'a/cat_9.jpg, class cat, right, similarity 1.00, gets 100 % of the pull, a neighbour since epoch 1',
   );
-  assert.equal(wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[1]), 'image 222, similarity 0.40, near, but not trusted, new in this epoch');
+  assert.equal(wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[1]), 'image 222, similarity 0.40, not trusted, new in this epoch');
   assert.match(aboutMining(view.runs[0], 0), /has not begun.*whole bank/);
   assert.equal(aboutMining(view.runs[0], 1), '');
   assert.match(aboutMining({ method: { k: 0 } }, 0), /mines none/);

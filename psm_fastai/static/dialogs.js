@@ -82,7 +82,7 @@ export class Compare {
   }
 
   // Whether a key was one of its own
-  key(key) {
+  press(key) {
     const act = { ArrowRight: () => this.step(1), ArrowLeft: () => this.step(-1), f: () => this.flag.click() }[key];
     act?.();
     return act !== undefined;

@@ -122,6 +122,9 @@ export class MapCanvas {
     this.base = document.createElement('canvas');
     this.top = document.createElement('canvas');
     this.top.className = 'top';
+    this.top.tabIndex = 0;
+    this.top.setAttribute('role', 'application');
+    this.top.setAttribute('aria-roledescription', 'map');
     this.el = document.createElement('div');
     this.el.className = 'map';
     this.el.append(this.base, this.top);
@@ -408,15 +411,18 @@ export class MapCanvas {
     this.names ??= this.findNames();
     const [sx, sy] = this.scales();
     const [left, top, right, bottom] = this.box;
+    const size = this.width < 480 ? 11 : 14;
     const taken = [];
     this.names.forEach((at, b) => {
       if (!at || scale.bins[b].value < 0 || this.state.hidden.has(scale.bins[b].key)) return;
       const x = at[0] * sx + this.width / 2 + this.camera.x - (sx * (left + right)) / 2;
       const y = at[1] * sy + this.height / 2 + this.camera.y - (sy * (top + bottom)) / 2;
-      if (taken.some(([u, v]) => Math.abs(u - x) < 34 && Math.abs(v - y) < 18)) return;
-      taken.push([x, y]);
-      const words = scale.bins[b].key;
-      this.text(g, words.length > 18 ? `${words.slice(0, 17)}…` : words, x, y, 14, 700);
+      const key = scale.bins[b].key;
+      const words = key.length > 18 ? `${key.slice(0, 17)}…` : key;
+      const half = (size * 0.6 * words.length) / 2 + 4;
+      if (taken.some((t) => Math.abs(t.x - x) < t.half + half && Math.abs(t.y - y) < size + 4)) return;
+      taken.push({ x, y, half });
+      this.text(g, words, x, y, size, 700);
     });
   }
 

@@ -26,8 +26,8 @@ export function wordsOf(view, run, e, query, r) {
     view.words(r.at),
     r.right === null ? '' : r.right ? 'right' : 'wrong',
     `similarity ${r.similarity.toFixed(2)}`,
-    mines && (r.trusted ? `gets ${Math.round((100 * r.weight) / weights)} % of the pull` : 'near, but not trusted'),
-    since === view.epochs[e] ? (e ? 'new in this epoch' : '') : `near since epoch ${since}`,
+    mines && (r.trusted ? `gets ${Math.round((100 * r.weight) / weights)} % of the pull` : 'not trusted'),
+    since === view.epochs[e] ? (e ? 'new in this epoch' : '') : `a neighbour since epoch ${since}`,
   ]
     .filter(Boolean)
     .join(', ');
