@@ -476,7 +476,7 @@ def learned(
     if math.isnan(gain): return "There are too few images to see without labels whether anything was learned. Look at before_after.png."
     said = f"Neighbours form groups by {after:.2f}, before training by {before:.2f}."
     if gain>=.1: return f"{said} So the encoder has learned what some images have in common. Whether it is what you look for, before_after.png shows."
-    if gain>=.05: return f"{said} That is a little more. Look at before_after.png, and try more epochs or a pretrained encoder."
+    if gain>=.06: return f"{said} That is a little more. Look at before_after.png, and try more epochs or a pretrained encoder."
     if after>=.2: return f"{said} Training has changed hardly anything. The groups were there before."
     return f"{said} Hardly anything was learned that shows without labels. Try more epochs, a pretrained encoder, or views that change less."
 

@@ -15,7 +15,7 @@ def test_digits_and_moco(tmp_path):
     assert res.returncode==0, res.stderr
     for line in ('raw pixels', 'untrained', 'PSM', 'MoCo', 'chance'): assert line in res.stdout
     names = {f.name for f in (tmp_path/'run').iterdir()}
-    assert names=={'encoder.safetensors','features.parquet','history.csv','history_moco.csv','curves.png','neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
+    assert names=={'encoder.safetensors','features.parquet','before_after.png','history.csv','history_moco.csv','curves.png','neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
     assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc.notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2
