@@ -287,6 +287,25 @@ def test_mining_starts_when_it_does():
     assert run['mining']==[False,False,True,True] and run['start']==3
     assert all(e>=1 for c in run['curves'] for e in c['epochs']) and next(c for c in run['curves'] if c['name']=='purity_5')['epochs']==[1,2,3,4]
 
+def test_curves_without_labels(tmp_path, monkeypatch):
+    "In curves.png too: agreement and stability take the place of what needs labels, and losses of two methods have an axis each"
+    import matplotlib.pyplot as plt
+    from psm_fastai import pretrain
+    axes,make = [],plt.subplots
+    monkeypatch.setattr(plt, 'subplots', lambda *args, **kwargs: axes.append(r := make(*args, **kwargs)) or r)
+    class Log: chance = untrained = float('nan')
+    log = Log()
+    log.frame = pd.DataFrame(dict(epoch=range(3), train_loss=[3.,2.,1.]))
+    history = NeighbourHistory(n_probes=4, k=3)
+    train(history, 3)
+    pretrain.plot_curves({'PSM': log, 'MoCo': log}, tmp_path/'c.png', {'raw pixels': .3}, {'PSM': history})
+    fig,axs = axes[-1]
+    curves = {c['name']: c for c in map_curves(history)}
+    for ax,name in zip(axs[1:], ('agreement','stability')):
+        (line,),c = ax.lines,curves[name]
+        assert line.get_xydata().tolist()==[list(p) for p in zip(c['epochs'], c['values'])]
+    assert [a.get_title() for a in axs]==['training loss','agreement of two views','neighbours that stayed'] and len(axs[0].lines)==1 and len(fig.axes)==4
+
 def test_columns_count_neighbours():
     history = NeighbourHistory(n_probes=4, k=4)
     train(history, 3)
