@@ -38,6 +38,7 @@ def _value(c, i, names):
     if c['kind']=='number': return v
     return pd.Series([c['names'][j] if j>=0 else None for j in v], dtype=object)
 
+# %% ../nbs/08d_export.ipynb #8b3eead8
 @patch
 def map_table(self:NeighbourHistory,
     epoch:int|None=None, # Counted from 1; None: the last one
@@ -55,13 +56,15 @@ def map_table(self:NeighbourHistory,
     there = (xy<nowhere).all(1)
     row = there.cumsum()-1                        # of each position; neighbours have keys, so they have rows
     near = np.where((parts['near'][i]>=0) & there[parts['near'][i]], parts['near'][i], -1)
-    res = pd.DataFrame(dict(id=ids, filepath=files, image=[_picture(h, j) for j in ids.tolist()], projection_x=xy[:,0]/(nowhere-1), projection_y=xy[:,1]/(nowhere-1)))
+    res = pd.DataFrame(dict(id=ids, filepath=files, image=[_picture(h, j) for j in ids.tolist()]))
+    res['projection_x'],res['projection_y'] = (xy/(nowhere-1)).T
     res['neighbors'] = [_neighbours(n, s, row) for n,s in zip(near, parts['sim'][i])]
     res['embedding'] = list(np.asarray(h.map.keys.feats, np.float32))
     names = [f or str(j) for f,j in zip(files, ids.tolist())]
     for c in map_columns(h, parts, labels, vocab): res['label' if c['name']=='class' else c['name']] = _value(c, i, names)
     return res[there].reset_index(drop=True)
 
+# %% ../nbs/08d_export.ipynb #fcc05728
 @patch
 def to_parquet(self:NeighbourHistory,
     path, # File to write

@@ -33,7 +33,8 @@ def _moved(x, start, first, seed):
     "`[n, 2]`, places after t-SNE from `start`; `first`: from far away"
     n,rng = len(x),np.random.default_rng(seed)
     spread = start.std() or 1.
-    how = dict(max_iter=400) if first else dict(max_iter=250, early_exaggeration=1., learning_rate=400., min_grad_norm=1e9)       # a norm that is always reached ends it after 100 steps
+    how = dict(max_iter=400)
+    if not first: how = dict(max_iter=250, early_exaggeration=1., learning_rate=400., min_grad_norm=1e9)       # a norm always reached: 100 steps
     start = (start/spread*1e-2 if first else start) + rng.normal(size=(n,2))*1e-4       # images that are alike would never part
     with threadpool_limits(1):            # sums of several threads come in any order, and the map would be another one each time
         y = TSNE(2, perplexity=min(15, (n-1)/3), angle=.8, init=start.astype(np.float32), random_state=seed, **how).fit_transform(x)
@@ -78,6 +79,7 @@ def _whole_numbers(ys):
     res = ((ys-mid)/half*.5+.5).clip(0, 1)*(nowhere-1)
     return np.where(np.isfinite(ys), res.round(), nowhere).astype(np.uint16)
 
+# %% ../nbs/08b_layout.ipynb #84f43b18
 def _laid_out(feats, method, seed):
     "`[E, n, 2]`, nan where there is no key"
     ys,after = np.full((len(feats),len(feats[0]),2), np.nan),None
@@ -100,6 +102,7 @@ def _straight(ys, at, n):
     a,b = ys[j-1],ys[j]
     return np.where(np.isfinite(a), a*share + b*(1-share), b)
 
+# %% ../nbs/08b_layout.ipynb #cfd4a1f7
 def lay_out(
     feats:list, # Of each epoch `[n, D]` keys of unit length, nan where there is none
     method:str='tsne', # 'tsne', or 'pca', which takes no time and shows less

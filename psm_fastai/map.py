@@ -15,27 +15,34 @@ from os.path import commonpath, dirname
 from .collection import Collection, best_number
 from .folders import short_name, shown
 from .history import NeighbourHistory
-from .layout import lay_out
+from .layout import lay_out, nowhere
 from .record import as_bytes, places
 
 # %% ../nbs/08c_map.ipynb #39e4e6e1
+_not = "they can't be shown side by side"
+
 def histories_of(
     runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such
 )->list:
     "Histories that can be shown side by side. Raises `ValueError` if they can't, and `TypeError` for anything else"
     hs = [_history(r) for r in (runs if isinstance(runs, (list,tuple)) else [runs])]
     if not hs: raise ValueError("A map needs at least one history, got an empty list")
-    if empty := [i+1 for i,h in enumerate(hs) if not h.tables]: raise ValueError(f"Nothing was kept yet in history {empty[0]}: it is filled at the end of each epoch of a training")
-    if any(set(h.ids)!=set(hs[0].ids) for h in hs): raise ValueError("The histories follow different images, so they can't be shown side by side. Give each NeighbourHistory the same ids=")
-    if any(not np.array_equal(_ids(h), _ids(hs[0])) for h in hs): raise ValueError("The histories have maps of different images, so they can't be shown side by side. Give each NeighbourHistory the same n_map=, and train on the same images")
-    if not shared_epochs(hs): raise ValueError("The histories have no epoch in common, so they can't be shown side by side")
+    for i,h in enumerate(hs, 1):
+        if not h.tables: raise ValueError(f"Nothing was kept yet in history {i}: it is filled at the end of each epoch of a training")
+        if {*h.ids}!={*hs[0].ids}: raise ValueError(f"The histories follow different images, so {_not}. Give each NeighbourHistory the same ids=")
+        if not np.array_equal(_ids(h), _ids(hs[0])):
+            raise ValueError(f"The histories have maps of different images, so {_not}. Give each the same n_map=, and train on the same images")
+    if not shared_epochs(hs): raise ValueError(f"The histories have no epoch in common, so {_not}")
     return hs
 
 def _history(h):
-    if isinstance(h, Learner): h = next((cb for cb in h.cbs if isinstance(cb, NeighbourHistory) and cb.tables), None) or NeighbourHistory().look(h)
+    if isinstance(h, Learner):
+        filled = (cb for cb in h.cbs if isinstance(cb, NeighbourHistory) and cb.tables)
+        h = next(filled, None) or NeighbourHistory().look(h)
     if not isinstance(h, NeighbourHistory): raise TypeError(f"A map needs a learner or a NeighbourHistory, got a {type(h).__name__}")
     return h
 
+# %% ../nbs/08c_map.ipynb #7f79395e
 def _kept(h): return h.map.epochs if len(h.map) else [m['epoch'] for m in h.epochs]
 
 def shared_epochs(
@@ -54,7 +61,9 @@ def _from_tables(h, ids, epoch):
     "What the table of an epoch says of the neighbours of its probes"
     t = next(t for m,t in zip(h.epochs, h.tables) if m['epoch']==epoch)
     t,n,k = t[~t.negative],len(ids),h.k
-    res = dict(feats=np.full((n,1), np.nan, np.float16), near=np.full((n,k), -1, np.int32), sim=np.zeros((n,k), np.uint8), weight=np.zeros((n,k), np.uint8), age=np.full(n, -1, np.int32), loss=np.full(n, np.nan, np.float16), rows=None)
+    def blank(shape, v, dtype): return np.full(shape, v, dtype)
+    res = dict(feats=blank((n,1), np.nan, np.float16), near=blank((n,k), -1, np.int32), sim=blank((n,k), 0, np.uint8))
+    res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), loss=blank(n, np.nan, np.float16), rows=None)
     at = places(ids, t['query'].to_numpy()),t['rank'].to_numpy()-1
     res['near'][at],res['sim'][at],res['weight'][at] = places(ids, t.id.to_numpy()),as_bytes(t.similarity),as_bytes(t.weight.fillna(1)>0)
     return res
@@ -70,6 +79,7 @@ def map_parts(
     at = [h.map.epochs.index(e) for e in epochs]
     return {n: [v[i] for i in at] for n,v in h.map.parts.items()}
 
+# %% ../nbs/08c_map.ipynb #ef57d77c
 @patch
 def map_layout(self:NeighbourHistory,
     layout:str='tsne', # As for `lay_out`
@@ -82,7 +92,8 @@ def map_layout(self:NeighbourHistory,
 
 # %% ../nbs/08c_map.ipynb #11d87910
 def _column(name, label, values, help, names=None, palette='sequential'):
-    return dict(name=name, label=label, kind='number' if names is None else 'category', values=values, names=names, palette=palette if names is None else 'categorical', help=help)
+    kind,palette = ('number',palette) if names is None else ('category','categorical')
+    return dict(name=name, label=label, kind=kind, values=values, names=names, palette=palette, help=help)
 
 def _mean(values, use): return np.where(use.any(-1), (values*use).sum(-1)/use.sum(-1).clip(min=1), np.nan).astype(np.float32)
 
@@ -101,16 +112,26 @@ def kept_share(
     "Share of an image's neighbours that it had in the epoch before"
     return _mean((near[:,:,None]==before[:,None]).any(2), (near>=0) & (before>=0).any(1, keepdims=True))
 
+# %% ../nbs/08c_map.ipynb #b47f443c
+_help = dict(
+    right=('right neighbours', 'Share of the neighbours that carry the label of the image'),
+    trust=('trust in its neighbours', 'How far training trusts the neighbours, 0 to 1, the mean over them. Of a memory bank all count alike'),
+    stability=('stability', 'Share of the neighbours that were neighbours in the epoch before'),
+    similarity=('similarity of its neighbours', 'Mean cosine similarity of the neighbours'),
+    age=('age of its key', 'Training steps since the key was computed'),
+    loss=('loss', "Loss of the image in this epoch. Losses of different methods, or before and after mining started, can't be compared"))
+
 def _of_neighbours(parts, labels):
-    near,weight = parts['near'],parts['weight']
-    stable = [np.full(len(labels), np.nan, np.float32)] + [kept_share(a, b) for a,b in zip(near, near[1:])]
-    res = [_column('trust', 'trust in its neighbours', np.stack([_mean(w/255, n>=0) for w,n in zip(weight,near)]), 'How far training trusts the neighbours, 0 to 1, the mean over them. Of a memory bank all count alike'),
-        _column('stability', 'stability', np.stack(stable), 'Share of the neighbours that were neighbours in the epoch before'),
-        _column('similarity', 'similarity of its neighbours', np.stack([_mean(s/255, n>=0) for s,n in zip(parts['sim'],near)]), 'Mean cosine similarity of the neighbours'),
-        _column('age', 'age of its key', np.stack([np.where(a<0, np.nan, a) for a in parts['age']]).astype(np.float32), 'Training steps since the key was computed'),
-        _column('loss', 'loss', np.stack(parts['loss']).astype(np.float32), 'Loss of the image in this epoch. Those of different methods, or from before and after mining started, can not be compared')]
-    if (labels>=0).any(): res.insert(0, _column('right', 'right neighbours', np.stack([right_share(n, labels) for n in near]), 'Share of the neighbours that carry the label of the image', palette='diverging'))
-    return res
+    near = parts['near']
+    def means(name): return [_mean(v/255, n>=0) for v,n in zip(parts[name], near)]
+    stable = [np.full(len(labels), np.nan)] + [kept_share(a, b) for a,b in zip(near, near[1:])]
+    found = dict(trust=means('weight'), stability=stable, similarity=means('sim'))
+    found.update(age=[np.where(a<0, np.nan, a) for a in parts['age']], loss=parts['loss'])
+    if (labels>=0).any(): found = dict(right=[right_share(n, labels) for n in near], **found)
+    def column(name, values):
+        label,help = _help[name]
+        return _column(name, label, np.stack(values).astype(np.float32), help, palette='diverging' if name=='right' else 'sequential')
+    return [column(name, values) for name,values in found.items()]
 
 # %% ../nbs/08c_map.ipynb #9e424957
 def keys_collection(
@@ -120,7 +141,8 @@ def keys_collection(
     feats = np.asarray(h.map.keys.feats, np.float32)
     at = np.flatnonzero(np.isfinite(feats).all(1))
     ids = h.map.ids[at].tolist()
-    table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids], pixels=[h.pixels.get(i, f'image {i}') for i in ids]))
+    table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids]))
+    table['pixels'] = [h.pixels.get(i, f'image {i}') for i in ids]
     return Collection(torch.from_numpy(feats[at]), None, table),at
 
 def _of_collection(h):
@@ -139,10 +161,12 @@ def _ask_collection(h):
     if len(c)>1:
         out = c.outliers(len(c))
         far[at[out.row]] = out.distance
-    return [_column('cluster', 'cluster', cluster, 'Kinds of images, found by k-means among the keys of the last epoch; 1 is the largest', names=[f'cluster {i+1}' for i in range(cluster.max()+1)]),
+    names = [f'cluster {i+1}' for i in range(cluster.max()+1)]
+    return [_column('cluster', 'cluster', cluster, 'Kinds of images, found by k-means among the keys of the last epoch; 1 is the largest', names),
         _column('duplicate_of', 'copy of', copy_of, 'Position of the first image with the same pixels, -1 if there is none before it'),
         _column('outlier', 'distance to its nearest', far, 'Mean of 1 - cosine similarity to the 10 nearest images, at the last epoch')]
 
+# %% ../nbs/08c_map.ipynb #c4e7cdbc
 def map_columns(
     h:NeighbourHistory,
     parts:dict, # From `map_parts`
@@ -154,9 +178,9 @@ def map_columns(
     return res + _of_neighbours(parts, labels) + (_of_collection(h) if len(h.map) else [])
 
 # %% ../nbs/08c_map.ipynb #3e2dc96a
-_curves = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance', false_neg='false negatives',
-    agreement='agreement of two views', stability='stability', similarity='similarity of neighbours', estimated='estimated purity of what is pulled', trusted='share that is trusted')
-_labelled = {'purity_1','purity_5','knn_acc','chance','false_neg'}
+_labelled = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance', false_neg='false negatives')
+_unlabelled = dict(agreement='agreement of two views', stability='stability', similarity='similarity of neighbours',
+    estimated='estimated purity of what is pulled', trusted='share that is trusted')
 
 def map_curves(
     h:NeighbourHistory,
@@ -167,9 +191,10 @@ def map_curves(
     similar = [_mean_known(_mean(s/255, n>=0)) for s,n in zip(parts['sim'], parts['near'])]
     metrics = metrics.assign(stability=pd.Series(stable, index=_kept(h)), similarity=pd.Series(similar, index=_kept(h)))
     res = []
-    for n,label in _curves.items():
-        v = metrics[n].dropna() if n in metrics else []
-        if len(v): res.append(dict(name=n, label=label, values=[float(x) for x in v], epochs=[int(e)+1 for e in v.index], unit='share', labelled=n in _labelled))
+    for n,label in {**_labelled, **_unlabelled}.items():
+        v = metrics[n].dropna() if n in metrics else ()
+        curve = dict(name=n, label=label, values=[*map(float, v)], unit='share', labelled=n in _labelled)
+        if len(v): res.append(dict(curve, epochs=[int(e)+1 for e in v.index]))
     return res
 
 def _mean_known(x): return float(np.nanmean(x)) if np.isfinite(x).any() else math.nan
@@ -196,7 +221,8 @@ def _thumbs(h, ids):
         if name in h.thumbs.place: return h.thumbs.place[name]
         return 256*len(kept)+h.recent.place[name] if name in h.recent.place else -1
     views = {int(p): [tile(f'q{i}'),tile(f'k{i}')] for p,i in zip(places(ids, np.array(h.ids)), h.ids)}
-    return dict(px=h.thumbs.px, cols=16, per_sprite=256, sprites=kept+recent, place=np.array([tile(str(i)) for i in ids], np.int32), views=views)
+    place = np.array([tile(str(i)) for i in ids], np.int32)
+    return dict(px=h.thumbs.px, cols=16, per_sprite=256, sprites=kept+recent, place=place, views=views)
 
 # %% ../nbs/08c_map.ipynb #639168a7
 def _negatives(h, ids, epochs, rows):
@@ -207,18 +233,27 @@ def _negatives(h, ids, epochs, rows):
     for j,e in enumerate(epochs):
         t = tables[e][tables[e].negative]
         among = [math.nan if rows is None or rows[j] is None else rows[j][row[q]] for q in t['query']]
-        for q,p,i,s,times in zip(places(ids, t['query'].to_numpy()).tolist(), places(ids, t.id.to_numpy()).tolist(), t.id.tolist(), t.similarity.tolist(), (t.prob*among).tolist()):
-            res[q][j].append([p, i, round(s, 4), None if math.isnan(times) else round(times, 4)])
+        t = t.assign(probe=places(ids, t['query'].to_numpy()), place=places(ids, t.id.to_numpy()), times=t.prob*among)
+        for r in t.itertuples():
+            res[r.probe][j].append([r.place, r.id, round(r.similarity, 4), None if math.isnan(r.times) else round(r.times, 4)])
     return res
 
+# %% ../nbs/08c_map.ipynb #e50fbca3
 def _run(h, j, n_runs, epochs, parts, layout):
     ids,meta = _ids(h),{m['epoch']: m for m in h.epochs}
-    last,mining = meta[epochs[-1]],[bool(meta[e]['mining']) for e in epochs]
-    xy = h.map_layout(layout)[[h.map.epochs.index(e) for e in epochs]] if len(h.map) else np.full((len(epochs),len(ids),2), 65535, np.uint16)
+    last = meta[epochs[-1]]
+    method = dict({n: last.get(n) for n in ('k','n_neg','hard_weight')}, index=bool(last.get('index')))
+    xy = np.full((len(epochs),len(ids),2), nowhere, np.uint16)
+    if len(h.map): xy = h.map_layout(layout)[[h.map.epochs.index(e) for e in epochs]]
     began = [m['epoch']+1 for m in h.epochs if m['mining']]
-    return dict(name=h.title or (f'run {j+1}' if n_runs>1 else ''), method=dict({n: last.get(n) for n in ('k','n_neg','hard_weight')}, index=bool(last.get('index'))), mining=mining, xy=xy,
-        near=np.stack(parts['near']), sim=np.stack(parts['sim']), weight=np.stack(parts['weight']), negatives=_negatives(h, ids, epochs, parts['rows']),
+    return dict(name=h.title or (f'run {j+1}' if n_runs>1 else ''), method=method, mining=[bool(meta[e]['mining']) for e in epochs], xy=xy,
+        **{n: np.stack(parts[n]) for n in ('near','sim','weight')}, negatives=_negatives(h, ids, epochs, parts['rows']),
         curves=map_curves(h), start=began[0] if began else None)
+
+# %% ../nbs/08c_map.ipynb #2a4edb31
+def _classes(h, ids):
+    labels = np.array([h.labels.get(i, -1) for i in ids.tolist()], np.int32)
+    return [str(c) for c in h.vocab or range(labels.max()+1)],labels
 
 def map_view(
     runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such, to be shown side by side
@@ -233,11 +268,8 @@ def map_view(
     files = [h.files.get(i) for i in ids.tolist()]
     root = _common([f for f in files if f])
     parts = [map_parts(o, epochs) for o in hs]
-    columns = [map_columns(o, p, labels, vocab) for o,p in zip(hs, parts)]
+    columns = map_columns(h, parts[0], labels, vocab)
+    for j,p in enumerate(parts[1:], 1): columns += [dict(c, run=j) for c in _of_neighbours(p, labels)]
     return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files, labels=labels, vocab=vocab, labelled=bool((labels>=0).any()),
         thumbs=_thumbs(h, ids), epochs=[e+1 for e in epochs], runs=[_run(o, j, len(hs), epochs, p, layout) for j,(o,p) in enumerate(zip(hs, parts))],
-        columns=columns[0] + [dict(c, run=j) for j,cs in enumerate(columns[1:], 1) for c in cs if c['values'].ndim==2], probes=places(ids, np.array(h.ids)))
-
-def _classes(h, ids):
-    labels = np.array([h.labels.get(i, -1) for i in ids.tolist()], np.int32)
-    return [str(c) for c in h.vocab or range(labels.max()+1)],labels
+        columns=columns, probes=places(ids, np.array(h.ids)))

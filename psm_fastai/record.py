@@ -47,7 +47,7 @@ class NewestKeys:
         rows = rows[bank.steps[rows].argsort(stable=True)]        # of an image that has several rows the newest is written last
         at = places(self.ids, bank.ids[rows].cpu().numpy())
         rows,at = rows[torch.from_numpy(at>=0).to(rows.device)],at[at>=0]
-        for mine,theirs in ((self.feats,bank.feats), (self.labels,bank.labels), (self.steps,bank.steps)): mine[at] = theirs[rows].cpu().numpy()
+        for name in ('feats','labels','steps'): getattr(self, name)[at] = getattr(bank, name)[rows].cpu().numpy()
         self.now = int(bank.step)
 
     @property
@@ -72,6 +72,7 @@ def _of_bank(bank, feats, ids, k):
         res.append((torch.where(found, bank.ids[idx], -1), sims.gather(1, idx), found.to(q)))
     return (torch.cat(t) for t in zip(*res))
 
+# %% ../nbs/07e_record.ipynb #b72d0f83
 def as_bytes(
     x:np.ndarray, # 0 to 1; what is below counts as 0
 )->np.ndarray: # uint8
@@ -83,14 +84,15 @@ def nearest_by_rule(
     m, # A `PSMModel`
     keys:NewestKeys,
     k:int, # Neighbours of each
-)->dict: # `near` `[n, k]` positions among the images of the map, -1 = none or not among them; `sim` and `weight` `[n, k]`, 0 to 255 for 0 to 1
+)->dict: # `near` `[n, k]` positions, -1 = none or not on the map; `sim` and `weight` `[n, k]`, 0 to 255 for 0 to 1
     "What each image of a map would mine now"
     pool,device = m.loss.pool(m.bank),m.bank.feats.device
-    ids = torch.from_numpy(keys.ids).long().to(device)
-    near,sim,weight = _of_index(pool, ids, k) if pool is not m.bank else _of_bank(pool, torch.from_numpy(keys.feats).to(device).float(), ids, k)
-    def fill(t, v): return torch.nn.functional.pad(t, (0,k-t.shape[1]), value=v).cpu().numpy()
+    ids,feats = (torch.from_numpy(a).to(device) for a in (keys.ids.astype(np.int64),keys.feats))
+    near,sim,weight = _of_bank(pool, feats.float(), ids, k) if pool is m.bank else _of_index(pool, ids, k)
+    def fill(t, v=0): return torch.nn.functional.pad(t, (0,k-t.shape[1]), value=v).cpu().numpy()
     near = fill(near, -1)
-    return dict(near=np.where(near<0, -1, places(keys.ids, near)), sim=as_bytes(np.where(near<0, 0, fill(sim, 0))), weight=as_bytes(np.where(near<0, 0, fill(weight, 0))))
+    sim,weight = (as_bytes(np.where(near<0, 0, fill(t))) for t in (sim,weight))
+    return dict(near=np.where(near<0, -1, places(keys.ids, near)), sim=sim, weight=weight)
 
 # %% ../nbs/07e_record.ipynb #a181704c
 class Losses:
@@ -126,8 +128,10 @@ def in_short(
     res = x @ np.linalg.eigh(x[there].T @ x[there])[1][:,:-d-1:-1]
     return (res/np.linalg.norm(res, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float16)
 
+# %% ../nbs/07e_record.ipynb #0d6352a9
 class MapRecord:
-    "What a map shows of each kept epoch: `feats` `[n, d]`, `near`, `sim` and `weight` `[n, k]`, `age` and `loss` `[n]`, and `rows`, from how many each probe's negatives are drawn"
+    """What a map shows of each kept epoch: `feats` `[n, d]`, `near`, `sim` and `weight` `[n, k]`, `age` and `loss` `[n]`,
+    and `rows`, from how many the negatives of each probe are drawn"""
     def __init__(self): self.keys,self.epochs,self.parts,self.layouts = None,[],{n: [] for n in _kinds},{}
     @property
     def ids(self)->np.ndarray: return self.keys.ids
@@ -135,34 +139,39 @@ class MapRecord:
     def labels(self)->np.ndarray: return self.keys.labels
     def __len__(self): return len(self.epochs)
 
-    def begin(self,
-        m, # A `PSMModel`
-        ids:np.ndarray, # Of the images of the map
-    ):
-        "Choose the images, or more of them as long as no epoch was kept"
-        if self.keys is not None and (len(self) or np.array_equal(ids, self.ids)): return
-        old,self.keys = self.keys,NewestKeys(ids, m.bank.feats.shape[1])
-        if old is None: return
-        for n in ('feats','labels','steps'): getattr(self.keys, n)[places(ids, old.ids)] = getattr(old, n)
+# %% ../nbs/07e_record.ipynb #8d7936ee
+@patch
+def begin(self:MapRecord,
+    m, # A `PSMModel`
+    ids:np.ndarray, # Of the images of the map
+):
+    "Choose the images, or more of them as long as no epoch was kept"
+    if self.keys is not None and (len(self) or np.array_equal(ids, self.ids)): return
+    old,self.keys = self.keys,NewestKeys(ids, m.bank.feats.shape[1])
+    if old is None: return
+    for n in ('feats','labels','steps'): getattr(self.keys, n)[places(ids, old.ids)] = getattr(old, n)
 
-    def take(self, m):
-        "Take the keys of a model's bank, before it forgets them; an index forgets none"
-        index = m.loss.index
-        self.keys.take(index if index is not None and len(index) and index.ready.any() else m.bank)
+@patch
+def take(self:MapRecord, m):
+    "Take the keys of a model's bank, before it forgets them; an index forgets none"
+    index = m.loss.index
+    self.keys.take(index if index is not None and len(index) and index.ready.any() else m.bank)
 
-    def look(self,
-        m, # A `PSMModel`
-        epoch:int,
-        k:int, # Neighbours of each
-        rows, # From how many rows of the bank the negatives of each probe are drawn
-        loss=None, # `[n]`; None: not known
-    ):
-        "Keep one more epoch"
-        self.take(m)
-        new = dict(feats=in_short(self.keys.feats), age=self.keys.age, rows=np.array(rows), loss=np.full(len(self.ids), np.nan) if loss is None else loss, **nearest_by_rule(m, self.keys, k))
-        for n,dtype in _kinds.items(): self.parts[n].append(new[n].astype(dtype))
-        self.epochs.append(epoch)
-        self.layouts = {}                 # they are of the epochs before
+@patch
+def look(self:MapRecord,
+    m, # A `PSMModel`
+    epoch:int,
+    k:int, # Neighbours of each
+    rows, # From how many rows of the bank the negatives of each probe are drawn
+    loss=None, # `[n]`; None: not known
+):
+    "Keep one more epoch"
+    self.take(m)
+    if loss is None: loss = np.full(len(self.ids), np.nan)
+    new = dict(feats=in_short(self.keys.feats), age=self.keys.age, rows=np.array(rows), loss=loss, **nearest_by_rule(m, self.keys, k))
+    for n,dtype in _kinds.items(): self.parts[n].append(new[n].astype(dtype))
+    self.epochs.append(epoch)
+    self.layouts = {}                 # they are of the epochs before
 
 # %% ../nbs/07e_record.ipynb #064cd8d2
 _of_keys = dict(feats=(np.float16,2), labels=(np.int32,1), steps=(np.int64,1), ids=(np.int32,1))
@@ -175,6 +184,7 @@ def state(self:MapRecord)->dict: # Tensors by name; empty if there is no map
     res |= {f'layout_{n}': v.astype(np.int32) for n,v in self.layouts.items()}
     return {n: torch.from_numpy(np.ascontiguousarray(v)) for n,v in res.items()}
 
+# %% ../nbs/07e_record.ipynb #a68e7e65
 def _check(ok, what):
     if not ok: raise ValueError(f"the map's {what} do not fit")
 
@@ -186,14 +196,17 @@ def restore(cls:MapRecord,
     res,t = cls(),{n: v.cpu().numpy() for n,v in state.items()}
     if not t: return res
     _check({f'key_{n}' for n in _of_keys}|{'epochs'} <= t.keys(), 'parts')
-    _check(all((a := t[f'key_{n}']).dtype==dtype and a.ndim==axes and len(a)==len(t['key_ids']) for n,(dtype,axes) in _of_keys.items()), 'keys')
+    for n,(dtype,axes) in _of_keys.items():
+        a = t[f'key_{n}']
+        _check(a.dtype==dtype and a.ndim==axes and len(a)==len(t['key_ids']), 'keys')
     ids,epochs = t['key_ids'],t['epochs']
     _check(len(ids) and ids[0]>=0 and (np.diff(ids)>0).all() and epochs.ndim==1 and (np.diff(epochs)>0).all(), 'images and epochs')
     res.keys = NewestKeys(ids, t['key_feats'].shape[1])
     res.keys.feats,res.keys.labels,res.keys.steps = t['key_feats'],t['key_labels'],t['key_steps']
     res.epochs = epochs.tolist()
     if len(res): res._take_parts(t)
-    res.layouts = {n.removeprefix('layout_'): v.astype(np.uint16) for n,v in t.items() if n.startswith('layout_') and v.shape==(len(res),len(ids),2) and v.dtype==np.int32}
+    places = {n.removeprefix('layout_'): v for n,v in t.items() if n.startswith('layout_')}
+    res.layouts = {n: v.astype(np.uint16) for n,v in places.items() if v.shape==(len(res),len(ids),2) and v.dtype==np.int32}
     return res
 
 @patch
@@ -201,6 +214,7 @@ def _take_parts(self:MapRecord, t):
     E,n = len(self),len(self.ids)
     _check(_kinds.keys() <= t.keys(), 'parts')
     for name,dtype in _kinds.items(): _check(t[name].dtype==dtype and len(t[name])==E and (name=='rows' or t[name].shape[1]==n), name)
-    _check(t['near'].ndim==3 and t['near'].shape==t['sim'].shape==t['weight'].shape and t['feats'].ndim==3 and t['age'].ndim==t['loss'].ndim==2, 'parts')
+    _check(t['near'].ndim==t['feats'].ndim==3 and t['age'].ndim==t['loss'].ndim==2, 'parts')
+    _check(t['near'].shape==t['sim'].shape==t['weight'].shape, 'parts')
     _check(((t['near']>=-1) & (t['near']<n)).all(), 'neighbours')
     self.parts = {name: list(t[name]) for name in _kinds}
