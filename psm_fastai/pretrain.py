@@ -32,6 +32,7 @@ from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
 from .loss import check_number
 from .mining import bank_purity
+from .map import map_curves
 from .page import neighbour_page
 from .transfer import *
 from .views import digit_views, photo_views
@@ -63,24 +64,40 @@ class RunLog(Callback):
     def frame(self): return pd.DataFrame(self.rows)
 
 # %% ../nbs/10_pretrain.ipynb #ca6ced49
+_panels = dict(train_loss='training loss', knn_acc='kNN accuracy', bank_purity='purity of the bank')
+_unlabelled = dict(train_loss='training loss', agreement='agreement of two views', stability='neighbours that stayed')
+
+def _measured(log, history):
+    "What a run has measured: name to values by epoch, counted from 1"
+    rows = log.frame.set_index(log.frame.epoch+1)
+    res = {c: rows[c].dropna() for c in rows}
+    if history is not None and history.tables: res |= {c['name']: pd.Series(c['values'], c['epochs']) for c in map_curves(history) if not c['labelled']}
+    return res
+
 def plot_curves(
     logs:dict, # Name of the run to its `RunLog`
     path, # File to write
     levels:dict, # Name to kNN accuracy of what the runs are compared with
+    histories:dict={}, # Name of the run to its `NeighbourHistory`, which tells what needs no labels
 ):
-    "Loss, kNN accuracy and purity of the bank over the epochs"
+    "Loss, kNN accuracy and purity of the bank over the epochs; without labels the agreement of two views and the stability of neighbours. Losses of two runs have an axis each: they can't be compared"
+    first = next(iter(logs.values()))
+    labelled = first.chance==first.chance
+    panels = _panels if labelled else _unlabelled
     fig,axs = plt.subplots(1, 3, figsize=(12,3.2), layout='constrained')
-    for name,log in logs.items():
-        for ax,col in zip(axs, ('train_loss','knn_acc','bank_purity')):
-            if col in log.frame and len(s := log.frame.set_index('epoch')[col].dropna()): ax.plot(s.index+1, s, marker='.' if len(s)<30 else None, label=name)     # one point has no line
-    for (name,v),ls in zip(levels.items(), ('--',':')): axs[1].axhline(v, color='grey', ls=ls, lw=1, label=name)
-    log = next(iter(logs.values()))
-    if log.chance==log.chance:
-        for v,name,ls in ((log.untrained,'untrained',':'),(log.chance,'chance','--')): axs[2].axhline(v, color='grey', ls=ls, lw=1, label=name)
-    for ax,title in zip(axs, ('training loss','kNN accuracy','purity of the bank')):
+    for j,(name,log) in enumerate(logs.items()):
+        found = _measured(log, histories.get(name))
+        for ax,col in zip([axs[0].twinx() if j else axs[0], *axs[1:]], panels):
+            s = found.get(col, ())
+            if len(s): ax.plot(s.index, s, marker='.' if len(s)<30 else None, color=f'C{j}', label=name)     # one point has no line
+            if len(logs)>1 and col=='train_loss': ax.tick_params(axis='y', colors=f'C{j}')
+    if labelled:
+        for (name,v),ls in zip(levels.items(), ('--',':')): axs[1].axhline(v, color='grey', ls=ls, lw=1, label=name)
+        for v,name,ls in ((first.untrained,'untrained',':'),(first.chance,'chance','--')): axs[2].axhline(v, color='grey', ls=ls, lw=1, label=name)
+    for ax,title in zip(axs, panels.values()):
         ax.set(title=title, xlabel='epoch')
         if ax.lines: ax.legend(fontsize=8)
-        else: ax.text(.5, .5, 'not measured' if log.chance==log.chance else 'needs labels', ha='center', transform=ax.transAxes)
+        else: ax.text(.5, .5, 'not measured', ha='center', transform=ax.transAxes)
     with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
@@ -439,7 +456,7 @@ def report(self:PretrainRun):
     learn.save_encoder(out/'encoder.safetensors')
     photos = learn.collection()
     photos.save(out/'features.parquet')
-    plot_curves(self.logs, out/'curves.png', {n: v['knn'] for n,v in self.levels.items() if 'knn' in v})
+    plot_curves(self.logs, out/'curves.png', {n: v['knn'] for n,v in self.levels.items() if 'knn' in v}, self.histories)
     neighbour_page(list(self.histories.values()), out/'neighbours.html', title=f'What was mined from {o.data}')
     def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
     scores = {n: {e: told(a) for e,a in s.items()} for n,s in self.scores.items()}
