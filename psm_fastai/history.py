@@ -85,6 +85,7 @@ def pick_images(
     by_class = pd.Series([label[i] for i in ids], index=ids)
     return by_class.groupby(by_class).cumcount().sort_values(kind='stable').index[:n].tolist()   # one of each class, then a second, ...
 
+# %% ../nbs/08a_history.ipynb #aeb44368
 _columns = dict(epoch='int32', query='int32', negative='bool', rank='int16', id='int32', similarity='float32', weight='float32', prob='float32', age='int32')
 
 class NeighbourHistory(GuestCallback):
