@@ -249,7 +249,7 @@ class MiningLab(_Readable):
     ):
         m = psm_model(learn)
         self.bank,p = m.bank,m.loss
-        self.history = NeighbourHistory(ids=ids, k=20, n_neg=20).look(learn)
+        self.history = NeighbourHistory(ids=ids, k=20, n_neg=20, n_map=0).look(learn)
         self.learn,self.step,n = learn,None,len(m.bank)
         wide = w.Layout(width='22rem')
         def whole_number(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=wide, continuous_update=False)
@@ -317,7 +317,7 @@ class NeighbourGrid(Callback):
     ):
         self.n,self.k,self.active = n,k,False
         self.begin()
-    def begin(self): self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0),None
+    def begin(self): self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0, n_map=0),None
     def before_fit(self): self.active = False      # the fit before may have been cut off
     def before_train(self):
         self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')

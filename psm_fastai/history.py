@@ -171,6 +171,7 @@ def look(self:NeighbourHistory,
     self.tables.append(table)
     self.epochs.append(dict(epoch=epoch, mining=bool(m.loss.mining and (m.loss.k or m.loss.n_neg)), k=m.loss.k, n_neg=m.loss.n_neg, hard_weight=m.loss.hard_weight, index=m.loss.pool(m.bank) is not m.bank, **{f'purity_{j}': v for j,v in zip(ks, purities)}, chance=chance, false_neg=false_neg, **self.without_labels(*asked[:3], m), **values))
     with no_random(): self._picture(dls, xq, xk, first)       # a data set may draw
+    if self.learn is None: self.picture_map(dls)              # else at the end of the training
     return self
 
 @patch

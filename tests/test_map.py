@@ -280,6 +280,11 @@ def test_runs_side_by_side():
     with pytest.raises(ValueError, match='same n_map='): map_view([a,other])
     with pytest.raises(ValueError, match='same ids='): map_view([a,NeighbourHistory(ids=[4]).look(train(Spy()))])
 
+def test_a_learner_has_a_map_too():
+    "Without a history: its bank and index as they are now, with pictures of all images"
+    view = map_view(train(Spy(), 1))
+    assert view['epochs']==[1] and len(view['ids'])==200 and (view['thumbs']['place']>=0).all() and (view['runs'][0]['xy']<nowhere).mean()>.9
+
 def test_mining_starts_when_it_does():
     history = NeighbourHistory(n_probes=4)
     train(history, 4, cb=PSMCallback(bank_size=128, mine_after=.5))
