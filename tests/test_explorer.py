@@ -106,11 +106,11 @@ def test_in_the_browser(browser, jupyter, history):
     until(page, lambda: any(f'image {history.ids[7]} after epoch 1' in o.get('data', {}).get('text/html', '') for o in kept()))
     shutil.copy(folder/'explore.ipynb', folder/'later.ipynb')      # its kernel knows nothing of the widget
     nb.open(url.replace('explore.ipynb', 'later.ipynb'))
-    still = page.locator('.psm-still')
+    still = page.locator('.psm-still:visible')
     still.wait_for(timeout=30_000)
     page.wait_for_timeout(3000)
     assert f'image {history.ids[7]} after epoch 1' in still.inner_text() and still.locator('img').evaluate('i => i.naturalWidth')>100
-    assert 'Error' not in page.locator('.jp-Notebook').inner_text()
+    assert 'Error' not in page.locator('.jp-Notebook:visible').inner_text()
 
 def test_flags_survive_moves(history, tmp_path):
     ex = NeighbourExplorer(history, layout='pca')

@@ -322,6 +322,13 @@ def test_dark_themes(shown, place, name, value):
     page.evaluate(f"document.querySelector('{place}').setAttribute('{name}', '{value.replace('dark', 'light').replace('false', 'true')}')")
     until(page, f"{theme} === 'light'")
 
+def test_tables_of_fastprogress_are_readable_in_the_dark(browser):
+    from fastprogress.fastprogress import html_styles, text2html_table
+    page = browser.new_page()
+    page.set_content(f'<body style="background:#111; color:#fff">{html_styles}{text2html_table([["epoch","loss"],[0,1.5],[1,1.2],[2,1.1]])}')
+    grounds = page.evaluate("[...document.querySelectorAll('tr')].map(r => getComputedStyle(r).backgroundColor)")
+    assert len(grounds)==4 and {*grounds} <= {'rgba(0, 0, 0, 0)','rgba(136, 136, 136, 0.133)'}, grounds
+
 def test_a_picture_shows_no_part_of_the_next_one(shown):
     "Each is drawn from its tile alone, to its very edge"
     view = fake_view()
