@@ -27,6 +27,14 @@ def explorer_js()->str: # An ES module that exports `mount`, `openPage` and, for
     return '\n'.join([*map(inner, parts), re.sub(r'^import [^;]*;\n', '', last, flags=re.M)])
 
 # %% ../nbs/09a_page.ipynb #p0000005
+_computed = {'right','trust','stability','similarity'}      # from neighbours, similarities and weights
+
+def _changes(o):
+    "An array in as few bytes as hold it, epochs as changes since the one before, and how many numbers an epoch has"
+    if o.dtype==np.int32 and o.size and -2**15<=o.min() and o.max()<2**15: o = o.astype(np.int16)
+    if o.ndim<3 or o.dtype.kind not in 'iu': return o,[]
+    return np.concatenate([o[:1], np.diff(o, axis=0)]),[o[0].size]
+
 def pack_view(
     view:dict, # From `map_view`
 )->bytes: # Compressed with gzip
@@ -38,11 +46,15 @@ def pack_view(
         if isinstance(o, (float,np.floating)): return float(o) if math.isfinite(o) else None
         if isinstance(o, np.integer): return int(o)
         if not isinstance(o, (bytes,np.ndarray)): return o
-        kind,size,raw = ('bytes',len(o),o) if isinstance(o, bytes) else (o.dtype.str[1:],o.size,np.ascontiguousarray(o).tobytes())
+        if isinstance(o, bytes): kind,size,raw,step = 'bytes',len(o),o,[]
+        else:
+            o,step = _changes(o)
+            kind,size,raw = o.dtype.str[1:],o.size,np.ascontiguousarray(o).tobytes()
         parts.append(raw + bytes(-len(raw)%8))
         at[0] += len(parts[-1])
-        return {'$type': kind, '$at': [at[0]-len(parts[-1]),size]}
-    head = json.dumps(put(view)).encode(errors='replace')        # a file's name need not be text
+        return {'$type': kind, '$at': [at[0]-len(parts[-1]),size,*step]}
+    lean = dict(view, columns=[c for c in view.get('columns', []) if c['name'] not in _computed])
+    head = json.dumps(put(lean)).encode(errors='replace')        # a file's name need not be text
     return gzip.compress(struct.pack('<I', len(head)) + head + bytes(-(4+len(head))%8) + b''.join(parts), 6, mtime=0)
 
 # %% ../nbs/09a_page.ipynb #p0000008

@@ -77,7 +77,7 @@ test('since when a neighbour has been one', () => {
 test('measures of each image', () => {
   const view = small();
   assert.deepEqual(Array.from(view.values('right', 0, 1)), [1, 0.5, 0, NaN]);
-  assert.deepEqual(Array.from(view.values('trust', 0, 1)), [0.5, 0.5, 0, 0]);
+  assert.deepEqual(Array.from(view.values('trust', 0, 1)), [0.5, Math.fround(50 / 255), 0, 0]);
   assert.deepEqual(Array.from(view.values('stability', 0, 1)), [0.5, 1, 1, 0]);
   assert.ok(view.values('stability', 0, 0).every(Number.isNaN));
   const edge = view.values('edge', 0, 1);
@@ -255,13 +255,13 @@ test('a lasso, pictures that keep apart, and squares that make way', () => {
 });
 
 test('a packed view', () => {
-  const head = new TextEncoder().encode('{"n":1,"a":{"$type":"u2","$at":[8,2]},"b":{"$type":"bytes","$at":[0,3]}}');
+  const head = new TextEncoder().encode('{"n":1,"a":{"$type":"u2","$at":[8,4,2]},"b":{"$type":"bytes","$at":[0,3]}}');
   const start = Math.ceil((4 + head.length) / 8) * 8;
-  const bytes = new Uint8Array(start + 16);
+  const bytes = new Uint8Array(start + 16); // two epochs of two numbers
   new DataView(bytes.buffer).setUint32(0, head.length, true);
   bytes.set(head, 4);
   bytes.set([7, 8, 9], start);
-  bytes.set([1, 0, 2, 1], start + 8);
+  bytes.set([1, 0, 2, 1, 1, 0, 255, 255], start + 8);
   const view = parse(bytes.buffer);
-  assert.deepEqual([view.n, Array.from(view.a), Array.from(view.b)], [1, [1, 258], [7, 8, 9]]);
+  assert.deepEqual([view.n, Array.from(view.a), Array.from(view.b)], [1, [1, 258, 2, 257], [7, 8, 9]]);
 });

@@ -24,9 +24,11 @@ export function parse(buffer) {
   const start = Math.ceil((4 + size) / 8) * 8;
   return JSON.parse(header, (_, v) => {
     if (!v?.$type) return v;
-    const [at, length] = v.$at;
+    const [at, length, step] = v.$at;
     if (v.$type === 'bytes') return new Uint8Array(buffer, start + at, length);
-    return new TYPES[v.$type](buffer, start + at, length);
+    const values = new TYPES[v.$type](buffer, start + at, length);
+    if (step) for (let p = step; p < length; p++) values[p] += values[p - step]; // each epoch says what has changed
+    return values;
   });
 }
 
@@ -198,7 +200,7 @@ function longest(wrongOnly) {
 }
 
 const SHARE_RIGHT = meanNear((view, _r, _e, i, _s, j) => view.right(i, j));
-const SHARE_TRUSTED = meanNear((view, run, _e, _i, s) => view.runs[run].weight[s] > 0);
+const MEAN_TRUST = meanNear((view, run, _e, _i, s) => view.runs[run].weight[s] / 255);
 const MEAN_SIMILARITY = meanNear((view, run, _e, _i, s) => view.runs[run].sim[s] / 255);
 const SHARE_KEPT = meanNear((view, run, e, i, _s, j) => (e ? view.isNear(run, e - 1, i, j) : NaN));
 const SHARE_OTHER = meanNear((view, _r, e, i, _s, j) => !view.isNear(1, e, i, j));
@@ -215,7 +217,7 @@ function ownColumns(view) {
       of: () => view.labels,
     },
     number('right', 'right neighbours', 'Share of the neighbours that have the label of the image', SHARE_RIGHT, view.labelled),
-    number('trust', 'trusted neighbours', 'Share of the neighbours that training pulls', SHARE_TRUSTED),
+    number('trust', 'trust in its neighbours', 'How far training trusts the neighbours, the mean over them; 0 is no pull', MEAN_TRUST),
     number('stability', 'stability', 'Share of the neighbours that it had in the epoch before, too', SHARE_KEPT, view.last > 0),
     number('similarity', 'similarity', 'Mean cosine similarity to its neighbours', MEAN_SIMILARITY),
     number('edge', 'longest edge', 'How far on the map the farthest neighbour is that it pulls; 1 is the width of the map', longest(false)),
