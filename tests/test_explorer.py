@@ -1,5 +1,5 @@
 "The explorer in JupyterLab and in Notebook 7, driven as a person does; and its parts without a browser"
-import json, os, shutil, signal, socket, subprocess, sys, time, urllib.request
+import base64, io, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.request
 import nbformat, pandas as pd, pytest
 from types import SimpleNamespace
 from fastai.vision.all import set_seed
@@ -153,6 +153,17 @@ def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
     assert NeighbourHistory.load(tmp_path/'h').audits==history.audits and len(history.audits)==1
     with pytest.raises(ValueError, match='epoch 9 was not kept'): NeighbourAudit(history, epoch=9)
     with pytest.raises(ValueError, match='n must be a whole number, at least 1, got 0'): NeighbourAudit(history, n=0)
+
+def test_an_audit_shows_the_data_sets_own_images(tmp_path):
+    "With a learner at hand; a history that was loaded has thumbnails"
+    from PIL import Image
+    for i in range(12): Image.effect_noise((120,120), 60+i).save(tmp_path/f'{i}.png')
+    learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4), cbs=[h := NeighbourHistory(n_probes=3, k=2)]))
+    learn.fit(1)
+    def width(audit): return Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]*)', audit.view.value)[1]))).width
+    h.save(tmp_path/'h')
+    shown = width(NeighbourAudit(learn))
+    assert shown==train_image(learn.dls, 0).width and width(NeighbourAudit(NeighbourHistory.load(tmp_path/'h')))==h.thumbs.px
 
 @pytest.mark.parametrize('settings', [dict(rule='bank'), dict(refresh=1)], ids=['bank','index'])
 def test_the_lab_asks_the_network_as_it_is_now(settings):
