@@ -369,17 +369,3 @@ def test_epochs_above_32767_do_not_wrap(history):
     h.epochs[1] = dict(h.epochs[1], epoch=40_000)
     h.tables[1] = h.tables[1].assign(epoch=torch.full((len(h.tables[1]),), 40_000).numpy().astype(h.tables[1].epoch.dtype))
     assert h.to_frame().epoch.max()==40_000
-
-def test_a_page_of_many_epochs_reads_each_table_once(history, tmp_path, monkeypatch):
-    "In every other order a cache of 30 epochs is of no use"
-    h = NeighbourHistory()
-    h.load_state_dict(history.state_dict())
-    first = h.epochs[0],h.tables[0]
-    h.epochs,h.tables = [dict(first[0], epoch=e) for e in range(80)],[first[1].assign(epoch=e) for e in range(80)]
-    read,n = pd.DataFrame.to_dict,[0]
-    def count(self, *args, **kwargs):
-        n[0] += 'records' in args
-        return read(self, *args, **kwargs)
-    monkeypatch.setattr(pd.DataFrame, 'to_dict', count)
-    neighbour_page(h, tmp_path/'p.html')
-    assert 80 <= n[0] <= 161

@@ -105,7 +105,7 @@ def test_in_the_browser(browser, jupyter, history):
     def kept(): return [o for c in nbformat.read(folder/'explore.ipynb', 4).cells for o in c.outputs]
     until(page, lambda: any(f'image {history.ids[7]} after epoch 1' in o.get('data', {}).get('text/html', '') for o in kept()))
     shutil.copy(folder/'explore.ipynb', folder/'later.ipynb')      # its kernel knows nothing of the widget
-    nb.open(url.replace('explore.ipynb', 'later.ipynb'))
+    nb.open(url.replace('explore.ipynb', 'later.ipynb?reset'))         # without the tab of the first one
     still = page.locator('.psm-still:visible')
     still.wait_for(timeout=30_000)
     page.wait_for_timeout(3000)
