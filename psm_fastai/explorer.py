@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/explorer.html.md"""
 __all__ = ['first_look', 'still_map', 'NeighbourExplorer', 'NeighbourAudit', 'MiningLab', 'NeighbourGrid']
 
 # %% ../nbs/09b_explorer.ipynb #bb582914
-import anywidget, base64, io, ipywidgets as w, numpy as np, pandas as pd, torch, traitlets as tr, uuid
+import anywidget, base64, fastprogress.fastprogress as bars, io, ipywidgets as w, numpy as np, pandas as pd, torch, traitlets as tr, uuid
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from fastcore.imports import in_notebook
@@ -59,7 +59,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
     runs,order,colour = tr.List(tr.Int(), [0]).tag(sync=True),tr.Unicode().tag(sync=True),tr.Unicode().tag(sync=True)
     filters = tr.Dict().tag(sync=True)                                  # `show`, `find` and `hidden`
     picked,flags = tr.List(tr.Int()).tag(sync=True),tr.List(tr.Dict()).tag(sync=True)
-    settled = tr.Int().tag(sync=True)                                   # counts pauses, for the picture that is kept
+    settled,key = tr.Int().tag(sync=True),tr.Unicode().tag(sync=True)   # counts pauses, and names the picture that is kept
     def __init__(self,
         history, # A `NeighbourHistory`, a `Learner`, or a list of such. Raises `ValueError` for an empty history
         layout:str='tsne', # Of the map; 'pca' is quicker
@@ -69,7 +69,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
         self.history = self.histories[0]
         self.view = v = map_view(self.histories, layout=layout, title=title)
         self.at,self.epochs,self.kept = {int(i): p for p,i in enumerate(v['ids'])},[e-1 for e in v['epochs']],None
-        super().__init__(packed=pack_view(v), epoch=self.epochs[-1], query=int(v['ids'][first_look(v)]))
+        super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=self.epochs[-1], query=int(v['ids'][first_look(v)]))
         self.observe(lambda _: self.keep_picture(), 'settled')
 
     @tr.validate('query', 'epoch')
@@ -143,7 +143,8 @@ def to_csv(self:NeighbourExplorer,
 def picture(self:NeighbourExplorer)->HTML:
     "What is shown now, for where no script runs"
     html = still_map(self.view, self.at[self.query], self.epochs.index(self.epoch), self.runs[0])
-    return HTML(html.replace('class=psm', 'class="psm psm-still"', 1))
+    style = f'<style>body:has(.psm-map[data-key="{self.key}"]) .psm-still[data-key="{self.key}"] {{ display:none }}</style>'
+    return HTML(style + html.replace('class=psm', f'class="psm psm-still" data-key="{self.key}"', 1))
 
 @patch
 def keep_picture(self:NeighbourExplorer):
@@ -152,7 +153,7 @@ def keep_picture(self:NeighbourExplorer):
 
 @patch
 def _ipython_display_(self:NeighbourExplorer):
-    self.kept = display(self.picture(), display_id=uuid.uuid4().hex)
+    self.kept = display(self.picture(), display_id=self.key)
     data,_ = self._repr_mimebundle_()
     display({**data, 'text/plain': ''}, raw=True)
 
@@ -230,7 +231,7 @@ class NeighbourAudit(_Readable):
             h.audits.append(self.entry)
         done = n==len(self.pairs)
         self.said.value = f'<p aria-live=polite>{n} of {len(self.pairs)} judged' + (f'; purity {self.purity:.2f}, 95 % interval {lo:.2f} to {hi:.2f}' if n else '') + ('. Thank you.' if done else '') + '</p>'
-        def pic(i, alt): return f'<figure style="--z:128px;display:inline-block;margin:4px;text-align:center">{picture_inline(h, str(i), alt)}<figcaption>{alt}</figcaption></figure>'
+        def pic(i, alt): return f'<figure style="--z:128px;display:inline-block;margin:4px;text-align:center">{large_picture(h, i, alt)}<figcaption>{alt}</figcaption></figure>'
         self.view.value = '' if done else '<div class=psm>' + pic(self.pairs[n][0], 'query') + pic(self.pairs[n][1], 'its neighbour') + '</div>'
 
     @property
@@ -306,6 +307,10 @@ class MiningLab(_Readable):
         top,W,H = max(means) or 1,300,110
         pts = ' '.join(f'{30+np.log(a)/max(np.log(len(y)), 1)*(W-40):.1f},{8+(1-v/top)*(H-28):.1f}' for a,v in zip(x, means))
         return f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}"><text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{pts}"/></g><text x=30 y={H-4}>rank 1</text><text x={W-8} y={H-4} text-anchor=end>rank {len(y):,} of similarity</text></svg></div>'
+
+# %% ../nbs/09b_explorer.ipynb #b5b8f731
+_readable = '<style>body table.fastprogress thead tr, body table.fastprogress tbody tr:nth-of-type(even) { background:#8882; }</style>'
+if _readable not in bars.html_styles: bars.html_styles += _readable
 
 # %% ../nbs/09b_explorer.ipynb #40c102ea
 class NeighbourGrid(Callback):
