@@ -69,7 +69,10 @@ def _of_rows(ds, table):
     if isinstance(read, ColReader) and len(read.cols)==1:
         c = read.cols[0]
         return [f'{read.pref}{o}{read.suff}' for o in (table.iloc[:,c] if isinstance(c, int) else table[c])]
-    return [read(row) for _,row in table.iterrows()] if isinstance(read, Transform) else []
+    if not isinstance(read, Transform): return []
+    try: first = read(table.iloc[0])
+    except Exception: return []                     # of whatever kind its rows are
+    return [read(row) for _,row in table.iterrows()] if isinstance(first, (str,PurePath)) else []
 
 def item_files(
     ds, # A data set

@@ -173,6 +173,19 @@ def test_files_have_names_however_they_were_loaded(tmp_path, maker):
         assert re.fullmatch(r'[ab]/\d\d\.png', short) and path.endswith(short) and Path(path).exists()
     assert learn.features().file.map(lambda f: Path(f).exists()).all()
 
+def test_rows_that_are_read_in_a_way_of_their_own(tmp_path):
+    "A function that gives a path is asked for each row, one that opens the image for one alone"
+    from fastai.vision.all import DataBlock, ImageBlock, PILImage
+    pictures(tmp_path, [(16,16)]*12)
+    df,asked = pd.DataFrame(dict(n=range(12))),[]
+    def opened(r):
+        asked.append(r.n)
+        return PILImage.create(tmp_path/f'{r.n}.png')
+    def files(get_x): return item_files(DataBlock((ImageBlock,), get_x=get_x, splitter=lambda o: (list(range(10)),[10,11])).datasets(df).train)
+    assert files(lambda r: tmp_path/f'{r.n}.png')==[str(tmp_path/f'{i}.png') for i in range(10)]
+    asked.clear()
+    assert files(opened)==[None]*10 and len(asked)<4
+
 def test_names_that_would_be_acted_on(tmp_path):
     names = ['<script>alert(1)</script>.png'.replace('/','_'), 'تصویر ۱.png', 'a\u202egnp.exe.png', 'zwei\nZeilen.png'] + [f'{i}.png' for i in range(8)]
     pictures(tmp_path, [(16+i,20) for i in range(12)], names)
