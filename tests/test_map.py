@@ -320,9 +320,17 @@ def test_curves_without_labels(tmp_path, monkeypatch):
     fig,axs = axes[-1]
     curves = {c['name']: c for c in map_curves(history)}
     for ax,name in zip(axs[1:], ('agreement','stability')):
-        (line,),c = ax.lines,curves[name]
+        line,c = ax.lines[0],curves[name]
         assert line.get_xydata().tolist()==[list(p) for p in zip(c['epochs'], c['values'])]
-    assert [a.get_title() for a in axs]==['training loss','agreement of two views','neighbours that stayed'] and len(axs[0].lines)==1 and len(fig.axes)==4
+    assert [a.get_title() for a in axs]==['training loss','agreement of two views','neighbours that stayed'] and len(fig.axes)==4 and [len(o.lines) for o in (axs[0],fig.axes[3])]==[2,1]
+
+def test_an_index_that_was_not_made_again_tells_nothing_new():
+    "Its neighbours are the same ones, which is no sign of stability"
+    history = NeighbourHistory(n_probes=4, k=4)
+    train(history, 5, cb=PSMCallback(bank_size=128, k=6, mine_after=0., refresh=2))
+    near,stable = history.map.parts['near'],{c['name']: c['values'] for c in map_view(history)['columns']}['stability']
+    assert all(np.array_equal(stable[e], stable[e-1], equal_nan=True) for e in (1,3))       # made in epochs 1, 3 and 5
+    for e in (2,4): assert np.nanmean(stable[e])<.95 and not np.array_equal(stable[e], stable[e-1], equal_nan=True)
 
 def test_columns_count_neighbours():
     history = NeighbourHistory(n_probes=4, k=4)
