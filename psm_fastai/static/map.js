@@ -137,23 +137,25 @@ export class MapCanvas {
     this.hovered = -1;
     this.times = [];
     this.listen();
-    this.box = this.bounds();
+    this.boxes = view.epochs.map((_, e) => this.bounds(e));
+    this.box = this.boxes[0];
     this.sizes = new ResizeObserver(() => this.resize());
     this.sizes.observe(this.el);
   }
 
-  // What all epochs need, in parts of the layout's square
-  bounds() {
-    const { xy } = this.view.runs[this.run];
+  // What an epoch needs of the layout's square: left, top, right, bottom
+  bounds(e) {
+    const { n, runs } = this.view;
+    const { xy } = runs[this.run];
     const res = [1, 1, 0, 0];
-    for (let p = 0; p < xy.length; p += 2) {
+    for (let p = 2 * e * n, end = p + 2 * n; p < end; p += 2) {
       if (xy[p] === 0xffff && xy[p + 1] === 0xffff) continue;
       for (const a of [0, 1]) {
         res[a] = Math.min(res[a], xy[p + a] / 65535);
         res[2 + a] = Math.max(res[2 + a], xy[p + a] / 65535);
       }
     }
-    return res;
+    return res[0] > res[2] ? [0, 0, 1, 1] : res;
   }
 
   // `state`: epoch, scale, fits, query, selected, flags, dark, pictures, lassoing
@@ -180,8 +182,11 @@ export class MapCanvas {
     }
     const still = !smooth || matchMedia('(prefers-reduced-motion: reduce)').matches;
     this.from = still ? this.goal : this.now.slice();
+    this.boxFrom = this.box;
+    this.boxGoal = this.boxes[state.epoch];
     this.began = still ? -Infinity : performance.now();
     if (still) this.now.set(this.goal);
+    if (still) this.box = this.boxGoal;
   }
 
   advance(time) {
@@ -191,6 +196,7 @@ export class MapCanvas {
       const from = Number.isNaN(this.from[p]) ? this.goal[p] : this.from[p];
       this.now[p] = from + (this.goal[p] - from) * s;
     }
+    this.box = this.boxGoal.map((v, side) => this.boxFrom[side] + (v - this.boxFrom[side]) * s);
     return t < 1;
   }
 
@@ -233,8 +239,7 @@ export class MapCanvas {
   }
 
   // Pixels to a unit of the layout; the map may be stretched a little to fill its frame
-  scales() {
-    const [left, top, right, bottom] = this.box;
+  scales([left, top, right, bottom] = this.box) {
     const w = (this.width - 2 * PAD) / Math.max(1e-3, right - left);
     const h = (this.height - 2 * PAD) / Math.max(1e-3, bottom - top);
     const least = Math.min(w, h);
@@ -315,7 +320,7 @@ export class MapCanvas {
   chooseThumbs() {
     const level = 2 ** (Math.round(2 * Math.log2(this.camera.zoom)) / 2);
     if (this.thumbs?.level === level) return this.thumbs.shown;
-    const [sx, sy] = this.scales().map((s) => (s / this.camera.zoom) * level);
+    const [sx, sy] = this.scales(this.boxGoal).map((s) => (s / this.camera.zoom) * level);
     const { fits } = this.state;
     const [xs, ys] = [new Float32Array(this.view.n), new Float32Array(this.view.n)];
     let count = 0;
@@ -452,13 +457,18 @@ export class MapCanvas {
   }
 
   drawEdges(g) {
-    const { query, epoch } = this.state;
+    const { query, epoch, mines } = this.state;
     const [x, y] = [this.xs[query], this.ys[query]];
     if (Number.isNaN(x)) return;
     const near = this.view.neighbours(this.run, epoch, query).filter((r) => !Number.isNaN(this.xs[r.at]));
     const most = Math.max(1e-6, ...near.map((r) => r.weight));
     const small = this.width < 420;
-    const boxes = near.map((r) => ({ i: r.at, r: { ...r, share: r.weight / most }, ...this.outward(r.at, x, y), size: small ? 26 : 32 }));
+    const boxes = near.map((r) => ({
+      i: r.at,
+      r: { ...r, share: mines ? r.weight / most : 0.1 },
+      ...this.outward(r.at, x, y),
+      size: small ? 26 : 32,
+    }));
     const own = { i: query, x, y, size: small ? 42 : 54, fixed: true };
     const seen = [own, ...boxes].filter((b) => this.visible(b.i, 0));
     spread(seen, this.width, this.height);
