@@ -7,7 +7,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 # %% auto #0
 __all__ = ['recipes', 'RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'write_run', 'recipe_for', 'by_size',
            'check_options', 'start_and_arch', 'going_on', 'PretrainRun', 'measured_by', 'EpochLines', 'learned',
-           'run_folder', 'psm_pretrain', 'check_resume', 'summary', 'found_in']
+           'check_resume', 'summary', 'found_in', 'run_folder', 'psm_pretrain']
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
@@ -91,7 +91,6 @@ def plot_curves(
             s = found.get(col, ())
             if len(s): ax.plot(s.index, s, marker='.' if len(s)<30 else None, color=f'C{j}', label=name)     # one point has no line
             if len(logs)>1 and col=='train_loss': ax.tick_params(axis='y', colors=f'C{j}')
-        if j: axs[0].plot([], [], color=f'C{j}', label=name)          # in the legend too
     if labelled:
         for (name,v),ls in zip(levels.items(), ('--',':')): axs[1].axhline(v, color='grey', ls=ls, lw=1, label=name)
         for v,name,ls in ((first.untrained,'untrained',':'),(first.chance,'chance','--')): axs[2].axhline(v, color='grey', ls=ls, lw=1, label=name)
@@ -439,7 +438,6 @@ def train(self:PretrainRun, m):
     with self.bar(learn): learn.fit_one_cycle(o.epochs, o.lr, wd=o.wd, start_epoch=begin, **_cycle(o.opt, o.epochs, self.recipe['warmup']), cbs=cbs)
     self.scores[name] = self.score(learn)
     self.used[name] = dict(learn.psm.settings, bank_size=len(learn.model.bank.ids))
-    history.map_layout()          # kept with it
     history.save(self.out/f'neighbours{tail}')
 
 @patch
@@ -498,64 +496,6 @@ def learned(
     if gain>=.06: return f"{said} That is a little more. Look at before_after.png, and try more epochs or a pretrained encoder."
     if after>=.2: return f"{said} Training has changed hardly anything. The groups were there before."
     return f"{said} Hardly anything was learned that shows without labels. Try more epochs, a pretrained encoder, or views that change less."
-
-# %% ../nbs/10_pretrain.ipynb #e478fab6
-def run_folder(
-    data:str, # As for `psm_pretrain`
-    out, # A folder, or None
-)->Path:
-    "Where the results go: a folder named after the data"
-    name = Path(data).stem if Path(data).is_file() else Path(data).resolve().name if Path(data).is_dir() else data
-    return Path(out or f'runs/{name}')
-
-@call_parse
-@psm_options
-def psm_pretrain(
-    data:str, # digits (needs no download), cifar10, cifar100, a folder of images, with or without a folder for each class, Tiny ImageNet's folder, or a CSV file of file names and labels
-    method:str='psm', # psm, ppsm, pnsm, from_bank, moco, nnclr, msf or byol
-    arch:str=None, # Encoder: small_resnet, cifar_resnet18, a model of torchvision or timm such as resnet18, or an encoder file to begin from (default: small_resnet, or that of --start)
-    start:str=None, # Weights to begin from: an encoder file, the folder of a finished run, or a state dict that torch.save wrote
-    pretrained:bool=False, # Begin from the weights that torchvision or timm has for --arch, gently: few epochs, a low rate, and mining from the start
-    epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, else 20)
-    bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, else 128; for few images a 16th of them, but at least 4)
-    lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, else 0.003)
-    opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
-    wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
-    momentum:_numbers=None, # Share of its own weights that the momentum network keeps at each step, or start,end of a cosine (default: 0.98 for digits, else 0.99; for byol 0.99,1)
-    size:int=None, # Height and width of the images of a folder (default: 64)
-    limit:int=None, # At most so many training images, and, but for the digits, a fifth as many validation images
-    from_disk:bool=False, # Read images from disk again and again instead of decoding them once into memory
-    workers:int=0, # Processes that read images which are not in memory
-    no_labels:bool=False, # Folders are no classes, and a table's second column holds no labels
-    valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split); 0: train on all
-    channels:int=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands (default: by a look at the files)
-    min_value:float=None, # Black of images with more than 8 bits (default: by a look at the files)
-    max_value:float=None, # White of images with more than 8 bits (default: by a look at the files)
-    ground:str=None, # Colour that transparent images are laid over, and of bars (default: white)
-    fit:str=None, # crop cuts the longer side of an image, pad adds bars to the shorter one, squish changes the proportions (default: crop)
-    max_pixels:int=None, # Largest image that is read (default: 179 million pixels)
-    views:str=None, # photo or digit (default: photo for three channels, else digit)
-    device:str=None, # Such as cpu, cuda or cuda:1 (default: a GPU where there is one)
-    precision:str='fp32', # fp32, or on a GPU fp16 or bf16
-    compile:bool=False, # Compile the model with torch.compile
-    seed:int=0, # Seed of weights, views and order
-    eval:str=None, # What to measure where there are labels: knn, linear, knn,linear or none (default: knn)
-    compare:str=None, # A second method to train in the same way, with the settings that it has in common with the first
-    out:str=None, # Folder for the results (default: runs/DATA)
-    resume:bool=False, # Go on with the run in that folder from its last whole epoch; with a larger --epochs with one that is finished, too
-    **kwargs,
-):
-    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, features.parquet, history.csv, curves.png, before_after.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
-    options = dict(locals())
-    psm = _given(options.pop('kwargs'))
-    with _Told(run_folder(data, options.pop('out'))) as told:
-        run = PretrainRun(told, psm, **options)
-        run.check()
-        run.load()
-        run.begin()
-        for m in run.methods: run.train(m)
-        run.report()
-        return run.learn
 
 # %% ../nbs/10_pretrain.ipynb #03410656
 def _left(out, name, suffix): return [f for f in (out/f'{name}{m}{suffix}' for m in ('', *(f'_{m}' for m in psm_methods))) if f.exists()]
@@ -618,3 +558,61 @@ def found_in(
     same = sum(i!=f for i,f in enumerate(photos.first_alike()))
     copies = f"{same} of {len(photos):,} images have the same pixels as another one" if same else f"no two of {len(photos):,} images have the same pixels"
     return f"\nFound: {copies}. For more: photos = load_collection({str(out)!r}), then photos.duplicates(), .outliers(), .clusters() or .to_label(), each with .show()"
+
+# %% ../nbs/10_pretrain.ipynb #e478fab6
+def run_folder(
+    data:str, # As for `psm_pretrain`
+    out, # A folder, or None
+)->Path:
+    "Where the results go: a folder named after the data"
+    name = Path(data).stem if Path(data).is_file() else Path(data).resolve().name if Path(data).is_dir() else data
+    return Path(out or f'runs/{name}')
+
+@call_parse
+@psm_options
+def psm_pretrain(
+    data:str, # digits (needs no download), cifar10, cifar100, a folder of images, with or without a folder for each class, Tiny ImageNet's folder, or a CSV file of file names and labels
+    method:str='psm', # psm, ppsm, pnsm, from_bank, moco, nnclr, msf or byol
+    arch:str=None, # Encoder: small_resnet, cifar_resnet18, a model of torchvision or timm such as resnet18, or an encoder file to begin from (default: small_resnet, or that of --start)
+    start:str=None, # Weights to begin from: an encoder file, the folder of a finished run, or a state dict that torch.save wrote
+    pretrained:bool=False, # Begin from the weights that torchvision or timm has for --arch, gently: few epochs, a low rate, and mining from the start
+    epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, else 20)
+    bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, else 128; for few images a 16th of them, but at least 4)
+    lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, else 0.003)
+    opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
+    wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
+    momentum:_numbers=None, # Share of its own weights that the momentum network keeps at each step, or start,end of a cosine (default: 0.98 for digits, else 0.99; for byol 0.99,1)
+    size:int=None, # Height and width of the images of a folder (default: 64)
+    limit:int=None, # At most so many training images, and, but for the digits, a fifth as many validation images
+    from_disk:bool=False, # Read images from disk again and again instead of decoding them once into memory
+    workers:int=0, # Processes that read images which are not in memory
+    no_labels:bool=False, # Folders are no classes, and a table's second column holds no labels
+    valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split); 0: train on all
+    channels:int=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands (default: by a look at the files)
+    min_value:float=None, # Black of images with more than 8 bits (default: by a look at the files)
+    max_value:float=None, # White of images with more than 8 bits (default: by a look at the files)
+    ground:str=None, # Colour that transparent images are laid over, and of bars (default: white)
+    fit:str=None, # crop cuts the longer side of an image, pad adds bars to the shorter one, squish changes the proportions (default: crop)
+    max_pixels:int=None, # Largest image that is read (default: 179 million pixels)
+    views:str=None, # photo or digit (default: photo for three channels, else digit)
+    device:str=None, # Such as cpu, cuda or cuda:1 (default: a GPU where there is one)
+    precision:str='fp32', # fp32, or on a GPU fp16 or bf16
+    compile:bool=False, # Compile the model with torch.compile
+    seed:int=0, # Seed of weights, views and order
+    eval:str=None, # What to measure where there are labels: knn, linear, knn,linear or none (default: knn)
+    compare:str=None, # A second method to train in the same way, with the settings that it has in common with the first
+    out:str=None, # Folder for the results (default: runs/DATA)
+    resume:bool=False, # Go on with the run in that folder from its last whole epoch; with a larger --epochs with one that is finished, too
+    **kwargs,
+):
+    "Pretrain an image encoder without labels, by potential sample mining; write encoder.safetensors, features.parquet, history.csv, curves.png, before_after.png, neighbours.html, the history behind it, run.json, and checkpoint.pth to go on from"
+    options = dict(locals())
+    psm = _given(options.pop('kwargs'))
+    with _Told(run_folder(data, options.pop('out'))) as told:
+        run = PretrainRun(told, psm, **options)
+        run.check()
+        run.load()
+        run.begin()
+        for m in run.methods: run.train(m)
+        run.report()
+        return run.learn
