@@ -27,7 +27,7 @@ def explorer_js()->str: # An ES module that exports `mount`, `openPage` and, for
     return '\n'.join([*map(inner, parts), re.sub(r'^import [^;]*;\n', '', last, flags=re.M)])
 
 # %% ../nbs/09a_page.ipynb #p0000005
-_computed = {'right','trust','stability','similarity'}      # from neighbours, similarities and weights
+_computed = {'right','trust','similarity'}      # from neighbours, similarities and weights
 
 def _changes(o):
     "An array in as few bytes as hold it, epochs as changes since the one before, and how many numbers an epoch has"

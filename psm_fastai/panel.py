@@ -49,7 +49,7 @@ def large_picture(
 )->str: # HTML
     "An image of the data set if a learner is at hand, else its thumbnail"
     if history.learn is None: return picture_inline(history, str(i), alt)
-    with no_random(): im = ImageOps.contain(train_image(history.learn.dls, i).convert('RGB'), (256,256))       # a data set may draw
+    with no_random(): im = ImageOps.contain(train_image(history.learn.dls, i, side=256).convert('RGB'), (256,256))       # a data set may draw
     return f'<img class=t alt="{escape(alt)}" src="{_url(im)}">'
 
 def _missing(alt): return f'<span class="t none" role=img aria-label="{escape(alt)}, no picture kept">?</span>'
