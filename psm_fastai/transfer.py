@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/transfer.html.md"""
 __all__ = ['reading_of', 'encoder_reader', 'image_features', 'export_encoder']
 
 # %% ../nbs/07a_transfer.ipynb #140f8d08
-import io, numpy as np, pandas as pd, re, torch, torch.nn.functional as F
+import io, numpy as np, pandas as pd, re, torch, torch.nn.functional as F, warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, no_random, params
@@ -161,5 +161,7 @@ def export_encoder(
     x = torch.zeros(2, n_in, *size, dtype=torch.uint8, device=next(m.parameters()).device)
     with torch.no_grad(): program = torch.export.export(whole_way, (x,), dynamic_shapes=({0: torch.export.Dim('images')},))
     held = io.BytesIO()       # torch asks files for the ending .pt2, which temporary ones don't have
-    torch.export.save(program, held)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='No complete tensor found')       # counters of batch-norm, which are not used
+        torch.export.save(program, held)
     with whole(path) as tmp: tmp.write_bytes(held.getvalue())

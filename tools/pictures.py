@@ -1,6 +1,6 @@
 """Make the pictures of nbs/images, and the page of nbs/pages: python tools/pictures.py
 Trains on the digits as `psm_pretrain digits --compare moco` does, two minutes, and, where CIFAR-10 is at hand, on 10,000 of its images, and looks at the pages in headless Chromium"""
-import shutil, tempfile
+import matplotlib.pyplot as plt, shutil, tempfile
 from pathlib import Path
 from PIL import Image
 from fastai.vision.all import fastai_cfg
@@ -36,7 +36,8 @@ def screenshot(out, name):
 out = Path(tempfile.mkdtemp())
 learn = psm_pretrain('digits', compare='moco', out=out/'digits')
 ids = mined_neighbours(learn, n=10, k=1).sort_values('query_label')['query'].tolist()[1::2]      # every other class: the home page's first screen holds no more
-learn.show_neighbours(ids, k=8, size=.75).savefig(images/'neighbours.png', dpi=110)
+learn.show_neighbours(ids, k=8, size=.75)
+plt.gcf().savefig(images/'neighbours.png', dpi=110)
 shrink('neighbours.png')
 screenshot(out/'digits', 'map.png')
 shutil.copy(out/'digits/neighbours.html', images.parent/'pages')
