@@ -86,12 +86,17 @@ def _channel_axis(shape, channels=None):
     small,large = sorted((first,last))
     if first!=last and (small<=4 or 4*small<=min(mid,large)): return 0 if first==small else 2
 
+def _ways_out(shape):
+    "What to pass if either end could be the channels"
+    if shape[0]==shape[2]: return f"pass channels={shape[0]} if it is the first axis, or turn the arrays around"
+    return f"pass channels={shape[0]} or channels={shape[2]}"
+
 def _chw(a, channels=None):
     "Make an array `[C, H, W]`"
     _check_array(a.shape, a.dtype)
     if a.ndim==2: return a[None]
     axis = _channel_axis(a.shape, channels)
-    if axis is None: raise ValueError(f"an array of shape {list(a.shape)}, of which either end could be the channels: pass channels={a.shape[0]} or channels={a.shape[2]}")
+    if axis is None: raise ValueError(f"an array of shape {list(a.shape)}, of which either end could be the channels: {_ways_out(a.shape)}")
     return np.moveaxis(a, axis, 0)
 
 # %% ../nbs/00_images.ipynb #17ea0178
@@ -394,7 +399,7 @@ def _array_channels(files):
     same = {axis for axis in (0,2) if len({s[axis] for s in shapes})==1}
     if len(same)>1: same &= {*alone}
     if len(same)==1: return shapes[0][same.pop()]
-    raise ValueError(f"which axis of the arrays holds the channels can't be known from shapes such as {list(shapes[0])}: pass channels={shapes[0][0]} or channels={shapes[0][2]}")
+    raise ValueError(f"which axis of the arrays holds the channels can't be known from shapes such as {list(shapes[0])}: {_ways_out(shapes[0])}")
 
 def reader_for(
     files, # Paths of the images

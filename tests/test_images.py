@@ -436,3 +436,8 @@ def test_pad_keeps_a_line(tmp_path):
     line = np.zeros((2,2000), np.uint8)
     assert ReadImage(8, 1, fit='pad').pixels(line)[0].min()==0
     assert ReadImage((8,6), 5, fit='pad').pixels(np.zeros((5,2,2000), np.uint8)).shape==(5,8,6)
+
+def test_an_array_with_equal_sides_is_told_the_way_out():
+    a = np.random.default_rng(0).integers(0, 256, (32,32,32), dtype=np.uint8)
+    with pytest.raises(ValueError, match='pass channels=32 if it is the first axis, or turn the arrays around'): ReadImage(32, 3).pixels(a)
+    assert (ReadImage(32, 32).pixels(a)==a).all()
