@@ -26,7 +26,7 @@ from .checkpoint import CheckpointCallback
 from .folders import read_table, say, short_name
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import create_encoder, encoder_from, load_encoder, has_weights
-from .files import locked, regular, whole
+from .files import locked, regular, watched, whole
 from .evaluate import KNNCallback, encoder_features
 from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
@@ -443,8 +443,8 @@ def train(self:PretrainRun, m):
 @patch
 @contextmanager
 def bar(self:PretrainRun, learn):
-    "A progress bar, or lines if the output of the command goes to a file"
-    if not is_cli(psm_pretrain) or sys.stdout.isatty(): yield
+    "A progress bar, or lines if the output goes to a file"
+    if watched(): yield
     else:
         with learn.no_bar(), learn.added_cbs(EpochLines()): yield
 
