@@ -44,7 +44,7 @@ def _curve(name, label, values): return dict(name=name, label=label, values=[flo
 
 def _run(name, labels, known, epochs, k, seed):
     n,rng = len(labels),np.random.default_rng(seed)
-    own,noise = rng.uniform(.15, .85, (12,2))[labels],rng.normal(0, 1, (n,2))
+    own,noise = rng.uniform(.15, .85, (max(12, labels.max()+1),2))[labels],rng.normal(0, 1, (n,2))
     xy = np.stack([(.5+(own-.5)*(.2+.8*(e+1)/epochs)+noise*.16*(1-.7*(e+1)/epochs)).clip(.001, .999) for e in range(epochs)])
     near,sim = (np.stack(a) for a in zip(*(_nearest(p, k) for p in xy)))
     weight = np.where((rng.random(near.shape)<.7) & (near>=0), sim, 0).astype(np.uint8)

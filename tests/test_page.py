@@ -225,7 +225,7 @@ def test_the_map_answers_the_mouse(shown):
     assert not page.bad
     drawn = "document.querySelector('.map canvas').toDataURL()"
     page.keyboard.press('+')
-    until(page, "document.querySelector('.psm-map').explorer.maps[0].thumbs?.shown?.some(Boolean)")
+    until(page, "document.querySelector('.psm-map').explorer.maps[0].thumbs?.drawn")
     with_pictures = page.evaluate(drawn)
     page.uncheck('input[type=checkbox]')
     until(page, f"{drawn} !== {with_pictures!r}")
@@ -268,6 +268,28 @@ def test_few_images(shown, n, k):
     page = shown(fake_view(n=n, epochs=1, k=k), width=820)
     assert len(strip(page))==n and page.locator('.time').is_hidden() and not page.bad
     for key in 'rbnfsep+-0': page.keyboard.press(key)
+    assert not page.bad
+
+def test_a_history_without_a_map(shown):
+    "Of an older version: strip, panel and chart work"
+    view = fake_view()
+    view['runs'][0]['xy'][:] = 65535
+    page = shown(view)
+    assert page.locator('.maps').is_hidden() and len(strip(page))>5 and len(cards(page))==5
+    first = chosen(page)
+    for key in ('ArrowRight','Shift+ArrowRight','+','-','0','l','p','p','f'): page.keyboard.press(key)
+    page.locator('.go').first.click()
+    assert chosen(page)!=first and not page.bad
+
+def test_images_without_a_place_yet(shown):
+    "They come with their first key; nothing is drawn of them before"
+    view = fake_view()
+    view['runs'][0]['xy'][:3,:30] = 65535
+    page = shown(view, address='#image=3&epoch=1')
+    placed = "(() => { const m = document.querySelector('.psm-map').explorer.maps[0]; return Array.from(m.xs).filter(x => !Number.isNaN(x)).length })()"
+    until(page, f"{placed} === 30")
+    for _ in range(3): page.keyboard.press('ArrowUp')
+    until(page, f"{placed} === 60")
     assert not page.bad
 
 def test_many_images(shown):

@@ -109,8 +109,14 @@ export class Chart {
     const begun = [...new Set(this.view.runs.map((r) => r.start).filter((s) => s !== null && s !== undefined))];
     return begun.flatMap((s) => [
       svg('line', { class: 'start', x1: this.x(s), x2: this.x(s), y1: TOP, y2: HEIGHT - BOTTOM }),
-      svg('text', { class: 'note', x: this.x(s) + 3, y: TOP - 4 }, 'mining starts'),
+      svg('text', { class: 'note', ...this.beside(s), y: TOP - 4 }, 'mining starts'),
     ]);
+  }
+
+  // To the right of an epoch, or to the left if there is no room
+  beside(epoch) {
+    const x = this.x(epoch);
+    return x > WIDTH - RIGHT - 70 ? { x: x - 3, 'text-anchor': 'end' } : { x: x + 3 };
   }
 
   chanceLine(y) {

@@ -130,7 +130,9 @@ export class Time {
   starts() {
     const { epochs, last, runs } = this.view;
     const at = [...new Set(runs.map((r) => r.start))].map((s) => epochs.indexOf(s)).filter((e) => e > 0);
-    return at.map((e) => h('span', { class: 'begin', style: `left:${(100 * e) / last}%` }, 'mining starts'));
+    return at.map((e) =>
+      h('span', { class: e > 0.8 * last ? 'begin late' : 'begin', style: `left:${(100 * e) / last}%` }, 'mining starts'),
+    );
   }
 
   draw({ state, timer }) {

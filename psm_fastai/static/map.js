@@ -260,7 +260,7 @@ export class MapCanvas {
 
   radius() {
     const room = Math.sqrt((this.width * this.height) / Math.max(1, this.view.n));
-    const r = clamp(0.22 * room, 1.3, 5) * Math.min(2, this.camera.zoom ** 0.35);
+    const r = clamp(0.22 * room * this.camera.zoom ** 0.5, 1.3, this.camera.zoom > 2 ? 7 : 5);
     return Math.round(4 * r) / 4;
   }
 
@@ -312,8 +312,8 @@ export class MapCanvas {
     };
   }
 
-  thumbSize() {
-    return clamp(21 * Math.sqrt(this.camera.zoom), 21, 72);
+  thumbSize(zoom = this.camera.zoom) {
+    return clamp(21 * Math.sqrt(zoom), 21, 58);
   }
 
   // Which dots are pictures at this zoom. The choice holds for a step of zoom, so that it does not flicker
@@ -323,23 +323,32 @@ export class MapCanvas {
     const [sx, sy] = this.scales(this.boxGoal).map((s) => (s / this.camera.zoom) * level);
     const { fits } = this.state;
     const [xs, ys] = [new Float32Array(this.view.n), new Float32Array(this.view.n)];
-    let count = 0;
     for (let i = 0; i < xs.length; i++) {
       const off = !fits[i] || !this.pictures.has(i);
       xs[i] = off ? NaN : this.goal[2 * i] * sx;
       ys[i] = this.goal[2 * i + 1] * sy;
-      count += Number(!Number.isNaN(xs[i]));
     }
-    const shown = thinned(xs, ys, this.order, clamp(21 * Math.sqrt(level), 21, 72) * 1.12);
-    const enough = shown.reduce((a, b) => a + b, 0) >= 0.34 * count;
-    this.thumbs = { level, shown: enough ? shown : null };
-    return this.thumbs.shown;
+    const shown = thinned(xs, ys, this.order, this.thumbSize(level) * 1.12);
+    this.thumbs = { level, shown };
+    return shown;
+  }
+
+  // Whether enough of what is in sight can be pictures; less will do for those who zoom in to see some
+  roomy(shown) {
+    let [all, pictures] = [0, 0];
+    for (let i = 0; i < shown.length; i++) {
+      if (!this.state.fits[i] || !this.visible(i, 0)) continue;
+      all++;
+      pictures += shown[i];
+    }
+    return pictures >= (this.camera.zoom < 1.8 ? 0.34 : 0.12) * all;
   }
 
   drawThumbs() {
     if (!this.state.pictures) return;
     const shown = this.chooseThumbs();
-    if (!shown) return;
+    this.thumbs.drawn = this.roomy(shown);
+    if (!this.thumbs.drawn) return;
     const g = this.base.getContext('2d');
     g.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     const size = this.thumbSize();
@@ -582,7 +591,7 @@ export class MapCanvas {
   // The image that is drawn at a place, -1 if there is none
   hit(x, y) {
     let [best, least] = [-1, (this.radius() + 8) ** 2];
-    const shown = this.state.pictures && this.thumbs?.shown;
+    const shown = this.state.pictures && this.thumbs?.drawn && this.thumbs.shown;
     const half = this.thumbSize() / 2;
     for (let i = 0; i < this.xs.length; i++) {
       if (!this.state.fits[i] && i !== this.state.query) continue;
