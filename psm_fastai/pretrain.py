@@ -150,14 +150,14 @@ def _cycle(opt, epochs, warmup=None):
 recipes = {'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, psm=dict(refresh=1)), None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 _resnets = dict(opt='sgd', epochs=200, bs=512, lr=.06, momentum=.99, wd=5e-4, warmup=5, psm=dict(temp=.1, split_bn=8))
 
-_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, steps=0, psm=dict(mine_after=0.))     # few steps at a low rate, so that little is forgotten [ours]
+_pretrained = dict(epochs=4, bs=32, lr=2e-4, momentum=.99, wd=1e-4, steps=0, size=128, psm=dict(mine_after=0.))     # few steps at a low rate, so that little is forgotten [ours]
 
 def recipe_for(
     data:str, # As for `psm_pretrain`
     arch='small_resnet', # Encoder; `cifar_resnet18` and names that start with resnet are ResNets
     opt:str|None=None, # Optimizer that was asked for; with another one than sgd a ResNet has the recipe of all others
     pretrained:bool=False, # Whether training begins from pretrained weights
-)->dict: # `opt`, `epochs`, `bs`, `lr`, `momentum`, `wd`, `warmup` in epochs or None, `knn_k`, perhaps the least number of `steps`, and in `psm` further settings of the method
+)->dict: # `opt`, `epochs`, `bs`, `lr`, `momentum`, `wd`, `warmup` in epochs or None, `knn_k`, perhaps the least number of `steps` and the `size` of images, and in `psm` further settings of the method
     "What is taken for settings that were not given: from pretrained weights little and gentle training, for ResNets and images other than the digits what published recipes share, else `recipes`"
     if pretrained: return dict(opt=opt or 'adam', warmup=None, knn_k=20, **_pretrained)
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', '')
@@ -178,7 +178,7 @@ def by_size(
 # %% ../nbs/10_pretrain.ipynb #251f0d5c
 _choices = dict(method=list(psm_methods), compare=[None, *psm_methods], opt=list(_opts), precision=['fp32','fp16','bf16'], views=[None,'photo','digit'])
 
-def _load(data, reading, size, workers, in_memory, **kwargs):
+def _load(data, reading, size, workers, in_memory, usual=64, **kwargs):
     path = Path(data)
     if data=='digits' and reading: raise ValueError(f"--{min(reading).replace('_', '-')} is for image files, and the digits are none")
     kwargs.update(reading)
@@ -193,7 +193,7 @@ def _load(data, reading, size, workers, in_memory, **kwargs):
     if path.is_file() and path.suffix.lower() not in ('.csv','.tsv'): raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
     if path.is_file() and read_table(path).shape[1]==1: kwargs['label_col'] = None
     if (path/'wnids.txt').exists(): return tiny_imagenet_dls(path, **(dict(size=size) if size else {}), in_memory=in_memory, num_workers=workers, **kwargs)
-    return image_dls(data, size=size or 64, in_memory=in_memory, num_workers=workers, **kwargs)
+    return image_dls(data, size=size or usual, in_memory=in_memory, num_workers=workers, **kwargs)
 
 def check_options(
     o, # The options, as attributes
@@ -322,7 +322,7 @@ def load(self:PretrainRun):
     o = self.o
     set_seed(o.seed)
     reading = {n: v for n,v in self.reading.items() if v is not None}
-    asked = dict(bs=o.bs, limit=o.limit)
+    asked = dict(bs=o.bs, limit=o.limit, usual=self.recipe.get('size', 64))
     if o.data!='digits': asked['seed'] = o.seed
     if o.no_labels: asked['label_col'] = None
     if o.valid_pct is not None: asked['valid_pct'] = o.valid_pct
@@ -582,7 +582,7 @@ def psm_pretrain(
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
     momentum:_numbers=None, # Share of its own weights that the momentum network keeps at each step, or start,end of a cosine (default: 0.98 for digits, else 0.99; for byol 0.99,1)
-    size:int=None, # Height and width of the images of a folder (default: 64)
+    size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
     limit:int=None, # At most so many training images, and, but for the digits, a fifth as many validation images
     from_disk:bool=False, # Read images from disk again and again instead of decoding them once into memory
     workers:int=0, # Processes that read images which are not in memory

@@ -224,3 +224,17 @@ def test_the_small_networks_recipe_stays():
     assert {d: pretrain.recipe_for(d) for d in ('digits','cifar10')}=={
         'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm=dict(refresh=1), knn_k=20),
         'cifar10': dict(opt='adam', epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01, warmup=None, psm={}, knn_k=20)}
+
+def test_settings_fit_the_number_of_images(folder, tmp_path, monkeypatch):
+    plain,gentle = pretrain.recipe_for('photos'),pretrain.recipe_for('photos', 'resnet18', pretrained=True)
+    assert [pretrain.by_size(n, plain) for n in (10,100,1000,10_000,100_000)]==[(10,600),(16,100),(62,38),(128,20),(128,20)]
+    assert [pretrain.by_size(n, gentle) for n in (10,100,10_000)]==[(10,4),(16,4),(32,4)]
+    assert pretrain.by_size(100, plain, bs=50)==(50,300)
+    seen = []
+    def stop(source, size, **kwargs):
+        seen.append(size)
+        raise ValueError('seen')
+    monkeypatch.setattr(pretrain, 'image_dls', stop)
+    for how in (dict(), dict(pretrained=True, arch='resnet18'), dict(pretrained=True, arch='resnet18', size=96)):
+        with pytest.raises(ValueError, match='seen'): pretrain.psm_pretrain(str(folder), out=tmp_path/'run', **how)
+    assert seen==[64,128,96]
