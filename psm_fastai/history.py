@@ -110,6 +110,7 @@ class NeighbourHistory(GuestCallback):
         self.title,self.vocab,self.labels,self.thumbs,self.recent,self.tables,self.epochs,self.audits,self.active = title,None,{},Thumbnails(),Thumbnails(),[],[],[],False
         self.source,self.offset,self.begins,self.losses = None,0,False,None
         self.n_map,self.map,self.files,self.pixels = n_map,MapRecord(),{},{}
+        self.collection = None       # a `Collection` of the learner, to take clusters, copies and outliers of the map from
 
     def arrive(self):
         n = plain_dls(self.learn.dls).train.n

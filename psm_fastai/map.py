@@ -154,26 +154,32 @@ def keys_collection(
     table['pixels'] = [h.pixels.get(i, f'image {i}') for i in ids]
     return Collection(torch.from_numpy(feats[at]), None, table),at
 
+def _asked_of(h):
+    "What to ask for copies, outliers and clusters: a collection, its rows of the map's images, and their positions"
+    if h.collection is None:
+        c,at = keys_collection(h)
+        return c,np.arange(len(at)),at
+    row_of = {i: r for r,(i,kind) in enumerate(zip(h.collection.table.id, h.collection.table.set)) if kind=='train'}
+    return h.collection,np.array([row_of[i] for i in h.map.ids.tolist()], int),np.arange(len(h.map.ids))
+
 def _of_collection(h):
     "Cluster, copy and distance, looked up once for the last epoch"
-    known = h.__dict__.get('_found', (None,))
-    if known[0]!=len(h.map): h._found = known = len(h.map),_ask_collection(h)
+    known,now = h.__dict__.get('_found', (None,)),(len(h.map),id(h.collection))
+    if known[0]!=now: h._found = known = now,_ask_collection(h)
     return known[1]
 
 def _ask_collection(h):
-    n,(c,at) = len(h.map.ids),keys_collection(h)
+    n,(c,rows,at) = len(h.map.ids),_asked_of(h)
     cluster,copy_of,far = np.full(n, -1, np.int32),np.full(n, -1, np.int32),np.full(n, np.nan, np.float32)
-    kinds = c.clusters(best_number(c.unit[::math.ceil(len(c)/1000)].numpy()))
-    cluster[at[kinds.row]] = kinds.cluster
-    first = np.array(c.first_alike())
-    copy_of[at] = np.where(first==np.arange(len(at)), -1, at[first])
-    if len(c)>1:
-        out = c.outliers(len(c))
-        far[at[out.row]] = out.distance
-    names = [f'cluster {i+1}' for i in range(cluster.max()+1)]
-    return [_column('cluster', 'cluster', cluster, 'Kinds of images, found by k-means among the keys of the last epoch; 1 is the largest', names),
+    number = best_number(c.unit[::math.ceil(len(c)/1000)].numpy()) if h.collection is None else None
+    cluster[at] = c.clusters(number).set_index('row').cluster.sort_index().to_numpy()[rows]
+    place,first = {r: p for r,p in zip(rows.tolist(), at.tolist())},np.array(c.first_alike())[rows]
+    copy_of[at] = [-1 if f==r else place.get(f, -1) for f,r in zip(first.tolist(), rows.tolist())]
+    if len(c)>1: far[at] = c.outliers(len(c)).set_index('row').distance.sort_index().to_numpy()[rows]
+    names,of = [f'cluster {i+1}' for i in range(cluster.max()+1)],'keys of the last epoch' if h.collection is None else "encoder's features"
+    return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}; 1 is the largest', names),
         _column('duplicate_of', 'copy of', copy_of, 'Position of the first image with the same pixels, -1 if there is none before it'),
-        _column('outlier', 'distance to its nearest', far, 'Mean of 1 - cosine similarity to the 10 nearest images, at the last epoch')]
+        _column('outlier', 'distance to its nearest', far, f'Mean of 1 - cosine similarity to the 10 nearest images, by the {of}')]
 
 # %% ../nbs/08c_map.ipynb #c4e7cdbc
 def map_columns(
@@ -213,11 +219,11 @@ def short_file(
     path, # Of an image, or None
     root:str, # Folder that all images are in
 )->str:
-    "At most the folder and the name of a file, on one line"
+    "The name of a file and at most two folders, on one line"
     if path is None: return None
     parts = Path(path).parts
     inside = Path(path).relative_to(root).parts if root and Path(path).is_relative_to(root) else parts
-    return shown('/'.join((inside or parts)[-2:]))
+    return shown('/'.join((inside or parts)[-3:]))
 
 def _common(paths):
     try: return commonpath([dirname(p) for p in paths])

@@ -456,6 +456,7 @@ def report(self:PretrainRun):
     learn.save_encoder(out/'encoder.safetensors')
     photos = learn.collection()
     photos.save(out/'features.parquet')
+    self.histories[_title(o.method)].collection = photos       # the page's clusters, copies and outliers are those of the features
     plot_curves(self.logs, out/'curves.png', {n: v['knn'] for n,v in self.levels.items() if 'knn' in v}, self.histories)
     neighbour_page(list(self.histories.values()), out/'neighbours.html', title=f'What was mined from {o.data}')
     def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
@@ -480,9 +481,10 @@ def draw_before_after(self:PretrainRun, photos):
 def without_labels(self:PretrainRun)->str:
     "The closing table if there are no labels, and what it means"
     a,b = self.signs['before'],self.signs['after']
-    rows = {'groups of neighbours': (a['groups'], b['groups'], 0), 'two views agree': (a['agreement'], b['agreement'], a['agreement_chance']), 'estimated right': (a['right'], b['right'], 0)}
+    rows = {'groups of neighbours': (a['groups'], b['groups'], 0), 'two views agree': (a['agreement'], b['agreement'], a['agreement_chance']), 'estimated right': (a['right'], b['right'], math.nan)}
     head = f"{'Signs without labels':<26}{'before':>8}{'after':>8}{'chance':>8}"
-    return '\n'.join(['', head] + [f"  {n:<24}{was:>8.3f}{now:>8.3f}{chance:>8.3f}" for n,(was,now,chance) in rows.items()] + [learned(a['groups'], b['groups'])])
+    def figures(*vs): return ''.join(f"{'' if math.isnan(v) else f'{v:.3f}':>8}" for v in vs)
+    return '\n'.join(['', head] + [f"  {n:<24}{figures(*vs)}" for n,vs in rows.items()] + [learned(a['groups'], b['groups'])])
 
 def learned(
     before:float, # `groups` of `signs_without_labels` before training; nan if not known
@@ -495,7 +497,7 @@ def learned(
     if gain>=.1: return f"{said} So the encoder has learned what some images have in common. Whether it is what you look for, before_after.png shows."
     if gain>=.06: return f"{said} That is a little more. Look at before_after.png, and try more epochs or a pretrained encoder."
     if after>=.2: return f"{said} Training has changed hardly anything. The groups were there before."
-    return f"{said} Hardly anything was learned that shows without labels. Try more epochs, a pretrained encoder, or views that change less."
+    return f"{said} Hardly anything was learned that shows without labels. Look at before_after.png, and try more epochs (--resume --epochs), or pretrained weights (--arch resnet18 --pretrained)."
 
 # %% ../nbs/10_pretrain.ipynb #03410656
 def _left(out, name, suffix): return [f for f in (out/f'{name}{m}{suffix}' for m in ('', *(f'_{m}' for m in psm_methods))) if f.exists()]
@@ -524,7 +526,7 @@ def check_resume(
     if not isinstance(run, dict) or not {'method','finished'} <= run.keys(): raise ValueError(f"{out/'run.json'} is not a record that psm_pretrain wrote. Give --out another folder")
     more = resume and isinstance(run.get('epochs'), int) and (settings.get('epochs') or 0)>run['epochs']
     if run['finished'] and more and not left: raise ValueError(f"the run in {out} is finished and has no checkpoint, so it can't go on. Begin another one from its weights: --start {out/'encoder.safetensors'} --out another folder")
-    if run['finished'] and not more: raise ValueError(f"the run in {out} is finished; there is nothing to resume. For more epochs give --epochs, above {run.get('epochs')}" if resume else f"{out} holds a finished run. Give --out another folder, or delete this one")
+    if run['finished'] and not more: raise ValueError(f"the run in {out} is finished; there is nothing to resume. For more epochs give --epochs, above {run.get('epochs')}" if resume else f"{out} holds a finished run. For more epochs add --resume and a larger --epochs; for another run give --out another folder, or delete this one")
     if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to go on with it, give --out another folder, or delete {left[0]}")
     if not resume: return
     now = json.loads(json.dumps(settings, default=str))
@@ -557,7 +559,7 @@ def found_in(
     "What the features say about the images, and how to ask more"
     same = sum(i!=f for i,f in enumerate(photos.first_alike()))
     copies = f"{same} of {len(photos):,} images have the same pixels as another one" if same else f"no two of {len(photos):,} images have the same pixels"
-    return f"\nFound: {copies}. For more: photos = load_collection({str(out)!r}), then photos.duplicates(), .outliers(), .clusters() or .to_label(), each with .show()"
+    return f"\nFound: {copies}. For more, in Python:\n  from psm_fastai.all import *\n  photos = load_collection({str(out)!r})\n  photos.duplicates(), photos.outliers(), photos.clusters() and photos.to_label(10, 'to_label.csv') are tables, and .show() draws them"
 
 # %% ../nbs/10_pretrain.ipynb #e478fab6
 def run_folder(

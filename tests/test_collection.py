@@ -98,3 +98,26 @@ def test_files_that_are_none_are_refused(tmp_path):
     pd.DataFrame(dict(file=['a'])).to_parquet(tmp_path/'features.parquet')
     with pytest.raises(ValueError, match='not a table that Collection.save wrote'): load_collection(tmp_path)
     with pytest.raises(FileNotFoundError): load_collection(tmp_path/'none')
+
+def test_labels_that_were_filled_in_are_not_replaced(folder, tmp_path_factory):
+    c,path = learner(folder).collection(),tmp_path_factory.mktemp('to label')/'label.csv'
+    c.to_label(4, path)
+    c.to_label(5, path)              # nothing was filled in yet
+    table = pd.read_csv(path, dtype=dict(label=object))
+    table.loc[2,'label'] = 'cat'
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match='holds 1 labels that were filled in, which would be lost. Give another path'): c.to_label(5, path)
+    assert pd.read_csv(path).label[2]=='cat'
+
+def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp('run')
+    learn = psm_learner(image_dls(folder, size=32, bs=8, valid_pct=0), 'small_resnet')
+    learn.save_encoder(out/'encoder.safetensors')
+    photos = learn.collection()
+    photos.save(out/'features.parquet')
+    again,files = load_collection(out),[Path(photos.table.file[5]),Path(photos.table.file[20])]
+    axes = np.array(drawn(lambda: again.show_nearest(files, n=3)).axes).reshape(2, 4)
+    for row,i in zip(axes, (5,20)):
+        best = (photos.unit@photos.unit[i]).topk(3)
+        assert [ax.get_title().split()[0] for ax in row[1:]]==[f'{s:.2f}' for s in best.values] and row[1].get_title().startswith('1.00')
+    with pytest.raises(ValueError, match='There is no encoder beside these features'): photos.show_nearest(files)

@@ -173,6 +173,22 @@ def test_files_have_names_however_they_were_loaded(tmp_path, maker):
         assert re.fullmatch(r'[ab]/\d\d\.png', short) and path.endswith(short) and Path(path).exists()
     assert learn.features().file.map(lambda f: Path(f).exists()).all()
 
+@pytest.mark.parametrize('valid_pct', [0,.25])
+def test_clusters_copies_and_outliers_can_be_those_of_the_features(tmp_path, valid_pct):
+    "So that the page and the tables of a run say the same"
+    folder = pictures(tmp_path, [(20,20)]*40, [f'{i:02}.png' for i in range(40)])
+    history = NeighbourHistory(n_probes=4, k=3)
+    learn = quiet(image_dls(folder, size=16, bs=8, valid_pct=valid_pct), model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
+    learn.fit(1)
+    before = {c['name']: c for c in map_view(history)['columns']}
+    photos = history.collection = learn.collection()
+    view = map_view(history)
+    columns = {c['name']: c for c in view['columns']}
+    assert 'keys of the last epoch' in before['cluster']['help'] and "encoder's features" in columns['cluster']['help']
+    path = dict(zip(view['paths'], range(40)))
+    far,kinds = photos.outliers(40).set_index('file').distance,photos.clusters().set_index('file').cluster
+    for f,i in path.items(): assert columns['outlier']['values'][i]==pytest.approx(far[f]) and columns['cluster']['values'][i]==kinds[f]
+
 def test_rows_that_are_read_in_a_way_of_their_own(tmp_path):
     "A function that gives a path is asked for each row, one that opens the image for one alone"
     from fastai.vision.all import DataBlock, ImageBlock, PILImage

@@ -201,6 +201,7 @@ function longest(wrongOnly) {
 
 const SHARE_RIGHT = meanNear((view, _r, _e, i, _s, j) => view.right(i, j));
 const MEAN_TRUST = meanNear((view, run, _e, _i, s) => view.runs[run].weight[s] / 255);
+const SHARE_TRUSTED = meanNear((view, run, _e, _i, s) => (view.runs[run].weight[s] > 0 ? 1 : 0));
 const MEAN_SIMILARITY = meanNear((view, run, _e, _i, s) => view.runs[run].sim[s] / 255);
 const SHARE_KEPT = meanNear((view, run, e, i, _s, j) => (e ? view.isNear(run, e - 1, i, j) : NaN));
 const SHARE_OTHER = meanNear((view, _r, e, i, _s, j) => !view.isNear(1, e, i, j));
@@ -218,6 +219,7 @@ function ownColumns(view) {
     },
     number('right', 'right neighbours', 'Share of the neighbours that have the label of the image', SHARE_RIGHT, view.labelled),
     number('trust', 'trust in its neighbours', 'How far training trusts the neighbours, the mean over them; 0 is no pull', MEAN_TRUST),
+    number('trusted', 'trusted neighbours', 'Share of the neighbours that training trusts', SHARE_TRUSTED),
     number('stability', 'stability', 'Share of the neighbours that it had in the epoch before, too', SHARE_KEPT, view.last > 0),
     number('similarity', 'similarity', 'Mean cosine similarity to its neighbours', MEAN_SIMILARITY),
     number('edge', 'longest edge', 'How far on the map the farthest neighbour is that it pulls; 1 is the width of the map', longest(false)),
@@ -256,7 +258,7 @@ function allColumns(view, raw) {
 const ORDERS = [
   { name: 'right', label: 'fewest right first', column: 'right' },
   { name: 'wrong_edge', label: 'longest wrong edge first', column: 'wrong_edge', down: true },
-  { name: 'trust', label: 'least trusted first', column: 'trust' },
+  { name: 'trust', label: 'least trusted first', column: 'trusted' },
   { name: 'stability', label: 'least stable first', column: 'stability' },
   { name: 'agreement', label: 'views disagree most first', column: 'agreement' },
   { name: 'similarity', label: 'least similar first', column: 'similarity' },
