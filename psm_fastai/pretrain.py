@@ -91,6 +91,7 @@ def plot_curves(
             s = found.get(col, ())
             if len(s): ax.plot(s.index, s, marker='.' if len(s)<30 else None, color=f'C{j}', label=name)     # one point has no line
             if len(logs)>1 and col=='train_loss': ax.tick_params(axis='y', colors=f'C{j}')
+        if j: axs[0].plot([], [], color=f'C{j}', label=name)          # in the legend too
     if labelled:
         for (name,v),ls in zip(levels.items(), ('--',':')): axs[1].axhline(v, color='grey', ls=ls, lw=1, label=name)
         for v,name,ls in ((first.untrained,'untrained',':'),(first.chance,'chance','--')): axs[2].axhline(v, color='grey', ls=ls, lw=1, label=name)
@@ -438,6 +439,7 @@ def train(self:PretrainRun, m):
     with self.bar(learn): learn.fit_one_cycle(o.epochs, o.lr, wd=o.wd, start_epoch=begin, **_cycle(o.opt, o.epochs, self.recipe['warmup']), cbs=cbs)
     self.scores[name] = self.score(learn)
     self.used[name] = dict(learn.psm.settings, bank_size=len(learn.model.bank.ids))
+    history.map_layout()          # kept with it
     history.save(self.out/f'neighbours{tail}')
 
 @patch
