@@ -89,7 +89,9 @@ def nearest_by_rule(
     pool,device = m.loss.pool(m.bank),m.bank.feats.device
     ids,feats = (torch.from_numpy(a).to(device) for a in (keys.ids.astype(np.int64),keys.feats))
     near,sim,weight = _of_bank(pool, feats.float(), ids, k) if pool is m.bank else _of_index(pool, ids, k)
-    def fill(t, v=0): return torch.nn.functional.pad(t, (0,k-t.shape[1]), value=v).cpu().numpy()
+    def fill(t, v=0):
+        t = t.float() if t.is_floating_point() else t       # numpy knows no bfloat16
+        return torch.nn.functional.pad(t, (0,k-t.shape[1]), value=v).cpu().numpy()
     near = fill(near, -1)
     sim,weight = (as_bytes(np.where(near<0, 0, fill(t))) for t in (sim,weight))
     return dict(near=np.where(near<0, -1, places(keys.ids, near)), sim=sim, weight=weight)

@@ -107,7 +107,7 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
         return make(dls, arch, cbs=cbs, **kwargs)
     monkeypatch.setattr(pretrain, 'psm_learner', spy)
     learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu', out=tmp_path/'run')
-    assert momenta==[(.99,1.),.99] and learn.dls.train.bs==4 and not getattr(learn.dls, 'vocab', None)
+    assert momenta==[(.99,1.),.99] and learn.dls.train.bs==10 and not getattr(learn.dls, 'vocab', None)
 
 def test_a_comparison_shares_what_both_take(tmp_path):
     pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, k=7, n_neg=40, a=2., compare='ppsm', device='cpu', out=tmp_path)
