@@ -355,7 +355,6 @@ class IndexCallback(Callback):
             m.momentum_encoder.eval()
             asked = index.ids[index.probes()]
             with self.precision(): feats,weak = self.features(index.ids),torch.stack([self.features(asked, self.weak_view) for _ in range(weak_views)])
-        if not feats.isfinite().all(): check_finite(m)
         mine = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
         with torch.autocast(feats.device.type, enabled=False):      # similarities in half precision could not tell neighbours apart
             index.fit(feats, weak, m.loss.trust, mine, lambda t: gather_ranks(self.learn, t)[:len(feats)])

@@ -190,6 +190,7 @@ def fit(self:NeighbourIndex,
     "Look up the nearest images of each, and estimate how likely they are right"
     probes,mean = self.probes(),feats.mean(0)
     feats,weak = (F.normalize(t-mean, dim=-1) for t in (feats,weak))
+    if not (feats.isfinite().all() and weak.isfinite().all()): raise ValueError("Features are not finite: the training went wrong. Try a smaller learning rate")
     k,mine = min(max(self.k, _lists), len(feats)-1),torch.arange(len(feats), device=feats.device) if mine is None else mine
     sims,near = (gather(t) for t in nearest_images(feats, k, feats[mine], mine))
     n = min(k, _lists)
