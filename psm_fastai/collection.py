@@ -204,19 +204,27 @@ def _one_a_cluster(table, ncols):
     return [[(r.row, f"{r.cluster}: {_short(r.file, 12)}") for r in t.itertuples()] for t in kinds]
 
 @patch
-def clusters(self:Collection,
-    n:int|None=None, # Number of clusters; None: by the silhouette
-)->Answer: # A row an image: `file`, `cluster` (0 is the largest), `rank` (1 is the most typical)
-    "Kinds of images, found by k-means. `show` draws the most typical images of each"
-    if n is not None: check_number('n', n, 1, len(self), whole=True)
+def _kinds(self:Collection, n):
+    "Row, cluster and rank of each image, found once for a number of clusters"
+    known = self.__dict__.setdefault('_found', {})
+    if n in known: return known[n]
     x = self.unit.numpy()
     fit = _k_means(x, n or best_number(x), 3)
     sizes = np.bincount(fit.labels_)
     place = np.empty(len(sizes), int)
     place[np.argsort(-sizes, kind='stable')] = range(len(sizes))
     res = pd.DataFrame(dict(row=range(len(self)), cluster=place[fit.labels_], far=fit.transform(x).min(1))).sort_values(['cluster','far'])
-    rank = res.groupby('cluster').cumcount()+1
-    return self.answer(res.row.tolist(), _one_a_cluster, cluster=res.cluster.to_numpy(), rank=rank.to_numpy())
+    known[n] = res.assign(rank=res.groupby('cluster').cumcount()+1)
+    return known[n]
+
+@patch
+def clusters(self:Collection,
+    n:int|None=None, # Number of clusters; None: by the silhouette
+)->Answer: # A row an image: `file`, `cluster` (0 is the largest), `rank` (1 is the most typical)
+    "Kinds of images, found by k-means. `show` draws the most typical images of each"
+    if n is not None: check_number('n', n, 1, len(self), whole=True)
+    res = self._kinds(n)
+    return self.answer(res.row.tolist(), _one_a_cluster, cluster=res.cluster.to_numpy(), rank=res['rank'].to_numpy())
 
 # %% ../nbs/07c_collection.ipynb #e674214b
 @patch

@@ -7,7 +7,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/evaluate.html.md"""
 # %% auto #0
 __all__ = ['learner_encoder', 'batch_features', 'encoder_features', 'item_files', 'image_table', 'weights_number', 'knn_predict',
            'Accuracy', 'check_valid', 'labelled_features', 'KNNCallback', 'transitivity', 'normal_like', 'grouping',
-           'shared_neighbours']
+           'spread_ids', 'shared_neighbours']
 
 # %% ../nbs/07_evaluate.ipynb #97e053e4
 import math, numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -261,7 +261,12 @@ def grouping(
     return (transitivity(feats, k)-plain)/(1-plain)
 
 # %% ../nbs/07_evaluate.ipynb #d1bebba0
-_most = 2000       # images that are looked at
+def spread_ids(
+    n:int, # Images in the training set
+    most:int=2000, # How many to take at most
+)->list: # Places in it
+    "Some images to look at, spread over all"
+    return list(range(0, n, math.ceil(n/most)))
 
 def _view_features(learn, ids):
     "Features of images as they are, of two views and of two weak views, each `[n, F]`"
@@ -289,7 +294,7 @@ def signs_without_labels(self:Learner)->dict: # `groups`, `agreement`, `agreemen
     "What can be seen of at most 2,000 training images without labels: whether neighbours form groups, whether two views agree on them, and how many are estimated to be right. Needs `PSMCallback`"
     total = len(self.dls.train_ds)
     if total<3: return dict.fromkeys(('groups','agreement','agreement_chance','right'), math.nan)
-    plain,*views,weak,other = _view_features(self, list(range(0, total, math.ceil(total/_most))))
+    plain,*views,weak,other = _view_features(self, spread_ids(total))
     n = len(plain)
     index = NeighbourIndex()
     index.allocate(n, 1)

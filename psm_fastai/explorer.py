@@ -20,6 +20,7 @@ from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .learner import psm_model
 from .loss import PSMLoss, check_number
+from .layout import nowhere
 from .map import histories_of, map_view
 from .mining import effective_number
 from .page import *
@@ -97,7 +98,7 @@ def selected(self:NeighbourExplorer)->pd.DataFrame: # `id`, `file`, `label`, `x`
     file,label = _place(self, self.picked)
     at = [self.at[i] for i in self.picked]
     xy = self.view['runs'][self.runs[0]]['xy'][self.epochs.index(self.epoch)][at]
-    x,y = np.where((xy==65535).all(-1, keepdims=True), np.nan, xy/65535).reshape(-1, 2).T
+    x,y = np.where((xy==nowhere).all(-1, keepdims=True), np.nan, xy/nowhere).reshape(-1, 2).T
     return pd.DataFrame(dict(id=self.picked, file=file, label=label, x=x, y=y))
 
 @patch(as_prop=True)

@@ -27,7 +27,7 @@ from .folders import read_table, say, short_name
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import create_encoder, encoder_from, load_encoder, has_weights
 from .files import locked, regular, watched, whole
-from .evaluate import KNNCallback, encoder_features
+from .evaluate import KNNCallback, encoder_features, spread_ids
 from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
 from .loss import check_number
@@ -386,8 +386,7 @@ def begin(self:PretrainRun):
     self.scores = {pixels: knn, 'at the start' if o.start or o.pretrained else 'untrained': self.score(self.learn)}
     self.levels,self.logs,self.histories,self.used = dict(self.scores),{},{},{}
     self.order = self.dls.train.rng.getstate()
-    n = len(self.dls.train_ds)
-    self.looked_at = list(range(0, n, math.ceil(n/2000)))
+    self.looked_at = spread_ids(len(self.dls.train_ds))
     self.before = encoder_features(self.learn, ids=self.looked_at)[0]
     self.signs = {} if {'knn','linear'} & {*self.measured} else {'before': self.learn.signs_without_labels()}
     if self.recipe['warmup']: print(self.recipe_line())
@@ -580,9 +579,9 @@ def psm_pretrain(
     arch:str=None, # Encoder: small_resnet, cifar_resnet18, a model of torchvision or timm such as resnet18, or an encoder file to begin from (default: small_resnet, or that of --start)
     start:str=None, # Weights to begin from: an encoder file, the folder of a finished run, or a state dict that torch.save wrote
     pretrained:bool=False, # Begin from the weights that torchvision or timm has for --arch, gently: few epochs, a low rate, and mining from the start
-    epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, else 20)
-    bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, else 128; for few images a 16th of them, but at least 4)
-    lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, else 0.003)
+    epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, 4 with --pretrained, else 20; more if these are fewer than 600 steps)
+    bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, 32 with --pretrained, else 128; for few images a 16th of them, but at least 16)
+    lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, 0.0002 with --pretrained, else 0.003)
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
     momentum:_numbers=None, # Share of its own weights that the momentum network keeps at each step, or start,end of a cosine (default: 0.98 for digits, else 0.99; for byol 0.99,1)

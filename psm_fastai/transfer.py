@@ -14,6 +14,7 @@ from copy import deepcopy
 from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, no_random, params
 from fastcore.basics import patch
 from pathlib import Path
+from .data import image_reader
 from .encoder import PoolFeatures, feature_size, keep_modes, load_encoder, pool_features, write_encoder
 from .files import whole
 from .folders import folder_files, say
@@ -27,9 +28,8 @@ def reading_of(
     dls, # `DataLoaders`
 )->dict: # `reading`, the settings of `ReadImage`; empty if something else reads the images
     "How the images of loaders are read"
-    pipe = getattr((getattr(dls.train_ds, 'tls', None) or [None])[0], 'tfms', None)
-    found = [f for f in getattr(pipe, 'fs', ()) if isinstance(f, ReadImage)]
-    return dict(reading=found[0].settings) if found else {}
+    read = image_reader(dls.train_ds)
+    return dict(reading=read.settings) if read else {}
 
 @patch
 def save_encoder(self:Learner,
