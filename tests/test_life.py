@@ -336,7 +336,8 @@ def test_priming_leaves_statistics_and_random_numbers():
 def test_an_interrupted_priming_begins_again_and_a_long_one_shows_its_progress(monkeypatch):
     learn = quiet(digits_dls(bs=2, limit=220), cbs=[PSMCallback()])
     bars,views = [],learn.psm.parts[0].two_views
-    monkeypatch.setattr('psm_fastai.callback.progress_bar', lambda it, total, leave: bars.append(total) or it)
+    monkeypatch.setattr('psm_fastai.files.watched', lambda: True)
+    monkeypatch.setattr('psm_fastai.files.progress_bar', lambda it, total, leave: bars.append(total) or it)
     calls = []
     def cut(x):
         calls.append(len(x))
