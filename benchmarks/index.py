@@ -38,12 +38,12 @@ def main(
     search = [s/len(some) for s in t['search']]
     mine_after,refresh = PSMCallback().settings['mine_after'],PSMCallback().settings['refresh']
     makings = math.ceil((1-mine_after)*epochs/refresh)
-    def whole(moco, psm, one, look):
+    def atomic_write(moco, psm, one, look):
         "Seconds of a training over MoCo's"
         steps = epochs*images/n*(mine_after*moco+(1-mine_after)*psm)
         return steps + makings*((images+weak_views*asked_images)*(one+look))
     of_moco = [epochs*images/n*m for m in t['moco']]
-    over = ratio([whole(*o) for o in zip(t['moco'], t['psm'], passes, search)], of_moco)
+    over = ratio([atomic_write(*o) for o in zip(t['moco'], t['psm'], passes, search)], of_moco)
     print(f"a step over MoCo's: {step['ratio']:.3f} ({step['low']:.3f} to {step['high']:.3f})")
     print(f"a training of {epochs} epochs on {images:,} images, {makings} makings of the index: {over['ratio']:.3f} ({over['low']:.3f} to {over['high']:.3f})")
     save('index', [dict(arch=arch, n=n, bs=bs, bank=bank, images=images, epochs=epochs, makings=makings, seconds=t, step_over_moco=step, training_over_moco=over)], sizes=('arch','bs','bank','images','epochs'))

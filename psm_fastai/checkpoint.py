@@ -14,7 +14,7 @@ from os.path import commonprefix
 from pathlib import Path
 from zlib import crc32
 from .encoder import _misfits
-from .files import read_saved, regular, whole
+from .files import read_saved, regular, atomic_write
 from .folders import name_some, say, shown
 from .learner import is_distributed, plain_dls, randomness, set_randomness
 from .loss import check_number
@@ -113,13 +113,13 @@ class CheckpointCallback(Callback):
     def before_fit(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.trained,self.files = False,self.saved and self.saved['files']        # the fit before may have been cut off
-        if self.saved is not None: self.rest(True)
+        if self.saved is not None: self.pause_trackers(True)
 
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         self.trained,s = True,self.saved
         if s is None: return self.look()
-        self.rest(False)
+        self.pause_trackers(False)
         if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`, can't begin in the middle")
         if self.n_epoch not in (s['n_epoch'], self.longer): raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {s['n_epoch']}, or tell `resume` that there are to be more, epochs={self.n_epoch}")
         if len(s['random'])!=(n := torch.distributed.get_world_size() if is_distributed(self.learn) else 1): raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: its batches would be others")
@@ -128,7 +128,7 @@ class CheckpointCallback(Callback):
 
     def restore(self, s, n):
         "All but model and optimizer"
-        self.remind()
+        self.restore_callbacks()
         for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
         if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
         get_model(self.model).zero_grad()       # of a batch that was cut off in this very learner
@@ -151,8 +151,8 @@ class CheckpointCallback(Callback):
             if not rank_distrib(): self.write(s)
             self.written = done
         elif self.saved is not None and done==self.n_epoch==self.saved['epoch']:      # nothing was left to train
-            self.rest(False)
-            self.remind()
+            self.pause_trackers(False)
+            self.restore_callbacks()
         self.trained = False
 
     def look(self):
@@ -167,7 +167,7 @@ class CheckpointCallback(Callback):
     def write(self, s):
         parts = {n: v for n,v in s.items() if n!='callbacks'} | s['callbacks']
         size = sum(t.nbytes for t in s['model'].values())
-        with whole(self.path, size) as tmp:
+        with atomic_write(self.path, size) as tmp:
             try:
                 torch.save(s, tmp)
                 torch.load(tmp, weights_only=True, mmap=True)        # without its tensors
@@ -183,14 +183,14 @@ class CheckpointCallback(Callback):
         torch.distributed.all_gather_object(res, mine)
         return res
 
-    def remind(self):
+    def restore_callbacks(self):
         "Give callbacks back what they remembered"
         for n,cb in self.members().items():
             if n in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][n])
         for n,cb in self.trackers().items(): cb.__dict__.update(self.saved['trackers'].get(n, {}))
         self.saved = None
 
-    def rest(self, on):
+    def pause_trackers(self, on):
         "Let trackers rest in the epochs that are skipped, and leave these out of the printed table"
         for cb in self.trackers().values(): cb.run = not on
         if on: self.table,self.learn.logger = self.learn.logger,noop

@@ -16,7 +16,7 @@ from sklearn.metrics import silhouette_score
 from .data import train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
-from .files import whole
+from .files import atomic_write
 from .folders import short_name
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
@@ -254,7 +254,7 @@ def _write_to_label(table, path):
     def way(f):
         f = Path(f).absolute()
         return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
-    with whole(path) as tmp: pd.DataFrame(dict(file=table.file.map(way), label='')).to_csv(tmp, index=False)
+    with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(way), label='')).to_csv(tmp, index=False)
 
 # %% ../nbs/07c_collection.ipynb #8e034950
 def _draw_nearest(asked, found, size):
@@ -337,7 +337,7 @@ def save(self:Collection,
     copy_of = [file[f] if f!=i else None for i,f in enumerate(first)]
     label = self.table.label.map(_as_utf8)
     table = self.table.assign(file=file, label=label, features=[*self.feats.numpy()], cluster=kinds.to_numpy(), duplicate_of=copy_of, gray=[*self.gray.flatten(1).numpy()])
-    with whole(path) as tmp: table.to_parquet(tmp, index=False)
+    with atomic_write(path) as tmp: table.to_parquet(tmp, index=False)
 
 def load_collection(
     path, # A file that `Collection.save` wrote, or a folder that `psm_pretrain` wrote

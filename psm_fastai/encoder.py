@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from . import __version__
-from .files import digest, read_saved, regular, whole
+from .files import digest, read_saved, regular, atomic_write
 from .folders import name_some, say, shown
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
@@ -183,7 +183,7 @@ def write_encoder(
     weights = {k.replace('_orig_mod.', ''): v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
     meta = {k: json.dumps(v) for k,v in dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images).items()}
     meta['digest'] = _digest(weights, meta)
-    with whole(path, sum(t.nbytes for t in weights.values())) as tmp: save_file(weights, tmp, meta)
+    with atomic_write(path, sum(t.nbytes for t in weights.values())) as tmp: save_file(weights, tmp, meta)
 
 def _digest(weights, meta): return digest(weights, *(f'{k}={v}' for k,v in sorted(meta.items()) if k!='digest'))
 

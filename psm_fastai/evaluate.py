@@ -199,7 +199,7 @@ class KNNCallback(GuestCallback):
         self.every,self.k,self.temp,self.acc,self.training_epoch = every,k,temp,float('nan'),False
         self.columns = {'knn_acc': self.value}
 
-    def arrive(self):
+    def attach(self):
         check_valid(self.learn.dls)
         dls = self.learn.dls
         if none := [what for what,dl in dict(training=dls.train, validation=dls.valid).items() if not has_labels(DataLoaders(dl))]: raise ValueError(f"KNNCallback needs a label for each image; those of the {' and the '.join(none)} set have none. Leave it out, and look at `learn.show_neighbours()`")
@@ -270,7 +270,7 @@ def spread_ids(
 
 def _view_features(learn, ids):
     "Features of images as they are, of two views and of two weak views, each `[n, F]`"
-    m,views = learner_encoder(learn),learn.psm.parts[0]
+    m,views = learner_encoder(learn),learn.psm.loss_cb
     def of_batch(x):
         two = views.two_views(x)
         return [batch_features(m, o) for o in (x, *two, views.weak_view(x), views.weak_view(x))]

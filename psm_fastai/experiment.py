@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from .callback import _takes, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
-from .files import locked, long_bar, no_formulas, whole
+from .files import locked, long_bar, no_formulas, atomic_write
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
@@ -196,7 +196,7 @@ def sweep(
             table = stored()
             if done(s, table): continue
             table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
-            with whole(out) as tmp: table.to_csv(tmp, index=False)
+            with atomic_write(out) as tmp: table.to_csv(tmp, index=False)
     res = ours(stored())
     res = res.iloc[res.settings.map({k: i for i,k in enumerate(keys)}).argsort(kind='stable')].reset_index(drop=True)
     called = [names[k][0] for k in res.settings]

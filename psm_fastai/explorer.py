@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from fastcore.imports import in_notebook
 from html import escape
 from IPython.display import HTML, display
-from .callback import data_source
-from .files import no_formulas, whole
+from .callback import data_fingerprint
+from .files import no_formulas, atomic_write
 from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .learner import psm_model
@@ -137,7 +137,7 @@ def to_csv(self:NeighbourExplorer,
     path, # File to write
 ):
     "Write what was flagged"
-    with whole(path) as tmp: no_formulas(self.flagged).to_csv(tmp, index=False)
+    with atomic_write(path) as tmp: no_formulas(self.flagged).to_csv(tmp, index=False)
 
 # %% ../nbs/09b_explorer.ipynb #e0000007
 @patch
@@ -328,7 +328,7 @@ class NeighbourGrid(Callback):
     def before_train(self):
         self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')
         if not self.active: return
-        if self.history.source not in (None,data_source(self.dls.train_ds)): self.begin()        # other images
+        if self.history.source not in (None,data_fingerprint(self.dls.train_ds)): self.begin()        # other images
         if self.epoch==0 or self.out is None: self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)
     def after_epoch(self):
         if not self.active: return

@@ -11,7 +11,7 @@ __all__ = []
 import io, numpy as np, pandas as pd
 from fastai.vision.all import patch
 from .collection import _as_utf8
-from .files import whole
+from .files import atomic_write
 from .history import NeighbourHistory
 from .layout import nowhere
 from .map import histories_of, map_columns, map_parts, _classes
@@ -74,4 +74,4 @@ def to_parquet(self:NeighbourHistory,
     "Write `map_table` as Parquet"
     table = self.map_table(epoch, layout)
     if 'label' in table: table['label'] = table.label.map(_as_utf8)
-    with whole(path) as tmp: table.to_parquet(tmp, index=False)
+    with atomic_write(path) as tmp: table.to_parquet(tmp, index=False)

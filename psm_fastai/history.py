@@ -17,12 +17,12 @@ from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
-from .callback import data_source
+from .callback import data_fingerprint
 from .collection import pixel_digest
 from .data import image_reader, train_image
 from .encoder import keep_modes
 from .evaluate import item_files
-from .files import digest, regular, whole
+from .files import digest, regular, atomic_write
 from .folders import say
 from .images import in_threads
 from .learner import *
@@ -66,7 +66,7 @@ def queries_and_keys(
     seed:int=0, # Of the views
 )->tuple: # Two views `[n, C, H, W]`, queries `[n, D]`, keys `[n, D]`, ids `[n]` and labels `[n]`
     "Two views of some training images, and what the networks make of them in evaluation mode; nothing is changed"
-    m,loss = psm_model(learn),learn.psm.parts[0] if hasattr(learn, 'psm') else learn.psm_loss
+    m,loss = psm_model(learn),learn.psm.loss_cb if hasattr(learn, 'psm') else learn.psm_loss
     x,*yb = images_at(learn.dls, ids)
     with keep_modes(m), undisturbed(m, seed=seed):
         m.to(learn.dls.device).eval()
@@ -112,7 +112,7 @@ class NeighbourHistory(GuestCallback):
         self.n_map,self.map,self.files,self.pixels = n_map,MapRecord(),{},{}
         self.collection = None       # a `Collection` of the learner, to take clusters, copies and outliers of the map from
 
-    def arrive(self):
+    def attach(self):
         n = plain_dls(self.learn.dls).train.n
         if bad := [i for i in self.ids or () if not 0<=i<n]: raise ValueError(f"ids must be places in the training set, 0 to {n-1}, got {bad[:5]}")
 
@@ -129,7 +129,7 @@ class NeighbourHistory(GuestCallback):
 
     def check_source(self, learn):
         "Raise `ValueError` where a learner has other images than those followed so far"
-        source = data_source(learn.dls.train_ds)
+        source = data_fingerprint(learn.dls.train_ds)
         if self.tables and self.source!=source: raise ValueError("This history is of other images than the learner has now. Give it a new NeighbourHistory")
         self.source = source
 
@@ -406,7 +406,7 @@ def save(self:NeighbourHistory,
     s,(table,pictures) = self.state_dict(),_files(path)
     df = pd.DataFrame({c: t.numpy() for c,t in s['table'].items()} if s['table'] else {c: [] for c in _columns})
     tensors = s['sprites'] | {f'map.{n}': t for n,t in s['map'].items()} or {'none': torch.zeros(1)}
-    with whole(table) as a, whole(pictures) as b:
+    with atomic_write(table) as a, atomic_write(pictures) as b:
         df.to_parquet(a)
         said = dict(psm_history=s['meta'], table=_sha(a))
         save_file(tensors, b, metadata=dict(said, digest=digest(tensors, *said.values())))

@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 __all__ = ['no_stream', 'PSMStep', 'under_way', 'GuestCallback', 'plain_dls', 'peek_batch', 'check_ids', 'no_skips', 'with_ids',
            'batch_labels', 'has_labels', 'check_images', 'broken_images', 'plain_batches', 'as_floats', 'psm_model',
            'steps_before', 'is_distributed', 'split_ranks', 'gather_ranks', 'randomness', 'set_randomness',
-           'TidyCallback', 'image_stats', 'check_stats', 'normalise_as']
+           'RestoreCallback', 'image_stats', 'check_stats', 'normalise_as']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, os, sys, torch
@@ -35,7 +35,7 @@ def under_way(
     return res
 
 class GuestCallback(Callback):
-    "Calls `arrive` when given to a learner and `leave` when removed from it; `columns` are values for fastai's table while it stays"
+    "Calls `attach` when given to a learner and `detach` when removed from it; `columns` are values for fastai's table while it stays"
     _learn,columns = None,()
     @property
     def learn(self): return self._learn
@@ -47,15 +47,15 @@ class GuestCallback(Callback):
         if under_way(learn or self._learn): raise RuntimeError(f"{name} can't come or go in the middle of a fit. Add and remove it between fits")
         if self._learn is not None:
             self._learn.metrics = self._learn.metrics.filter(lambda m: getattr(m, 'guest', None) is not self)
-            self.leave()
+            self.detach()
         self.__dict__['_learn'] = learn
         if learn is None: return
-        try: self.arrive()
+        try: self.attach()
         except BaseException:
             self.__dict__['_learn'] = None   # a guest that was turned away is not there
             raise
         if taken := [m.guest for m in learn.metrics if getattr(m, 'guest', None) and m.name in dict(self.columns)]:
-            self.leave()
+            self.detach()
             self.__dict__['_learn'] = None
             raise ValueError(f"This learner has a {type(taken[0]).__name__} already, with the same columns. Remove it first: learn.remove_cb(learn.{taken[0].name})")
         for name,f in dict(self.columns).items():
@@ -63,8 +63,8 @@ class GuestCallback(Callback):
             m.guest = self
             learn.metrics = learn.metrics + L(m)
 
-    def arrive(self): "Change the learner, or raise and leave it as it is"
-    def leave(self): "Undo what `arrive` did"
+    def attach(self): "Change the learner, or raise and leave it as it is"
+    def detach(self): "Undo what `attach` did"
 
 # %% ../nbs/05a_learner.ipynb #b65e49b1
 def plain_dls(
@@ -295,11 +295,11 @@ def set_randomness(
     plain_dls(dls).train.rng.setstate(s.pop('loader'))
     set_random_states(**s)
 
-class TidyCallback(GuestCallback):
+class RestoreCallback(GuestCallback):
     "Put the random states back after `lr_find`, and leave half precision when a batch is cut off"
     order = 8
-    def arrive(self): self.learn.one_batch = self.one_batch
-    def leave(self): self._learn.__dict__.pop('one_batch', None)
+    def attach(self): self.learn.one_batch = self.one_batch
+    def detach(self): self._learn.__dict__.pop('one_batch', None)
 
     def one_batch(self, i, b):
         def on(): return [torch.is_autocast_enabled(d) for d in ('cpu','cuda')]

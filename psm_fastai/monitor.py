@@ -29,7 +29,7 @@ class MonitorCallback(GuestCallback):
     def need_psm(self):
         if not hasattr(self.learn, 'psm_step'): raise TypeError(f"{type(self).__name__} watches what PSMCallback trains, and this learner has none yet. Give it a PSMCallback first: psm_learner does, in `cbs` it goes before this one")
 
-    def arrive(self):
+    def attach(self):
         self.need_psm()
         self.columns = {n: partial(self.value, n) for n in self.names}
 
@@ -106,13 +106,13 @@ class PurityCallback(MonitorCallback):
         super().__init__(every)
         self.by_label = self.by_rank = self.by_age = pd.DataFrame()
 
-    def arrive(self):
+    def attach(self):
         if not has_labels(self.learn.dls): raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
         if hasattr(self.learn, 'psm_step'):
             loss = psm_model(self.learn).loss
             if not loss.k and loss.n_neg==0: raise ValueError("PurityCallback looks at mined positives and at negatives; with k=0 and n_neg=0 there are neither. Use CollapseCallback")
             self.names = ['chance'] + ['fn_uniform','fn_hardest']*bool(loss.n_neg)
-        super().arrive()
+        super().attach()
 
     def look(self, step, m):
         bank,mined,label = m.bank,step.mined,step.labels[:,None]
@@ -268,8 +268,8 @@ class GradientCallback(MonitorCallback):
         super().__init__(every)
         self.by_rank,self.mining = pd.DataFrame(),None
 
-    def arrive(self):
-        super().arrive()
+    def attach(self):
+        super().attach()
         if psm_model(self.learn).loss.n_neg==0: raise ValueError("GradientCallback looks at gradients by the similarity of negatives, and with n_neg=0 the loss has none. Use CollapseCallback")
 
     def look(self, step, m):

@@ -12,7 +12,7 @@ import base64, gzip, io, json, math, numpy as np, re, struct
 from fastai.vision.all import Learner, Path
 from html import escape
 from PIL import Image, ImageDraw
-from .files import whole
+from .files import atomic_write
 from .history import NeighbourHistory
 from .map import map_view
 from .panel import static_text
@@ -151,5 +151,5 @@ def neighbour_page(
     return _write(path, view_page(map_view(hs, layout=layout, title=title)))
 
 def _write(path, html):
-    with whole(path) as tmp: tmp.write_text(html, encoding='utf-8', errors='replace')      # a class name, a folder's, need not be text
+    with atomic_write(path) as tmp: tmp.write_text(html, encoding='utf-8', errors='replace')      # a class name, a folder's, need not be text
     return path

@@ -26,7 +26,7 @@ from .checkpoint import CheckpointCallback
 from .folders import read_table, say, short_name
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import create_encoder, encoder_from, load_encoder, has_weights
-from .files import locked, regular, watched, whole
+from .files import locked, regular, watched, atomic_write
 from .evaluate import KNNCallback, encoder_features, spread_ids
 from .history import NeighbourHistory
 from .learner import peek_batch, psm_model
@@ -59,7 +59,7 @@ class RunLog(Callback):
         self.trained = False
         values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1]))
         self.rows.append(dict(epoch=self.epoch, **values, bank_purity=bank_purity(psm_model(self.learn).bank, self.k)[0], lr=float(self.opt.hypers[-1]['lr']), seconds=round(time.time()-self.start, 2)))
-        with whole(self.path) as tmp: self.frame.to_csv(tmp, index=False)
+        with atomic_write(self.path) as tmp: self.frame.to_csv(tmp, index=False)
     @property
     def frame(self): return pd.DataFrame(self.rows)
 
@@ -99,7 +99,7 @@ def plot_curves(
         ax.set(title=title, xlabel='epoch')
         if ax.lines: ax.legend(fontsize=8)
         else: ax.text(.5, .5, 'not measured', ha='center', transform=ax.transAxes)
-    with whole(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
+    with atomic_write(path) as tmp: fig.savefig(tmp, dpi=110, format='png')
     plt.close(fig)
 
 # %% ../nbs/10_pretrain.ipynb #5ff51bed
@@ -135,7 +135,7 @@ def write_run(
 )->dict: # All that the file holds now
     "Add to the record of a run"
     res = {**(json.loads(Path(path).read_text()) if Path(path).exists() else {}), **what}
-    with whole(path) as tmp: tmp.write_text(json.dumps(res, indent=1, default=str))
+    with atomic_write(path) as tmp: tmp.write_text(json.dumps(res, indent=1, default=str))
     return res
 
 # %% ../nbs/10_pretrain.ipynb #recipe02
@@ -376,7 +376,7 @@ def begin(self:PretrainRun):
     "Build the network, open the folder of the run, and measure what there is before training"
     o = self.o
     self.learn = self.learner(o.method)
-    self.learn.psm.parts[0].two_views(peek_batch(self.dls)[0])     # views that don't fit the images are known before anything is written
+    self.learn.psm.loss_cb.two_views(peek_batch(self.dls)[0])     # views that don't fit the images are known before anything is written
     self.out.mkdir(parents=True, exist_ok=True)
     self.told.lock(self.out)
     check_resume(self.out, o.resume, self.settings)        # another process may have been faster
@@ -475,7 +475,7 @@ def report(self:PretrainRun):
 def draw_before_after(self:PretrainRun, photos):
     if len(self.looked_at)<2: return
     photos.show_before_after(self.before, self.looked_at)
-    with whole(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
+    with atomic_write(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
     plt.close()
 
 @patch

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from .data import image_reader
 from .encoder import PoolFeatures, feature_size, keep_modes, load_encoder, pool_features, write_encoder
-from .files import whole
+from .files import atomic_write
 from .folders import folder_files, say
 from .images import ReadImage, in_threads, refuse_failed
 from .evaluate import batch_features, encoder_features, image_table, learner_encoder, weights_number
@@ -164,4 +164,4 @@ def export_encoder(
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='No complete tensor found')       # counters of batch-norm, which are not used
         torch.export.save(program, held)
-    with whole(path) as tmp: tmp.write_bytes(held.getvalue())
+    with atomic_write(path) as tmp: tmp.write_bytes(held.getvalue())

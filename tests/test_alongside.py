@@ -138,7 +138,7 @@ def test_broken_images_are_named_and_break_nothing(value, primed, tmp_path):
         if primed: learn.fit(1)
         was = learn.dls
         learn.dls = with_broken(bad, value)
-        if primed: learn.psm.parts[2].data,learn.model.bank.source[()] = learn.dls.train_ds,data_source(learn.dls.train_ds)      # the bank is kept, so that training meets the image
+        if primed: learn.psm.bank_cb.data,learn.model.bank.source[()] = learn.dls.train_ds,data_fingerprint(learn.dls.train_ds)      # the bank is kept, so that training meets the image
         with pytest.raises(ValueError, match='hold values that are not finite') as e: learn.fit(1)
         named = [int(o) for o in str(e.value).split('[')[1].split(']')[0].split(',')]
         assert named and set(named)<=set(bad)
@@ -156,7 +156,7 @@ def test_on_a_gpu_broken_images_are_named_at_the_end_of_the_epoch(monkeypatch):
     learn = quiet(with_broken([]), loss_func=no_loss, cbs=PSMCallback(bank_size=64))
     learn.fit(1)
     learn.dls = with_broken(bad)
-    learn.psm.parts[2].data,learn.model.bank.source[()] = learn.dls.train_ds,data_source(learn.dls.train_ds)
+    learn.psm.bank_cb.data,learn.model.bank.source[()] = learn.dls.train_ds,data_fingerprint(learn.dls.train_ds)
     with pytest.raises(ValueError, match=r'ids \[3, 17, 18, 40\] hold values'): learn.fit(1)
     assert all(t.isfinite().all() for t in state(learn).values() if t.is_floating_point()) and int(learn.model.bank.step)==12
 

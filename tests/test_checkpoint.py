@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from psm_fastai.all import *
 from psm_fastai import files
 from psm_fastai.encoder import write_encoder
-from psm_fastai.files import locked, read_saved, whole
+from psm_fastai.files import locked, read_saved, atomic_write
 from common import Spy, quiet, same, state
 
 def flips(raw, n, seed=0):
@@ -36,7 +36,7 @@ def cuts(raw, n=10): return [raw[:len(raw)*i//n] for i in range(n)]
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
     "The second begins before the first has finished"
     f = tmp_path/'f'
-    with whole(f) as a, whole(f) as b:
+    with atomic_write(f) as a, atomic_write(f) as b:
         a.write_text('a'*1000)
         b.write_text('b')
     assert f.read_text()=='a'*1000 and [*tmp_path.iterdir()]==[f]
@@ -48,18 +48,18 @@ def test_files_have_the_rights_that_others_have(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
         write_encoder(small_resnet(1), tmp_path/'e.safetensors', n_in=1)
-        with whole(tmp_path/'t') as tmp: tmp.write_text('x')
+        with atomic_write(tmp_path/'t') as tmp: tmp.write_text('x')
     finally: os.umask(before)
     assert {stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}=={mode}
 
 @pytest.mark.posix
 def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(tmp_path):
-    code = "import os,sys,time; from psm_fastai.files import whole\nwith whole(sys.argv[1]) as t: t.write_text('half'); print(t, flush=True); time.sleep(60)"
+    code = "import os,sys,time; from psm_fastai.files import atomic_write\nwith atomic_write(sys.argv[1]) as t: t.write_text('half'); print(t, flush=True); time.sleep(60)"
     p = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'f'], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     left = [Path(q.stdout.readline().strip()) for q in p]
     p[0].kill(); p[0].wait()
     try:
-        with whole(tmp_path/'f') as tmp: tmp.write_text('all')
+        with atomic_write(tmp_path/'f') as tmp: tmp.write_text('all')
         assert [f.exists() for f in left]==[False,True] and (tmp_path/'f').read_text()=='all'
     finally: p[1].kill(); p[1].wait(); p[1].stdout.close(); p[0].stdout.close()
 
@@ -67,7 +67,7 @@ def test_files_are_brought_to_the_disk_before_they_are_renamed(tmp_path, monkeyp
     seen,sync,replace = [],os.fsync,os.replace
     monkeypatch.setattr(os, 'fsync', lambda f: seen.append('sync') or sync(f))
     monkeypatch.setattr(os, 'replace', lambda a, b: seen.append('rename') or replace(a, b))
-    with whole(tmp_path/'f') as tmp: tmp.write_text('x')
+    with atomic_write(tmp_path/'f') as tmp: tmp.write_text('x')
     assert seen[:2]==['sync','rename']
 
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), RuntimeError('[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0'), ValueError('a bug')], ids=['os','torch','other'])
@@ -77,11 +77,11 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, monkeypatch, erro
     full = not isinstance(error, ValueError)
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda p: usage._replace(free=10_000 if full and [*Path(p).glob('*.part')] else 5_000_000))
     with pytest.raises(OSError if full else ValueError, match='No room on the disk for .*f: the disk was full after' if full else 'a bug'):
-        with whole(tmp_path/'f') as tmp:
+        with atomic_write(tmp_path/'f') as tmp:
             tmp.write_bytes(bytes(1000))
             raise error
     with pytest.raises(OSError, match='it needs 7.0 MB and there are 5.0 MB, so 2.0 MB are missing'):
-        with whole(tmp_path/'f', 7_000_000): pass
+        with atomic_write(tmp_path/'f', 7_000_000): pass
     assert (tmp_path/'f').read_text()=='old' and len([*tmp_path.iterdir()])==1
 
 def test_locked_lets_in_one_after_the_other(tmp_path):

@@ -16,7 +16,7 @@ def test_nothing_in_a_step_waits_for_the_gpu(settings, channels):
     dls = loaders(channels, default_device())
     learn = quiet(dls, model=tiny(channels), cbs=[PSMCallback(bank_size=150, mine_after=0., **settings)], loss_func=no_loss)
     learn.fit(1, 1e-3)
-    m,views,x = learn.model.train(),learn.psm.parts[0].two_views,dls.train.one_batch()[0]
+    m,views,x = learn.model.train(),learn.psm.loss_cb.two_views,dls.train.one_batch()[0]
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
     ids = torch.arange(len(x), device=x.device)
     torch.cuda.set_sync_debug_mode('error')
@@ -34,4 +34,4 @@ def test_loaders_may_have_no_device():
     learn.model.to(default_device())
     learn.fit(2, 1e-3)
     assert {p.device.type for p in learn.model.parameters()}=={default_device().type}=={learn.model.bank.feats.device.type}
-    assert preflight(learn, learn.psm.parts[0].two_views)[0] and len(learn.features())==192 and len(mined_neighbours(learn)) and learn.knn_accuracy().n==32
+    assert preflight(learn, learn.psm.loss_cb.two_views)[0] and len(learn.features())==192 and len(mined_neighbours(learn)) and learn.knn_accuracy().n==32

@@ -9,7 +9,7 @@ from common import silent
 def train(epochs=8, lr=8e-3, cb=None, cbs=None, before=None, limit=None):
     set_seed(0)
     learn = silent(psm_learner(digits_dls(bs=64, limit=limit), cbs=[cb or PSMCallback(momentum=.98)]))
-    learn.psm.parts[-1].every = 3          # there are 21 batches an epoch
+    learn.psm.health_cb.every = 3          # there are 21 batches an epoch
     if before: before(learn)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
@@ -68,7 +68,7 @@ def test_purity_of_few_labels_is_a_number():
     "A batch without a label takes nothing from the others"
     few = [(torch.rand(1, 16, 16),i%3 if i%40==0 else -1) for i in range(400)]
     learn = silent(psm_learner(DataLoaders(*(TfmdDL(few, bs=20, shuffle=True, drop_last=True, num_workers=0) for _ in 'tv')), rule='bank', mine_after=0.))
-    learn.psm.parts[-1].every = 1
+    learn.psm.health_cb.every = 1
     learn.fit(2, 1e-3)
     assert learn.psm_health.frame.purity.between(0, 1).all()
 

@@ -30,7 +30,7 @@ def test_neighbours_are_those_of_the_images_with_these_ids():
     learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0.)])
     learn.fit(1, 1e-3)
     index,m = learn.model.loss.index,learn.model
-    learn.psm.parts[3].make()
+    learn.psm.index_cb.make()
     sims,near = by_hand(learn, 4)
     assert torch.allclose(index.sims, sims, atol=1e-5) and (index.near==near).float().mean()>.99
     assert index.labels.tolist()==[int(learn.dls.train_ds[i][1]) for i in range(200)] and index.ready.all()
@@ -38,7 +38,7 @@ def test_neighbours_are_those_of_the_images_with_these_ids():
 def test_it_is_made_when_mining_starts_and_every_so_many_epochs():
     made = []
     learn = quiet(cbs=[PSMCallback(mine_after=.25, refresh=2)])
-    part,make = learn.psm.parts[3],IndexCallback.make
+    part,make = learn.psm.index_cb,IndexCallback.make
     part.make = lambda: (made.append((learn.epoch, learn.iter)), make(part))
     learn.fit(8)
     assert made==[(2,0),(4,0),(6,0)]

@@ -123,7 +123,7 @@ def test_a_weak_key_of_normalised_images_is_normalised():
     dls = DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2)))
     learn,x = make(dls, tiny(3), views=photo_views(jitter=1., hue=.5, weak_key=True)),dls.train.one_batch()[0].as_subclass(torch.Tensor)
     flat = x[:,:,:1,:1].expand(-1,-1,16,16)
-    for k in (learn.psm.parts[0].two_views(flat)[1], learn.psm.parts[0].weak_view(flat)): assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
+    for k in (learn.psm.loss_cb.two_views(flat)[1], learn.psm.loss_cb.weak_view(flat)): assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
     learn.fit(1)
 
 @pytest.mark.guarantee('broken')

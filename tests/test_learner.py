@@ -99,7 +99,7 @@ def test_a_guest_that_is_interrupted_can_be_given_again(monkeypatch):
     model = learn.model
     def stop(self): raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        m.setattr(PSMLossCallback, 'arrive', stop)
+        m.setattr(PSMLossCallback, 'attach', stop)
         with pytest.raises(KeyboardInterrupt): learn.add_cb(cb)
     assert learn.model is model and cb.learn is None
     if cb in learn.cbs: learn.cbs.remove(cb)

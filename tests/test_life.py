@@ -20,7 +20,7 @@ def test_lr_find_leaves_no_trace(trained):
     before,was = state(learn),chance(learn.dls)
     assert 1e-7 < learn.lr_find(show_plot=False).valley < 10
     assert same(before, state(learn)) and chance(learn.dls)==was
-    assert len(learn.psm.parts[-1].rows)==int(trained)
+    assert len(learn.psm.health_cb.rows)==int(trained)
 
 @pytest.mark.guarantee('lr_find')
 def test_lr_find_that_diverges_puts_the_model_back():
@@ -335,7 +335,7 @@ def test_priming_leaves_statistics_and_random_numbers():
 @pytest.mark.guarantee('priming')
 def test_an_interrupted_priming_begins_again_and_a_long_one_shows_its_progress(monkeypatch):
     learn = quiet(digits_dls(bs=2, limit=220), cbs=[PSMCallback()])
-    bars,views = [],learn.psm.parts[0].two_views
+    bars,views = [],learn.psm.loss_cb.two_views
     monkeypatch.setattr('psm_fastai.files.watched', lambda: True)
     monkeypatch.setattr('psm_fastai.files.progress_bar', lambda it, total, leave: bars.append(total) or it)
     calls = []
@@ -343,11 +343,11 @@ def test_an_interrupted_priming_begins_again_and_a_long_one_shows_its_progress(m
         calls.append(len(x))
         if len(calls)==5: raise KeyboardInterrupt
         return views(x)
-    learn.psm.parts[2].views = cut
+    learn.psm.bank_cb.views = cut
     learn.model.to(learn.dls.device)
-    with pytest.raises(KeyboardInterrupt): learn.psm.parts[2].before_train()
+    with pytest.raises(KeyboardInterrupt): learn.psm.bank_cb.before_train()
     assert len(learn.model.bank)==0
-    learn.psm.parts[2].before_train()
+    learn.psm.bank_cb.before_train()
     assert len(learn.model.bank)==220 and bars==[110,110]
 
 @pytest.mark.guarantee('half')
@@ -362,8 +362,8 @@ def test_both_passes_are_in_half_precision_and_the_loss_is_not(way):
     m.loss.register_forward_hook(lambda _,i,o: seen['loss'].update((o.dtype, *(t.dtype for t in i[:2]))))
     if way=='callback': learn.fit(1, 1e-3, cbs=HalfOnCPU())
     else:
-        learn.psm.parts[2].before_train()                   # primed before, in the full precision of `before_train`
-        learn.psm.parts[2].before_train = lambda: None
+        learn.psm.bank_cb.before_train()                   # primed before, in the full precision of `before_train`
+        learn.psm.bank_cb.before_train = lambda: None
         with torch.autocast('cpu', torch.bfloat16): learn.fit(1, 1e-3)
     assert seen['q']=={torch.bfloat16} and torch.bfloat16 in seen['k'] and seen['loss']=={torch.float32}
     bank,index = m.bank,m.loss.index

@@ -99,7 +99,7 @@ def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():
     seen = []
     class Spy(Callback):
         order = 5
-        def after_step(self): seen.append((self.pct_train, self.psm.parts[1].schedule(self.pct_train)))
+        def after_step(self): seen.append((self.pct_train, self.psm.momentum_cb.schedule(self.pct_train)))
     learn = quiet(cbs=[PSMCallback(bank_size=64, momentum=(.9,1.)), Spy()])
     learn.fit_one_cycle(2, 1e-3)
     assert len(seen)==12 and all(math.isclose(m, 1-.1*(math.cos(math.pi*p)+1)/2) for p,m in seen) and seen[0][1]==.9 and seen[-1][1]>.99

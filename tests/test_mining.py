@@ -126,7 +126,7 @@ def test_agreement_and_the_first_look_are_the_same_in_parts(monkeypatch):
         set_seed(0)
         learn = quiet(cbs=[PSMCallback(bank_size=64, k=4, n_neg=16, mine_after='agreement')])
         learn.fit(1, 1e-3)
-        loss = learn.psm.parts[0]
+        loss = learn.psm.loss_cb
         return loss.share('agreement'),_first_look(learn, loss.two_views)
     whole = figures()
     monkeypatch.setattr('psm_fastai.mining._table', 5*64)

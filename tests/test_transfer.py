@@ -157,7 +157,7 @@ def test_the_table_before_the_first_epoch(capsys):
 def test_preflight_knows_the_effective_number():
     l = silent(psm_learner(digits_dls(bs=50, limit=300), rule='bank', a=0., n_neg=20, k=10))
     l.fit(1)
-    table,_ = preflight(l, l.psm.parts[0].two_views)
+    table,_ = preflight(l, l.psm.loss_cb.two_views)
     rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
     assert abs(float(table['negatives'].split(' over ')[1].split()[0])-rows) < 5
 
