@@ -1,4 +1,4 @@
-"""Files that are there as a whole, unchanged, and written by one process at a time
+"""Write files whole or not at all, by one process at a time, and read them only if they are unchanged
 
 Docs: https://psm-fastai.github.io/psm_fastai/files.html.md"""
 
@@ -18,49 +18,67 @@ from psutil import pid_exists
 from zipfile import ZipFile, is_zipfile
 from zlib import crc32
 
-# %% ../nbs/00_files.ipynb #72ac311e
-_machine,_numbers = f"{crc32(platform.node().encode()):08x}",itertools.count()
+# %% ../nbs/00_files.ipynb #f8680103
+_machine = f"{crc32(platform.node().encode()):08x}"
+_numbers = itertools.count()
+
+def _part_file(path):
+    "A temporary name for `path` that no other writer uses"
+    return path.with_name(f'.{path.name[:100]}.{_machine}-{os.getpid()}-{next(_numbers)}.part')
 
 def _left_over(path):
-    "What processes of this machine left of `path` when they were killed"
+    "Temporary files for `path` of processes of this machine that no longer run"
     name = re.compile(rf"\.{re.escape(path.name[:100])}\.{_machine}-(\d+)-\d+\.part")
     return [f for f in path.parent.iterdir() if (m := name.fullmatch(f.name)) and not pid_exists(int(m[1]))]
 
+# %% ../nbs/00_files.ipynb #b7dd3859
+def _mb(n): return f"{n/1e6:,.1f} MB"
+
+def _no_room(path, size, written=0):
+    "The error for a full disk. `size` is the number of bytes needed, if known, and `written` those of the temporary file"
+    if size:
+        free = shutil.disk_usage(path.parent).free+written
+        problem = f"it needs {_mb(size)} and there are {_mb(free)}, so {_mb(max(0, size-free))} are missing"
+    else: problem = f"the disk was full after {_mb(written)}"
+    return OSError(errno.ENOSPC, f"No room on the disk for {path}: {problem}. What was there before is unchanged")
+
+def _is_full(e, folder):
+    "Whether a full disk caused the error `e`"
+    if isinstance(e, OSError) and e.errno: return e.errno in (errno.ENOSPC, errno.EDQUOT)
+    if os.strerror(errno.ENOSPC) in str(e): return True
+    return folder.is_dir() and shutil.disk_usage(folder).free<1e6      # safetensors and torch raise errors without an errno
+
+# %% ../nbs/00_files.ipynb #ab5c1d22
 def _sync(path, flags):
+    "Wait until a file, or the names in a folder, are on the disk"
     f = os.open(path, flags)
     try: os.fsync(f)
     finally: os.close(f)
 
-def _mb(n): return f"{n/1e6:,.1f} MB"
-
-def _no_room(path, size, written=0):
-    free = shutil.disk_usage(path.parent).free+written
-    need = f"it needs {_mb(size)} and there are {_mb(free)}, so {_mb(max(0, size-free))} are missing" if size else f"the disk was full after {_mb(written)}"
-    return OSError(errno.ENOSPC, f"No room on the disk for {path}: {need}. What was there before is unchanged")
-
-def _is_full(e, folder):
-    if isinstance(e, OSError) and e.errno: return e.errno in (errno.ENOSPC, errno.EDQUOT)
-    return os.strerror(errno.ENOSPC) in str(e) or folder.is_dir() and shutil.disk_usage(folder).free<1e6      # safetensors and torch have errors of their own
+def _check_folder(path):
+    if path.parent.is_dir(): return
+    raise FileNotFoundError(errno.ENOENT, f"The folder {path.parent} does not exist, or no longer exists, so {path.name} can't be written")
 
 @contextmanager
 def atomic_write(
     path, # The file to write
-    size:int=0, # Bytes that it will have at least, if that is known
+    size:int=0, # Minimum size of the file in bytes, if known. It is compared with the free space first
 ):
-    "A path to write to, renamed to `path` if all went well and removed otherwise. Raises `OSError` if the folder is gone or the disk is full"
+    """Yield a temporary path, which is renamed to `path` after success and removed after an error.
+    Raises `OSError` if the folder is gone or the disk is full"""
     path = Path(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(errno.ENOENT, f"The folder {path.parent} is not there, or not any more, so {path.name} can't be written")
+    _check_folder(path)
     for f in _left_over(path): f.unlink(missing_ok=True)
     if size>shutil.disk_usage(path.parent).free: raise _no_room(path, size)
-    tmp = path.with_name(f'.{path.name[:100]}.{_machine}-{os.getpid()}-{next(_numbers)}.part')
+    tmp = _part_file(path)
     try:
         tmp.touch()
-        mode = stat.S_IMODE(tmp.stat().st_mode)      # what the user's umask gives; some writers give less
+        mode = stat.S_IMODE(tmp.stat().st_mode)      # the rights that the user's umask gives; some writers give fewer
         yield tmp
         os.chmod(tmp, mode)
         _sync(tmp, os.O_RDWR)
         os.replace(tmp, path)
-        if os.name=='posix': _sync(path.parent, os.O_RDONLY)        # the new name too
+        if os.name=='posix': _sync(path.parent, os.O_RDONLY)        # the new name has to be on the disk too
     except Exception as e:
         if _is_full(e, path.parent): raise _no_room(path, size, tmp.stat().st_size if tmp.exists() else 0) from e
         raise
@@ -69,35 +87,37 @@ def atomic_write(
 # %% ../nbs/00_files.ipynb #7b6f0514
 @contextmanager
 def locked(
-    path, # A file or a folder, which need not be there; its folder has to be
+    path, # A file or a folder. It need not exist, but the folder that it lies in has to
     wait:float=-1, # Seconds to wait for another process; -1: as long as it takes
 ):
-    "Within, no other process is in a `locked` of the same path. Raises `BlockingIOError` if one still is after `wait` seconds"
+    "Keep other processes out of a `locked` of the same path. Raises `BlockingIOError` if one is still in it after `wait` seconds"
     path = Path(path)
     lock = FileLock(path.with_name(f'.{path.name}.lock'), timeout=wait)
     try: lock.acquire()
     except Timeout as e: raise BlockingIOError(errno.EAGAIN, f"Another process is writing to {path}") from e
     try: yield
     finally:
-        with suppress(OSError): os.unlink(lock.lock_file)       # before the release, so that nobody else's is deleted; Windows refuses, and the folder may be gone
+        # Delete the lock file before the release: after it, the file may be another process's.
+        # Windows refuses to delete it, and the folder may be gone.
+        with suppress(OSError): os.unlink(lock.lock_file)
         lock.release()
 
 # %% ../nbs/00_files.ipynb #cd9a9497
 def regular(
-    path, # To be read
+    path, # The file to read
 )->Path:
-    "`path`, if it is a file. Raises `FileNotFoundError` if nothing is there, and `ValueError` for a folder, a pipe or a device"
+    "Return `path` if it is a file. Raises `FileNotFoundError` if it does not exist, and `ValueError` for a folder, a pipe or a device"
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    if not path.is_file(): raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe, a socket or a device'}, not a file")
-    return path
+    if path.is_file(): return path
+    raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe, a socket or a device'}, not a file")
 
 # %% ../nbs/00_files.ipynb #2d2d8bff
 def digest(
-    tensors:dict, # By name
-    *texts, # More that belongs to them
-)->str: # 64 hexadecimal digits, SHA-256
-    "Differs for other names, types, shapes or values"
+    tensors:dict, # Tensors by name
+    *texts, # Texts that the checksum covers too, such as settings
+)->str: # SHA-256 as 64 hexadecimal digits
+    "A checksum of the names, types, shapes and values of tensors, and of texts"
     h = hashlib.sha256()
     for o in texts: h.update(f"{len(o)} {o}".encode())
     for n,t in sorted(tensors.items()):
@@ -106,36 +126,44 @@ def digest(
     return h.hexdigest()
 
 # %% ../nbs/00_files.ipynb #a755734a
+def _check_parts(path):
+    "Raise `ValueError` if a part of a zip file does not have the checksum that was stored with it"
+    with ZipFile(path) as z:
+        if bad := z.testzip(): raise ValueError(f"the checksum of {bad} does not match")
+
 def read_saved(
     path, # A file that `torch.save` wrote
-    device='cpu', # Where tensors go
+    device='cpu', # The device for the tensors
 ):
-    "What is in it, without executing anything, after the checksums of its parts were compared. Raises `ValueError` if it is damaged, or holds more than tensors and plain values"
+    """Read a file after comparing its checksums, without executing anything in it.
+    Raises `ValueError` if the file is damaged or holds more than tensors and plain values"""
     try:
-        if is_zipfile(regular(path)):
-            with ZipFile(path) as z:
-                if bad := z.testzip(): raise ValueError(f"the checksum of {bad} is another one")
+        if is_zipfile(regular(path)): _check_parts(path)
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError: raise
-    except Exception as e: raise ValueError(f"{path} is damaged, or it holds what can't be read without executing it: {' '.join(str(e).split())[:300] or type(e).__name__}") from e       # a damaged file makes its readers say anything
+    except Exception as e:           # a damaged file can make the readers raise anything
+        why = ' '.join(str(e).split())[:300] or type(e).__name__
+        raise ValueError(f"{path} is damaged, or it holds what can't be read without executing it: {why}") from e
 
 # %% ../nbs/00_files.ipynb #26498847
+_formula = ('=', '+', '-', '@', '\t', '\r', '\n')        # how a text begins that a spreadsheet may compute
+
 def no_formulas(
     table:pd.DataFrame,
 )->pd.DataFrame:
-    "The table, text that begins with `=`, `+`, `-`, `@`, a tab or a line break after an apostrophe"
-    def cell(v): return "'"+v if isinstance(v, str) and v.startswith(('=', '+', '-', '@', '\t', '\r', '\n')) else v
+    "A copy with an apostrophe before each text that begins with `=`, `+`, `-`, `@`, a tab or a line break, in cells and column names"
+    def cell(v): return "'"+v if isinstance(v, str) and v.startswith(_formula) else v
     return table.map(cell).rename(columns=cell)
 
 # %% ../nbs/00_files.ipynb #12b92915
 def watched()->bool:
-    "Whether output goes to a notebook or a terminal, not into a file"
+    "Whether output goes to a notebook or a terminal, not to a file"
     return IN_NOTEBOOK or sys.stdout is not None and sys.stdout.isatty()
 
 def long_bar(
-    steps, # To go through
-    total:int, # Their number
-    least:int=100, # Fewer steps have no bar
+    steps, # What to iterate over
+    total:int, # Number of steps
+    least:int=100, # Minimum number of steps for a bar
 ):
-    "The steps with a progress bar, in a notebook or a terminal"
+    "The steps, with a progress bar if there are many of them and someone watches"
     return progress_bar(steps, total=total, leave=False) if watched() and total>=least else steps

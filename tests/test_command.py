@@ -69,7 +69,7 @@ def test_a_folder_removed_meanwhile(tmp_path, monkeypatch, capsys):
     import shutil
     at_epoch(monkeypatch, 0, lambda: shutil.rmtree(tmp_path/'run'))
     code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run')
-    assert code==1 and f"The folder {tmp_path/'run'} is not there, or not any more" in err and err.count('\n')==1
+    assert code==1 and f"The folder {tmp_path/'run'} does not exist, or no longer exists" in err and err.count('\n')==1
 
 @pytest.mark.parametrize('args,says', [(['--lr','1e30'], 'not finite'), (['--bank-size','1e11'], 'bank'), (['--bank-size','100000000000'], 'bank'), (['--start','nowhere.pth'], 'nowhere.pth'), (['--pretrained'], 'no pretrained weights for small_resnet')])
 def test_settings_that_can_not_work(tmp_path, capsys, args, says):
