@@ -1,4 +1,4 @@
-"""Before the first epoch: what is about to happen, how long it will take, and what can't work
+"""What a training is about to do, how long it will take, and which of its settings can't work, told before the first epoch
 
 Docs: https://psm-fastai.github.io/psm_fastai/preflight.html.md"""
 
@@ -10,70 +10,161 @@ __all__ = ['preflight', 'PreflightCallback']
 # %% ../nbs/05b_preflight.ipynb #9c1ade68
 import math, psutil, time, torch
 from fastai.vision.all import Callback, noop
+from fastcore.basics import patch
 from fastprogress.fastprogress import NBMasterBar
 from .neighbours import asked_images, most_images, weak_views
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
 from .model import undisturbed
 
-# %% ../nbs/05b_preflight.ipynb #26b40fad
+# %% ../nbs/05b_preflight.ipynb #81a6fee7
 def _bytes(n): return f"{n/1e9:.1f} GB" if n>=1e9 else f"{n/1e6:.1f} MB"
-def _seconds(s): return f"{s/3600:.1f} h" if s>=7200 else f"{s/60:.0f} min" if s>=120 else f"{s:.0f} s" if s>=10 else f"{s:.1f} s"
+
+def _seconds(s):
+    if s>=7200: return f"{s/3600:.1f} h"
+    if s>=120: return f"{s/60:.0f} min"
+    return f"{s:.0f} s" if s>=10 else f"{s:.1f} s"
+
+# %% ../nbs/05b_preflight.ipynb #b2d27dd3
+def _random_batch(learn):
+    "Ids and images of a random training batch, on the device of the bank"
+    dl,device = plain_dls(learn.dls).train,psm_model(learn).bank.feats.device
+    bs = min(learn.dls.train.bs, len(learn.dls.train_ds))
+    ids,(x,*_) = next(with_ids(dl.new(shuffle=True, drop_last=False, num_workers=0, bs=bs)))
+    return ids.to(device),x.to(device)      # loaders may have no device
 
 def _first_look(learn, views):
-    "Effective number of negatives at this moment, median over a batch, or None where none are drawn"
+    "Effective number of rows that negatives are drawn from now, the median over a batch; None if none are drawn"
     m = psm_model(learn)
-    if not m.loss.n_neg: return
+    p,bank = m.loss,m.bank
+    if not p.n_neg: return
+    def effective(q, k, ids):
+        sims,own = q @ bank.feats.T.to(q),(q*k).sum(1)
+        return effective_number(draw_probs(sims, own, p.candidates(k, ids, bank)[-1], p.a, p.b))
     with undisturbed(m, seed=torch.initial_seed() % 2**32):
-        dl = plain_dls(learn.dls).train.new(shuffle=True, drop_last=False, num_workers=0, bs=min(learn.dls.train.bs, len(learn.dls.train_ds)))
-        ids,(x,*_) = next(with_ids(dl))
-        ids,x = ids.to(m.bank.feats.device),x.to(m.bank.feats.device)      # loaders may have no device
+        ids,x = _random_batch(learn)
         xq,xk = views(x)
-        q,k = m.query(xq),m.key(xk)
-        def effective(q, k, ids): return effective_number(draw_probs(q @ m.bank.feats.T.to(q), (q*k).sum(1), m.loss.candidates(k, ids, m.bank)[-1], m.loss.a, m.loss.b))
-        return torch.cat([effective(*part) for part in query_parts(len(m.bank.ids), q, k, ids)]).median().item()
+        parts = query_parts(len(bank.ids), m.query(xq), m.key(xk), ids)
+        return torch.cat([effective(*part) for part in parts]).median().item()
 
-def _index(p, n, dim, features, epochs, begins):
-    "What the index of a loss is made of, when, and what that costs"
+# %% ../nbs/05b_preflight.ipynb #31808b23
+class _Plan:
+    "The figures of a training that is about to begin"
+    def __init__(self, learn, views, mine_after, momentum):
+        self.learn,self.mine_after,self.momentum = learn,mine_after,momentum
+        self.model,self.dl = psm_model(learn),learn.dls.train
+        self.loss,self.bank = self.model.loss,self.model.bank
+        self.n_images,self.n_rows = len(learn.dls.train_ds),len(self.bank.ids)
+        self.filled = len(self.bank)
+        self.steps = len(self.dl)*learn.n_epoch
+        self.mining_step = 0 if mine_after=='agreement' else steps_before(mine_after, self.steps)
+        self.spread = _first_look(learn, views)
+        self.mines = self.loss.k or self.loss.n_neg
+
+# %% ../nbs/05b_preflight.ipynb #ae1b3f43
+@patch
+def positives(self:_Plan):
+    "What a query is pulled towards"
+    p,res = self.loss,[]
+    if p.hard_weight>0 or self.mine_after: res.append("the other view")
+    if p.k and p.hard_weight<1: res.append((f"{p.k} mined" if p.index is None else f"up to {p.k} trusted neighbours") + self.when())
+    return ' and '.join(res)
+
+@patch
+def when(self:_Plan):
+    "When mining starts, if it doesn't start at once"
+    if self.mine_after=='agreement': return " once two views agree on neighbours"
+    return f" after {self.mine_after:.0%} of training" if self.mine_after else ''
+
+@patch
+def negatives(self:_Plan):
+    "What a query is pushed away from"
+    p = self.loss
+    if p.n_neg==0: return "none"
+    if p.n_neg: res = f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {self.spread:,.0f} rows now"
+    else: res = "all of the bank"
+    if p.n_neg is None and p.k: res += f" but the rows of {'mined images' if p.index is None else 'trusted neighbours'}"
+    return res + ("; until mining starts the whole bank" if self.mine_after and self.mines else '')
+
+# %% ../nbs/05b_preflight.ipynb #375c96ed
+@patch
+def index(self:_Plan):
+    "What the index is made of, when it is made, and its share of the time"
+    p,epochs,n = self.loss,self.learn.n_epoch,self.n_images
     images = math.ceil(n/math.ceil(n/most_images))
-    makings = math.ceil((epochs-begins)/p.refresh)
-    share = makings*(images+weak_views*min(images, asked_images))/(4*epochs*n)           # a step has four passes, and so has an image's making one
-    return (f"{images:,} images and the {p.k} nearest of each, {_bytes(images*(4*dim+16+16*p.k))}, and {_bytes(4*images*features)} while it is made; made when mining starts and every {p.refresh} epochs, "
-            f"{'once' if makings==1 else f'{makings} times'}: about {share:.0%} of the time")
+    times = math.ceil((epochs-self.mining_step//len(self.dl))/p.refresh)
+    share = times*(images+weak_views*min(images, asked_images))/(4*epochs*n)
+    held = images*(4*self.bank.feats.shape[1]+16+16*p.k)
+    briefly = 4*images*next(self.model.projector.parameters()).shape[1]
+    return (f"{images:,} images and the {p.k} nearest of each, {_bytes(held)}, and {_bytes(briefly)} while it is made; "
+        f"made when mining starts and every {p.refresh} epochs, {'once' if times==1 else f'{times} times'}: about {share:.0%} of the time")
 
+@patch
+def memory(self:_Plan):
+    "What the networks and the bank take, and what is free"
+    own = [b for name,b in self.model.named_buffers() if not name.startswith(('bank.','loss.index.'))]
+    networks = sum(t.nbytes for t in [*self.model.parameters(), *own])
+    bank = sum(t.nbytes for t in self.bank.buffers())
+    device = self.bank.feats.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type=='cuda' else psutil.virtual_memory().available
+    return f"networks {_bytes(networks)}, bank {_bytes(bank)}; {_bytes(free)} free{' on the GPU' if device.type=='cuda' else ''}"
+
+# %% ../nbs/05b_preflight.ipynb #bd085471
+def _few_steps(plan):
+    if plan.steps>=300: return
+    smaller = ", or a smaller batch size" if plan.dl.bs>16 else ''
+    return f"{plan.steps} steps are few: small sets take several hundred. Try more epochs{smaller}"
+
+def _slow_momentum(plan):
+    m,steps = plan.momentum,plan.steps
+    if m>=1 or (1-m)*steps>=3: return
+    return (f"momentum={m:g} over {steps} steps leaves the momentum network near where it began. "
+        f"Try momentum={max(.5, 1-10/steps):.2g}")
+
+def _late_mining(plan):
+    if plan.mines and plan.mining_step>=plan.steps: return f"mine_after={plan.mine_after:g} leaves no step for mining"
+
+def _small_batches(plan):
+    if plan.dl.bs<8: return f"batches of {plan.dl.bs} give batch-norm poor statistics. Try 32 or more"
+
+# %% ../nbs/05b_preflight.ipynb #f767802d
+def _stale_bank(plan):
+    if plan.n_rows<=2*plan.n_images: return
+    return f"bank_size={plan.n_rows:,} holds many stale copies of {plan.n_images:,} images. Try bank_size={plan.n_images}, or None"
+
+def _all_mined(plan):
+    p = plan.loss
+    if p.index is not None or not p.k or p.k<plan.filled-1: return
+    return (f"k={p.k} mines all {plan.filled} rows of the bank, which leaves no negatives and nothing to choose. "
+        "Try a k of a few rows in a hundred")
+
+def _many_drawn(plan):
+    p,rows,spread = plan.loss,plan.filled,plan.spread
+    if not p.n_neg: return
+    mined = p.k if p.index is None else 0
+    if p.n_neg>=rows-mined:
+        return f"n_neg={p.n_neg} takes every row of {rows}, whatever a and b are. Try n_neg={max(1, rows//8)}, or None"
+    if spread and p.n_neg>spread/2:
+        return (f"n_neg={p.n_neg} is more than half of the {spread:,.0f} rows that a and b spread over, "
+            "so nearly all of these are taken. Try a smaller n_neg or a")
+
+_checks = _few_steps,_slow_momentum,_late_mining,_stale_bank,_all_mined,_many_drawn,_small_batches
+
+# %% ../nbs/05b_preflight.ipynb #26b40fad
 def preflight(
-    learn, # A learner with a `PSMModel` whose bank is primed
-    views, # Function from a batch to two views
-    mine_after=0., # When mining starts, a share of training or 'agreement'
-    momentum:float=0., # Of the momentum network
+    learn, # A learner in or after a `fit`, with a `PSMModel` whose bank holds something
+    views, # Function from a batch `[B, C, H, W]` to two views
+    mine_after=0., # When mining starts: a share of training, or 'agreement'
+    momentum:float=0., # Share of its own weights that the momentum network keeps at each step
 )->tuple[dict,list]: # What is about to happen, by subject, and what can't work
     "What a training is about to do. Changes nothing"
-    m,dl,n = psm_model(learn),learn.dls.train,len(learn.dls.train_ds)
-    p,rows,steps,wrong = m.loss,len(m.bank),len(dl)*learn.n_epoch,[]
-    begin = 0 if mine_after=='agreement' else steps_before(mine_after, steps)
-    ess = _first_look(learn, views)
-    mines = p.k or p.n_neg
-    when = " once two views agree on neighbours" if mine_after=='agreement' else f" after {mine_after:.0%} of training" if mine_after else ''
-    negatives = "none" if p.n_neg==0 else f"all of the bank{' but the rows of ' + ('trusted neighbours' if p.index is not None else 'mined images') if p.k else ''}" if p.n_neg is None else f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {ess:,.0f} rows now"
-    res = dict(images=f"{n:,}, batches of {dl.bs}: {len(dl)} steps an epoch, {steps:,} in all",
-        bank=f"{len(m.bank.ids):,} rows of {m.bank.feats.shape[1]}, {len(m.bank.ids)/n:.2g} for each image; {rows:,} filled",
-        positives=' and '.join(["the other view"]*(p.hard_weight>0 or bool(mine_after)) + [f"{f'up to {p.k} trusted neighbours' if p.index is not None else f'{p.k} mined'}{when}"]*(p.k>0 and p.hard_weight<1)),
-        negatives=negatives + ("; until mining starts the whole bank" if mine_after and p.n_neg!=0 and mines else ''))
-    size = {b: sum(t.nbytes for t in ts) for b,ts in dict(bank=m.bank.buffers(), networks=[*m.parameters(), *(t for name,t in m.named_buffers() if not name.startswith(('bank.','loss.index.')))]).items()}
-    if p.index is not None: res['index'] = _index(p, n, m.bank.feats.shape[1], next(m.projector.parameters()).shape[1], learn.n_epoch, begin//len(dl))
-    cuda = m.bank.feats.is_cuda
-    free = torch.cuda.mem_get_info(m.bank.feats.device)[0] if cuda else psutil.virtual_memory().available
-    res['memory'] = f"networks {_bytes(size['networks'])}, bank {_bytes(size['bank'])}; {_bytes(free)} free{' on the GPU' if cuda else ''}"
-
-    if steps<300: wrong.append(f"{steps} steps are few: small sets take several hundred. Try more epochs{', or a smaller batch size' if dl.bs>16 else ''}")
-    if momentum<1 and (1-momentum)*steps<3: wrong.append(f"momentum={momentum:g} over {steps} steps leaves the momentum network near where it began. Try momentum={max(.5, 1-10/steps):.2g}")
-    if mines and begin>=steps: wrong.append(f"mine_after={mine_after:g} leaves no step for mining")
-    if len(m.bank.ids)>2*n: wrong.append(f"bank_size={len(m.bank.ids):,} holds many stale copies of {n:,} images. Try bank_size={n}, or None")
-    if p.index is None and p.k and p.k>=rows-1: wrong.append(f"k={p.k} mines all {rows} rows of the bank, which leaves no negatives and nothing to choose. Try a k of a few rows in a hundred")
-    if p.n_neg and p.n_neg>=rows-p.k*(p.index is None): wrong.append(f"n_neg={p.n_neg} takes every row of {rows}, whatever a and b are. Try n_neg={max(1, rows//8)}, or None")
-    elif ess and p.n_neg>ess/2: wrong.append(f"n_neg={p.n_neg} is more than half of the {ess:,.0f} rows that a and b spread over, so nearly all of these are taken. Try a smaller n_neg or a")
-    if dl.bs<8: wrong.append(f"batches of {dl.bs} give batch-norm poor statistics. Try 32 or more")
-    return res,wrong
+    t = _Plan(learn, views, mine_after, momentum)
+    res = dict(images=f"{t.n_images:,}, batches of {t.dl.bs}: {len(t.dl)} steps an epoch, {t.steps:,} in all",
+        bank=f"{t.n_rows:,} rows of {t.bank.feats.shape[1]}, {t.n_rows/t.n_images:.2g} for each image; {t.filled:,} filled",
+        positives=t.positives(), negatives=t.negatives())
+    if t.loss.index is not None: res['index'] = t.index()
+    res['memory'] = t.memory()
+    return res,[text for check in _checks if (text := check(t))]
 
 # %% ../nbs/05b_preflight.ipynb #d26ee284
 class PreflightCallback(Callback):
@@ -81,34 +172,45 @@ class PreflightCallback(Callback):
     order,run_valid,data,_stateattrs = 9,False,None,('data',)
     def __init__(self, loss, momentum): self.loss,self.momentum,self.began = loss,momentum,None
 
-    def before_fit(self): self.began = None      # the fit before may have been cut off
+    def before_fit(self): self.began = None      # the fit before may have been interrupted
 
     def before_train(self):
         self.after_first_epoch()
         self.started = None
         silent = self.learn.logger is noop
-        if hasattr(self.learn, 'lr_finder') or silent and not is_distributed(self.learn) or self.data is self.dls.train_ds: return
+        if hasattr(self.learn, 'lr_finder') or self.data is self.dls.train_ds: return
+        if silent and not is_distributed(self.learn): return       # all processes look: synchronised batch-norm waits for each
         self.data = self.dls.train_ds
-        res,wrong = preflight(self.learn, self.loss.two_views, self.loss.mine_after, self.momentum.schedule(0.))     # in all processes: synchronised batch-norm waits for the others
+        res,wrong = preflight(self.learn, self.loss.two_views, self.loss.mine_after, self.momentum.schedule(0.))
         if silent: return
         self.started,self.began = [],time.perf_counter()
         print('\n'.join([f"{name:<10} {text}" for name,text in res.items()] + [f"! {w}" for w in wrong]))
 
-    def after_batch(self):
-        if self.started is None: return
-        self.started.append(time.perf_counter())
-        n = min(12, self.n_iter-1)
-        if n<4 or len(self.started)<=n: return
-        step = (self.started[-1]-self.started[1])/(n-1)        # the first batches pay for what is done once
-        self.started = None
-        self.tell(f"about {_seconds(step*self.n_iter)} an epoch and {_seconds(step*self.n_iter*(self.n_epoch-self.epoch))} in all, without validation and measurements")
+# %% ../nbs/05b_preflight.ipynb #8fcd16cc
+@patch
+def after_batch(self:PreflightCallback):
+    if self.started is None: return
+    self.started.append(time.perf_counter())
+    n = min(12, self.n_iter-1)
+    if n<4 or len(self.started)<=n: return
+    epoch = (self.started[-1]-self.started[1])/(n-1)*self.n_iter
+    self.started = None
+    left = epoch*(self.n_epoch-self.epoch)
+    self.tell(f"about {_seconds(epoch)} an epoch and {_seconds(left)} in all, without validation and measurements")
 
-    def after_first_epoch(self):
-        "The whole first epoch was timed: that includes validation and what other callbacks do"
-        took,self.began = self.began and time.perf_counter()-self.began,None
-        left = self.n_epoch-self.epoch
-        if took and took*left>30: self.tell(f"about {_seconds(took*left)} more: the first epoch took {_seconds(took)}, validation and measurements included")
+@patch
+def after_first_epoch(self:PreflightCallback):
+    "Tell how long the rest takes, by the whole first epoch: that includes validation and what other callbacks do"
+    if not self.began: return
+    took = time.perf_counter()-self.began
+    self.began = None
+    left = took*(self.n_epoch-self.epoch)
+    if left>30: self.tell(f"about {_seconds(left)} more: the first epoch took {_seconds(took)}, validation and measurements included")
 
-    def tell(self, text):
-        text,bar = f"{'time':<10} {text}",getattr(getattr(self.learn, 'progress', None), 'mbar', None)
-        print(text) if bar is None or isinstance(bar, NBMasterBar) else bar.write(text)     # a notebook's bar forgets it at the end, a console's would be torn
+@patch
+def tell(self:PreflightCallback, text):
+    "Print a line about time. A notebook's bar forgets lines at its end, and a console's bar would be torn by `print`"
+    text = f"{'time':<10} {text}"
+    bar = getattr(getattr(self.learn, 'progress', None), 'mbar', None)
+    if bar is None or isinstance(bar, NBMasterBar): print(text)
+    else: bar.write(text)
