@@ -1,4 +1,4 @@
-"""Networks that turn images into features, by name, by function or your own; and their way into a file and out of it
+"""Networks that turn images into features: choose one by name or bring your own, save it to a file and load it again
 
 Docs: https://psm-fastai.github.io/psm_fastai/encoder.html.md"""
 
@@ -24,29 +24,36 @@ from .folders import name_some, say, shown
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):
-    "Two 3×3 convolutions beside a shortcut (arXiv 1512.03385)"
+    "Two 3×3 convolutions with a shortcut around them (arXiv 1512.03385)"
     def __init__(self, ni, nf, stride=2):
         super().__init__()
-        self.convs = nn.Sequential(nn.Conv2d(ni, nf, 3, stride, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU(inplace=True),
-                                   nn.Conv2d(nf, nf, 3, 1, 1, bias=False), nn.BatchNorm2d(nf))
-        self.short = nn.Sequential(nn.Conv2d(ni, nf, 1, stride, bias=False), nn.BatchNorm2d(nf)) if stride>1 or ni!=nf else nn.Identity()
+        self.convs = nn.Sequential(
+            nn.Conv2d(ni, nf, 3, stride, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU(inplace=True),
+            nn.Conv2d(nf, nf, 3, 1, 1, bias=False), nn.BatchNorm2d(nf))
+        if stride>1 or ni!=nf: self.short = nn.Sequential(nn.Conv2d(ni, nf, 1, stride, bias=False), nn.BatchNorm2d(nf))
+        else: self.short = nn.Identity()
     def forward(self, x): return F.relu(self.convs(x) + self.short(x))
 
 def small_resnet(
-    n_in:int=3, # Channels of the images
-)->nn.Module: # `[B, n_in, H, W]` to `[B, 128]`
-    "A residual network of 0.3 M weights, for small images and two cores"
-    m = nn.Sequential(nn.Conv2d(n_in, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
-        _ResBlock(32, 32), _ResBlock(32, 64), _ResBlock(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    n_in:int=3, # Number of channels of the images
+)->nn.Module: # From `[B, n_in, H, W]` to `[B, 128]`
+    "A residual network of 0.3 M weights, for small images and two CPU cores"
+    m = nn.Sequential(
+        nn.Conv2d(n_in, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
+        _ResBlock(32, 32), _ResBlock(32, 64), _ResBlock(64, 128),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten())
     m.arch = 'small_resnet'
-    return m.to(memory_format=torch.channels_last)   # weights in this order halve the time on a CPU; the activations follow them
+    return m.to(memory_format=torch.channels_last)   # this layout halves the time on a CPU, and activations take it over
 
+# %% ../nbs/04a_encoder.ipynb #b48ee24d
 def cifar_resnet18(
-    n_in:int=3, # Channels of the images
-)->nn.Module: # `[B, n_in, H, W]` to `[B, 512]`
-    "torchvision's ResNet-18 with a first convolution of 3×3 and stride 1 and without max-pooling, as is usual for 32×32 images"
+    n_in:int=3, # Number of channels of the images
+)->nn.Module: # From `[B, n_in, H, W]` to `[B, 512]`
+    "torchvision's ResNet-18 with a first convolution of 3×3 and stride 1 and no max-pooling, as is usual for 32×32 images"
     m = torchvision.models.resnet18()
-    m.conv1,m.maxpool,m.fc = nn.Conv2d(n_in, 64, 3, 1, 1, bias=False),nn.Identity(),nn.Identity()
+    m.conv1 = nn.Conv2d(n_in, 64, 3, 1, 1, bias=False)
+    m.maxpool = nn.Identity()
+    m.fc = nn.Identity()
     m.arch = 'cifar_resnet18'
     return m
 
@@ -54,222 +61,308 @@ _archs = dict(small_resnet=small_resnet, cifar_resnet18=cifar_resnet18)
 
 # %% ../nbs/04a_encoder.ipynb #8dffe445
 def _known():
-    "Encoders by name: ours, and torchvision's classifiers"
-    return {**_archs, **{n: torchvision.models.get_model_builder(n) for n in torchvision.models.list_models(torchvision.models)}}
+    "Functions that build an encoder, by name: our own and torchvision's classifiers"
+    names = torchvision.models.list_models(torchvision.models)
+    return _archs | {n: torchvision.models.get_model_builder(n) for n in names}
 
 def _name(arch):
-    "The name of an architecture; None for functions and modules of the user's"
-    return arch if isinstance(arch, str) else next((n for n,f in _known().items() if f is arch), None)
+    "The name of an architecture; None for a function or module of the user's own"
+    if isinstance(arch, str): return arch
+    return next((n for n,f in _known().items() if f is arch), None)
 
 def has_weights(
     arch, # As for `create_encoder`
 )->bool:
-    "Whether torchvision or timm offers weights for a model; false for modules and functions of the user's"
-    known,name = _known(),_name(arch)
+    "Whether torchvision or timm offers weights for a model; false for a module or function of the user's own"
+    name = _name(arch)
     if name is None or name in _archs: return False
-    if name in known: return True
+    if name in _known(): return True
     try: from timm import is_model_pretrained
     except ImportError: return False
     return is_model_pretrained(name.removeprefix('timm/'))
 
+# %% ../nbs/04a_encoder.ipynb #48353862
+def _fetched(name, make, folder):
+    "`make()`, which may fetch weights into `folder`; raise `ValueError` if it can't"
+    try: return make()
+    except (OSError, RuntimeError) as e:
+        reason = ' '.join(str(e).split()) or type(e).__name__
+        raise ValueError(
+            f"The weights of {name} can't be fetched: {reason}. Pass pretrained=False to start from random weights. "
+            f"On a machine without a network, copy {folder} from one that has fetched them") from e
+
+def _default_weights(name):
+    "torchvision's best weights of a model, and the images that they were trained on"
+    w = torchvision.models.get_model_weights(name).DEFAULT
+    tfm = w.transforms()
+    size = [*tfm.crop_size]
+    if len(size)==1: size = size*2
+    return w,dict(mean=[*tfm.mean], std=[*tfm.std], size=size)
+
+# %% ../nbs/04a_encoder.ipynb #9fd0601a
+def _refuse_no_module(arch, made):
+    raise TypeError(f"arch must be a module, a name, or a function that makes a module; {arch!r} made a {type(made).__name__}")
+
+def _remove_head(m, name):
+    "Replace the last linear layer of `m` by one that changes nothing"
+    last = [n for n,o in m.named_modules() if isinstance(o, nn.Linear)]
+    if not last: raise ValueError(
+        f"{name} has no linear layer at its end to take off. Pass a module that returns features, such as fastai's create_body")
+    m.set_submodule(last[-1], nn.Identity())
+
+def _change_channels(m, name, n_in, pretrained):
+    "Make the first convolution of `m` take `n_in` channels"
+    try: _update_first_layer(m, n_in, pretrained=pretrained)
+    except (AssertionError, StopIteration) as e: raise ValueError(
+        f"{name} does not have the weights of a convolution first, so it can't be changed to take {n_in} channels instead of 3. "
+        "Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
+
+def _without_head(f, name, n_in, pretrained):
+    "The classifier that `f` builds, without its last linear layer. `f` is torchvision's or the user's own"
+    if pretrained:
+        weights,images = _default_weights(name)
+        m = _fetched(name, lambda: f(weights=weights), Path(torch.hub.get_dir())/'checkpoints')
+        m.aux_logits = False
+        m.images = images
+    elif name in ('googlenet','inception_v3'): m = f(aux_logits=False)   # in training mode they would return more than features
+    else: m = f()
+    if not isinstance(m, nn.Module): _refuse_no_module(f, m)
+    _remove_head(m, name or f)
+    if n_in!=3: _change_channels(m, name or f, n_in, pretrained)
+    return m
+
+# %% ../nbs/04a_encoder.ipynb #a575e9e2
+def _refuse_unknown(name, timm):
+    such = 'such as timm/resnet18' if timm else 'once it is installed: pip install timm'
+    raise ValueError(
+        f"Unknown architecture {name!r}. Known: {', '.join(_archs)}, the models of torchvision, such as resnet18, "
+        f"and those of timm, {such}")
+
+def _timm(name, n_in, pretrained):
+    "A model of timm, without a classifier"
+    try: import timm
+    except ImportError: timm = None
+    short_name = name.removeprefix('timm/')
+    if not timm or not timm.is_model(short_name): _refuse_unknown(name, timm)
+    def make(): return timm.create_model(short_name, num_classes=0, in_chans=n_in, pretrained=pretrained)
+    m = _fetched(name, make, os.environ.get('HF_HOME', '~/.cache/huggingface'))
+    if pretrained:
+        c = m.pretrained_cfg
+        m.images = dict(mean=[*c['mean']], std=[*c['std']], size=[*c['input_size'][1:]])
+    return m
+
+# %% ../nbs/04a_encoder.ipynb #499fc219
+def _refuse_no_weights(name):
+    raise ValueError(
+        f"There are no pretrained weights for {name}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
+
 def create_encoder(
-    arch, # A module, used as it is; a name: `small_resnet`, `cifar_resnet18`, or a model of torchvision or timm such as `resnet50`; or a function that makes a classifier
-    n_in:int=3, # Channels of the images
-    pretrained:bool=False, # Start with the weights that torchvision or timm offers, which are fetched or cached
-)->nn.Module: # `images` tells mean, standard deviation and size of the images that pretrained weights were trained on
-    "An encoder for images with `n_in` channels, a classifier without its last linear layer. Raises `ValueError` if there is no such model, it can't take these images, or its weights can't be fetched"
+    arch, # A module, a name such as `small_resnet`, `cifar_resnet18`, `resnet50` or `timm/resnet10t`, or a function that makes a classifier
+    n_in:int=3, # Number of channels of the images
+    pretrained:bool=False, # Start with the weights that torchvision or timm offers; they are fetched once
+)->nn.Module: # `images` holds mean, standard deviation and size of the images that pretrained weights were trained on
+    """An encoder for images with `n_in` channels: a classifier without its last linear layer. Raises `ValueError` if there is no
+    such model, if it can't take these images, or if its weights can't be fetched"""
     if isinstance(arch, nn.Module): return arch
-    known,name = _known(),_name(arch)
-    if pretrained and (name is None or name in _archs):
-        raise ValueError(f"There are no pretrained weights for {name or arch}. Take a model of torchvision or timm, such as resnet18, or leave out `pretrained`")
+    known = _known()
+    name = _name(arch)
+    if pretrained and (name is None or name in _archs): _refuse_no_weights(name or arch)
     if name in _archs: m = _archs[name](n_in)
     elif name and name not in known: m = _timm(name, n_in, pretrained)
     else: m = _without_head(known.get(name, arch), name, n_in, pretrained)
     m.arch = name
     return m
 
-# %% ../nbs/04a_encoder.ipynb #48353862
-def _fetched(name, make, folder):
-    "`make()`; what stops it from fetching weights into `folder` becomes a `ValueError`"
-    try: return make()
-    except (OSError, RuntimeError) as e:
-        raise ValueError(f"The weights of {name} can't be fetched: {' '.join(str(e).split()) or type(e).__name__}. Pass pretrained=False to start from random weights. "
-                         f"On a machine without a network, copy {folder} from one that has fetched them") from e
-
-def _default_weights(name):
-    "torchvision's best weights of a model"
-    w = torchvision.models.get_model_weights(name).DEFAULT
-    tfm = w.transforms()
-    size = tfm.crop_size
-    return w,dict(mean=[*tfm.mean], std=[*tfm.std], size=[*size]*(2//len(size)))
-
-def _without_head(f, name, n_in, pretrained):
-    "A classifier of torchvision, or of the user's function, without its last linear layer"
-    options = dict(aux_logits=False) if name in ('googlenet','inception_v3') else {}     # in training mode these would return more than features
-    if pretrained:
-        weights,images = _default_weights(name)
-        m = _fetched(name, lambda: f(weights=weights), Path(torch.hub.get_dir())/'checkpoints')
-        m.aux_logits = False
-        m.images = images
-    else: m = f(**options)
-    if not isinstance(m, nn.Module): raise TypeError(f"arch must be a module, a name, or a function that makes a module; {f!r} made a {type(m).__name__}")
-    last = [n for n,o in m.named_modules() if isinstance(o, nn.Linear)]
-    if not last: raise ValueError(f"{name or f} has no linear layer at its end to take off. Pass a module that returns features, such as fastai's create_body")
-    m.set_submodule(last[-1], nn.Identity())
-    if n_in!=3: _change_channels(m, name or f, n_in, pretrained)
-    return m
-
-def _change_channels(m, name, n_in, pretrained):
-    try: _update_first_layer(m, n_in, pretrained=pretrained)
-    except (AssertionError, StopIteration) as e:
-        raise ValueError(f"{name} does not have the weights of a convolution first, so it can't be changed to take {n_in} channels instead of 3. "
-                         "Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
-
-def _timm(name, n_in, pretrained):
-    try: import timm
-    except ImportError: timm = None
-    if not timm or not timm.is_model(name.removeprefix('timm/')):
-        raise ValueError(f"Unknown architecture {name!r}. Known: {', '.join(_archs)}, the models of torchvision, such as resnet18, and those of timm, "
-                         f"{'such as timm/resnet18' if timm else 'once it is installed: pip install timm'}")
-    m = _fetched(name, lambda: timm.create_model(name.removeprefix('timm/'), num_classes=0, in_chans=n_in, pretrained=pretrained), os.environ.get('HF_HOME', '~/.cache/huggingface'))
-    if pretrained:
-        c = m.pretrained_cfg
-        m.images = dict(mean=[*c['mean']], std=[*c['std']], size=[*c['input_size'][1:]])
-    return m
-
 # %% ../nbs/04a_encoder.ipynb #495311d9
+def _refuse_output(f):
+    got = f"a tensor of shape {list(f.shape)}" if isinstance(f, Tensor) else f"a {type(f).__name__}"
+    raise TypeError(
+        f"The encoder must return features [B, F] or feature maps [B, C, H, W]; it returned {got}. "
+        "Wrap it in a module that returns one of these")
+
 def pool_features(
-    f:Tensor, # `[B, F]`, or `[B, C, H, W]`, what an encoder returned
+    f:Tensor, # What an encoder returned, `[B, F]` or `[B, C, H, W]`
 )->Tensor: # `[B, F]`
-    "Feature maps averaged over their area; features as they are. Raises `TypeError` for anything else"
-    if not isinstance(f, Tensor) or f.ndim not in (2,4):
-        got = f"a tensor of shape {list(f.shape)}" if isinstance(f, Tensor) else f"a {type(f).__name__}"
-        raise TypeError(f"The encoder must return features [B, F] or feature maps [B, C, H, W]; it returned {got}. Wrap it in a module that returns one of these")
+    "Average feature maps over their area, and leave vectors of features as they are. Raises `TypeError` for anything else"
+    if not isinstance(f, Tensor) or f.ndim not in (2,4): _refuse_output(f)
     return f if f.ndim==2 else f.mean((2,3))
 
 class PoolFeatures(nn.Module):
     "`pool_features` as a layer"
     def forward(self, x): return pool_features(x)
 
+# %% ../nbs/04a_encoder.ipynb #ce2637bf
 @contextmanager
 def keep_modes(
-    module:nn.Module, # Put into training or evaluation mode meanwhile
+    module:nn.Module, # May be put into training or evaluation mode within
 ):
-    "All parts of `module` are afterwards in the mode in which they were"
+    "Put all parts of `module` back into the mode, training or evaluation, that each had before"
     modes = [(m,m.training) for m in module.modules()]
     try: yield
     finally:
         for m,mode in modes: m.training = mode
 
+def _refuse_images(x, e):
+    raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
+
 @torch.no_grad()
 def feature_size(
     encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`
     x:Tensor, # `[B, C, H, W]`, images
-)->int: # F, or C
-    "How many features `encoder` gives for images such as `x`; changes nothing. Raises `TypeError` where the output can't be used, and `ValueError` where there is none"
-    p,x = next(encoder.parameters(), x),x.as_subclass(Tensor)      # as in training; what compiles modules knows no subclasses
+)->int: # F, or C for feature maps
+    """How many features `encoder` gives for images such as `x`. Changes nothing. Raises `TypeError` if the output can't be used,
+    and `ValueError` if the encoder fails on the images"""
+    x = x.as_subclass(Tensor)      # as in training; compiled modules know no subclasses
+    p = next(encoder.parameters(), x)
     try:
-        with keep_modes(encoder), torch.random.fork_rng(): f = encoder.eval()(x.to(p.device, p.dtype if p.is_floating_point() else x.dtype))
-    except Exception as e: raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
+        with keep_modes(encoder), torch.random.fork_rng():
+            f = encoder.eval()(x.to(p.device, p.dtype if p.is_floating_point() else x.dtype))
+    except Exception as e: _refuse_images(x, e)
     return pool_features(f).shape[1]
 
 # %% ../nbs/04a_encoder.ipynb #e52abfc9
+def _digest(weights, meta):
+    "Digest of weights and metadata, without the digest that the metadata may hold"
+    return digest(weights, *(f'{k}={v}' for k,v in sorted(meta.items()) if k!='digest'))
+
 def write_encoder(
-    encoder:nn.Module, # With the attribute `arch`, its name, if `create_encoder` built it by name
+    encoder:nn.Module, # Has the attribute `arch`, its name, if `create_encoder` built it by name
     path, # File to write
-    **images, # What to remember of its images: `n_in`, `size` (height, width), `mean` and `std`, a number a channel, and `reading`, settings of `ReadImage`
+    **images, # About its images: `n_in`, `size` (height, width), `mean` and `std` (a number a channel), `reading` (settings of `ReadImage`)
 ):
-    "Write weights, architecture and what the images were like, with a digest of it all"
+    "Write weights, the name of the architecture, what the images were like, and a digest of all this"
     weights = {k.replace('_orig_mod.', ''): v.detach().cpu().clone().contiguous() for k,v in encoder.state_dict().items()}
-    meta = {k: json.dumps(v) for k,v in dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images).items()}
+    about = dict(arch=getattr(encoder, 'arch', None), psm_fastai=__version__, **images)
+    meta = {k: json.dumps(v) for k,v in about.items()}
     meta['digest'] = _digest(weights, meta)
     with atomic_write(path, sum(t.nbytes for t in weights.values())) as tmp: save_file(weights, tmp, meta)
 
-def _digest(weights, meta): return digest(weights, *(f'{k}={v}' for k,v in sorted(meta.items()) if k!='digest'))
-
-def _kind(d, n):
-    "Shape and kind of number, None if there is no such weight; a lazy layer takes any shape"
-    if n not in d: return None
-    if nn.parameter.is_lazy(d[n]): return ...
-    return tuple(d[n].shape),'floats' if d[n].is_floating_point() else 'complex' if d[n].is_complex() else 'whole numbers'
-
-def _misfits(module, weights):
-    "Shapes and kinds of numbers, here and there, of the weights that differ in it or that only one of the two has (None)"
-    ours = module.state_dict()
-    pairs = {n: (_kind(ours, n), _kind(weights, n)) for n in {**ours, **weights}}
-    return {n: (a,b) for n,(a,b) in pairs.items() if a!=b and not (a is ... and b is not None)}
-
 # %% ../nbs/04a_encoder.ipynb #6f565e10
-def _numbers(o, lens): return isinstance(o, list) and len(o) in lens and all(type(v) in (int,float) and math.isfinite(v) for v in o)
+def _numbers(o, lens):
+    "Whether `o` is a list of finite numbers, of one of these lengths"
+    return isinstance(o, list) and len(o) in lens and all(type(v) in (int,float) and math.isfinite(v) for v in o)
 
-_of_reading = dict(max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,))
+_reading_types = dict(
+    max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,))
 
 def _check_reading(reading):
-    if not isinstance(reading, dict) or reading.keys()!=_of_reading.keys() or not all(type(v) in _of_reading[n] for n,v in reading.items()) or not _numbers(reading['ground'], [3]):
-        raise ValueError(f"reading, how images are read, is {short(reading)}")
+    ok = isinstance(reading, dict) and reading.keys()==_reading_types.keys()
+    ok = ok and all(type(v) in _reading_types[n] for n,v in reading.items()) and _numbers(reading['ground'], [3])
+    if not ok: raise ValueError(f"reading, how images are read, is {short(reading)}")
+
+def _check_size(size):
+    if not _numbers(size, [2]) or min(size)<1: raise ValueError(f"size, (height, width), is {short(size)}")
+
+def _check_per_channel(about, name, n):
+    if not _numbers(about[name], [1,n]): raise ValueError(f"{name}, a number a channel, is {short(about[name])}")
 
 def _check_about(about):
-    "Raise `ValueError` if what an encoder file says of itself can't be"
+    "Raise `ValueError` if what an encoder file says of itself can't be true"
     n = about.get('n_in')
     if type(n) is not int or n<1: raise ValueError(f"n_in, the number of channels, is {short(n)}")
-    if not isinstance(about.get('arch'), (str,type(None))): raise ValueError(f"arch, the name of the architecture, is {short(about['arch'])}")
-    if 'size' in about and not (_numbers(about['size'], [2]) and min(about['size'])>=1): raise ValueError(f"size, (height, width), is {short(about['size'])}")
-    if bad := [k for k in ('mean','std') if k in about and not _numbers(about[k], [1,n])]: raise ValueError(f"{bad[0]}, a number a channel, is {short(about[bad[0]])}")
+    if not isinstance(about.get('arch'), (str,type(None))):
+        raise ValueError(f"arch, the name of the architecture, is {short(about['arch'])}")
+    if 'size' in about: _check_size(about['size'])
+    for name in ('mean','std'):
+        if name in about: _check_per_channel(about, name, n)
     if 'reading' in about: _check_reading(about['reading'])
     if min(about.get('std', [1]))<=0: raise ValueError(f"std, a number above 0 a channel, is {short(about['std'])}")
+
+# %% ../nbs/04a_encoder.ipynb #f400277c
+_entries_0_1_0 = {'arch','psm_fastai','n_in','size','mean','std'}
+
+def _check_digest(meta, weights):
+    "Raise `ValueError` if the digest is missing or differs"
+    if 'digest' not in meta:
+        if odd := meta.keys()-_entries_0_1_0: raise ValueError(f"it has no digest, but {short(min(odd))}")
+    elif meta['digest']!=_digest(weights, meta): raise ValueError("its digest is another one, so something in it has changed")
 
 def _read_encoder(path):
     "What an encoder file says of itself, and its weights"
     try:
-        with safe_open(regular(path), 'pt') as f: meta,weights = f.metadata() or {},{k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(regular(path), 'pt') as f:
+            meta = f.metadata() or {}
+            weights = {k: f.get_tensor(k) for k in f.keys()}
         about = {k: json.loads(v) for k,v in meta.items() if k!='digest'}
         _check_about(about)
-        if 'digest' not in meta and (odd := about.keys()-{'arch','psm_fastai','n_in','size','mean','std'}): raise ValueError(f"it has no digest, but {short(min(odd))}")     # version 0.1.0 wrote none
-        if meta.get('digest', ok := _digest(weights, meta))!=ok: raise ValueError("its digest is another one, so something in it has changed")
+        _check_digest(meta, weights)
         return about,weights
     except FileNotFoundError: raise
-    except Exception as e: raise ValueError(f"{path} is not an encoder that psm_fastai saved, or it is damaged: {e or type(e).__name__}") from e      # a damaged file makes its readers say anything
+    except Exception as e:      # a damaged file makes its readers raise anything
+        raise ValueError(f"{path} is not an encoder that psm_fastai saved, or it is damaged: {e or type(e).__name__}") from e
 
+# %% ../nbs/04a_encoder.ipynb #5effe61f
+def _kind(d, n):
+    "Shape of weight `n` and kind of its numbers; None if there is no such weight, `...` for a lazy layer, which takes any shape"
+    if n not in d: return None
+    t = d[n]
+    if nn.parameter.is_lazy(t): return ...
+    numbers = 'floats' if t.is_floating_point() else 'complex' if t.is_complex() else 'whole numbers'
+    return tuple(t.shape),numbers
+
+def _misfits(module, weights):
+    "Weights that differ, or that only one of the two has: their `_kind` in `module` and in `weights`, by name"
+    ours = module.state_dict()
+    pairs = {n: (_kind(ours, n), _kind(weights, n)) for n in {**ours, **weights}}
+    return {n: (a,b) for n,(a,b) in pairs.items() if a!=b and not (a is ... and b is not None)}
+
+# %% ../nbs/04a_encoder.ipynb #1b188094
+def _say_kind(kind, other):
+    "A shape to show, or the kind of numbers if only that differs from `other`"
+    if kind is None: return None
+    if kind is ...: return 'any shape'
+    return list(kind[0]) if other is None or kind[0]!=other[0] else kind[1]
+
+def _refuse_misfits(misfits, path, name):
+    said = ', '.join(f"{n} is {_say_kind(b, a)} in the file and {_say_kind(a, b)} here" for n,(a,b) in [*misfits.items()][:3])
+    raise ValueError(f"The weights in {path} are those of another architecture than {name}: {said}")
+
+def _check_finite(m, weights, path):
+    params = dict(m.named_parameters())
+    def bad(n, t): return t.isnan().any() or n in params and t.isinf().any()     # a buffer, such as a mask, may hold -inf
+    if names := [n for n,t in weights.items() if t.is_floating_point() and bad(n, t)]:
+        raise ValueError(f"The weights in {path} are not all finite: {', '.join(names[:3])}")
+
+def _check_fit(m, weights, path, name):
+    "Raise `ValueError` if these are not weights of the module `m`"
+    if misfits := _misfits(m, weights): _refuse_misfits(misfits, path, name)
+    _check_finite(m, weights, path)
+
+# %% ../nbs/04a_encoder.ipynb #d1ddc77d
 class _NoMemory(TorchFunctionMode):
     "Within, the weights of layers take no memory and no time"
     def __torch_function__(self, f, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        return f(*args, **(dict(kwargs, device='meta') if f is torch.empty else kwargs))       # layers make their weights by it; what an architecture computes with stays
+        if f is torch.empty: kwargs = dict(kwargs, device='meta')       # layers make their weights by it
+        return f(*args, **kwargs)
+
+def _build(arch, n_in, path):
+    try: return create_encoder(arch, n_in)
+    except Exception as e: raise ValueError(f"The encoder in {path} can't be built: {e}") from e
 
 def _skeleton(arch, n_in, path):
-    "An encoder of this name without memory for its weights, or with, if it can't be built without"
-    def build():
-        try: return create_encoder(arch, n_in)
-        except Exception as e: raise ValueError(f"The encoder in {path} can't be built: {e}") from e
+    "An encoder of this name whose weights take no memory, or a whole one if it can't be built without memory"
     try:
-        with _NoMemory(): return build()
+        with _NoMemory(): return _build(arch, n_in, path)
     except ValueError as e:
         if not isinstance(e.__cause__, (NotImplementedError, RuntimeError)): raise
-    return build()
+    return _build(arch, n_in, path)
 
-def _say(m, kind):
-    if m is None or kind is None or m[0]!=kind[0]: return kind and list(kind[0])
-    return kind[1]
-
-def _check_fit(m, weights, path, name):
-    "Raise `ValueError` if these are not weights of the module `m`"
-    if other := _misfits(m, weights):
-        said = ', '.join(f"{n} is {_say(a, b)} in the file and {_say(b, a)} here" for n,(a,b) in [*other.items()][:3])
-        raise ValueError(f"The weights in {path} are those of another architecture than {name}: {said}")
-    params = dict(m.named_parameters())
-    bad = [n for n,t in weights.items() if t.is_floating_point() and (t.isnan().any() or n in params and t.isinf().any())]     # a mask may hold -inf
-    if bad: raise ValueError(f"The weights in {path} are not all finite: {', '.join(bad[:3])}")
+# %% ../nbs/04a_encoder.ipynb #346d98d0
+def _refuse_nameless(path):
+    raise ValueError(f"The encoder in {path} was not built by name. Pass its architecture: load_encoder(path, arch=module)")
 
 def load_encoder(
     path, # A file that `write_encoder` or `Learner.save_encoder` wrote, or the folder of a finished run of `psm_pretrain`
-    arch=None, # The architecture, for an encoder that was not built by name: a module, whose weights are replaced, or a function for `create_encoder`
-)->nn.Module: # In evaluation mode; `images` tells the channels, size, mean and std of its images
-    "The encoder of a file. Nothing in the file is executed. Raises `ValueError` if it is no such file, if anything in it has changed since it was written, or if it doesn't fit"
+    arch=None, # For an encoder that was not built by name: a module, whose weights are replaced, or a function for `create_encoder`
+)->nn.Module: # In evaluation mode; `images` holds channels, size, mean and std of its images
+    """The encoder of a file. Nothing in the file is executed. Raises `ValueError` if the file holds no encoder, if anything in it has
+    changed since it was written, or if its weights don't fit the architecture"""
     path = Path(path)
     if path.is_dir(): path = path/'encoder.safetensors'
     about,weights = _read_encoder(path)
     built_by = arch or about['arch']
-    if not built_by: raise ValueError(f"The encoder in {path} was not built by name. Pass its architecture: load_encoder(path, arch=module)")
+    if not built_by: _refuse_nameless(path)
     name = built_by if isinstance(built_by, str) else type(built_by).__name__
     if isinstance(built_by, str): _check_fit(_skeleton(built_by, about['n_in'], path), weights, path, name)
     m = create_encoder(built_by, n_in=about['n_in'])
@@ -279,21 +372,29 @@ def load_encoder(
     return m.eval()
 
 # %% ../nbs/04a_encoder.ipynb #aa456025
-def encoder_from(
-    path, # An encoder file or the folder of a run, as for `load_encoder`; or a state dict that `torch.save` wrote
-    arch=None, # Architecture, as for `create_encoder`; None: that of the encoder file
-    n_in:int=3, # Channels of the images, for a state dict
-)->nn.Module: # In training mode
-    "An encoder that begins with the weights of a file. Weights of a classifier's last layer are left out, and told. Raises `ValueError` if others are missing"
-    path = Path(path)
-    if path.is_dir() or path.suffix=='.safetensors': return load_encoder(path, arch).train()
+def _read_state_dict(path):
+    "Weights by name, from a file that `torch.save` wrote"
     weights = read_saved(path)
     for n in ('state_dict','model'):
         if isinstance(weights, dict) and isinstance(weights.get(n), dict): weights = weights[n]
-    if not isinstance(weights, dict) or not weights or not all(isinstance(t, Tensor) for t in weights.values()): raise ValueError(f"{path} holds no state dict, names and their weights")
-    m = create_encoder(arch or 'small_resnet', n_in)
+    if not isinstance(weights, dict) or not weights or not all(isinstance(t, Tensor) for t in weights.values()):
+        raise ValueError(f"{path} holds no state dict, names and their weights")
+    return weights
+
+def encoder_from(
+    path, # An encoder file or the folder of a run, as for `load_encoder`; or a state dict that `torch.save` wrote
+    arch=None, # Architecture, as for `create_encoder`; None takes that of the encoder file, or `small_resnet` for a state dict
+    n_in:int=3, # Number of channels of the images, for a state dict
+)->nn.Module: # In training mode
+    """An encoder that begins with the weights of a file. Weights that the encoder has no place for, such as those of a classifier's
+    last layer, are left out, and their names are printed. Raises `ValueError` if any weight of the encoder is missing"""
+    path = Path(path)
+    if path.is_dir() or path.suffix=='.safetensors': return load_encoder(path, arch).train()
+    weights = _read_state_dict(path)
+    name = arch or 'small_resnet'
+    m = create_encoder(name, n_in)
     left = [n for n in weights if n not in m.state_dict()]
-    _check_fit(m, {n: t for n,t in weights.items() if n not in left}, path, arch or 'small_resnet')
+    _check_fit(m, {n: t for n,t in weights.items() if n not in left}, path, name)
     m.load_state_dict(weights, strict=False)
-    if left: say(f"{shown(path)} holds weights that {arch or 'small_resnet'} has no place for: {name_some(left)}")
+    if left: say(f"{shown(path)} holds weights that {name} has no place for: {name_some(left)}")
     return m
