@@ -292,7 +292,7 @@ class MiningLab(_Readable):
         table = table[(table['rank']<=loss.n_neg) | ~table.negative]
         h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True, k=loss.k, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)]
         for i in table.id.unique().tolist():
-            if i>=0: h._add(h.recent, self.learn.dls, i)
+            if i>=0: h.add_picture(h.recent, self.learn.dls, i)
         self.effective = effective_number(self.probs).median().item()
         share = '' if np.isnan(self.false_neg) else f'; of what is drawn {self.false_neg:.1%} are false negatives'
         self.said.value = f'<p>The draw spreads over {self.effective:,.0f} rows{share}. Each mined positive counts {1-loss.hard_weight:.2f} of its weight, the other view {loss.hard_weight:.2f}.</p>'

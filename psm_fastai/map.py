@@ -15,7 +15,7 @@ from os.path import commonpath, dirname
 from .collection import Collection, best_number
 from .folders import short_name, shown
 from .history import NeighbourHistory
-from .layout import lay_out, nowhere
+from .layout import nowhere
 from .record import as_bytes, places
 
 # %% ../nbs/08c_map.ipynb #39e4e6e1
@@ -78,17 +78,6 @@ def map_parts(
         return {n: [p[n] for p in parts] for n in parts[0]}
     at = [h.map.epochs.index(e) for e in epochs]
     return {n: [v[i] for i in at] for n,v in h.map.parts.items()}
-
-# %% ../nbs/08c_map.ipynb #ef57d77c
-@patch
-def map_layout(self:NeighbourHistory,
-    layout:str='tsne', # As for `lay_out`
-)->np.ndarray: # `[E, n, 2]` of all epochs of the map
-    "Places on the map, computed once and kept with the history. Of two epochs of training one is laid out, of a long training 20"
-    if layout not in self.map.layouts:
-        most = min(20, max(6, (self.map.epochs[-1]+1)//2))         # so that it takes a fifth of the training's time at most
-        self.map.layouts[layout] = lay_out(self.map.parts['feats'], layout, most=most)
-    return self.map.layouts[layout]
 
 # %% ../nbs/08c_map.ipynb #11d87910
 def _column(name, label, values, help, names=None, palette='sequential'):

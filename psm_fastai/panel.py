@@ -54,46 +54,6 @@ def large_picture(
 
 def _missing(alt): return f'<span class="t none" role=img aria-label="{escape(alt)}, no picture kept">?</span>'
 
-@patch
-def what(self:NeighbourHistory,
-    i:int, # Id of an image
-)->str:
-    "An image in words: its file, or its id, and its label"
-    name,label = self.files.get(i),self.label(i)
-    return (f"image {i}" if name is None else short_name(Path(name).name)) + (f", {short_name(label)}" if label is not None else '')
-
-# %% ../nbs/08e_panel.ipynb #d0000008
-@patch
-def rows(self:NeighbourHistory,
-    query:int, # Id of a probe
-    epoch:int, # One that was kept
-)->tuple: # Positives and negatives, each a list of dicts with the columns of `to_frame`, and `since`, an epoch, for positives
-    "What a probe had for neighbours. Raises `ValueError` for a probe or an epoch that was not kept"
-    kept = [m['epoch'] for m in self.epochs]
-    if epoch not in kept: raise ValueError(f"epoch {epoch} was not kept; kept are {kept[:20]}")
-    if query not in self.ids: raise ValueError(f"image {query} is no probe; probes are {self.ids[:20]}")
-    cache,at = self.__dict__.setdefault('_rows', {}),kept.index(epoch)
-    if cache.get(epoch, (None,))[0] is not self.tables[at]:
-        if len(cache)>30: cache.pop(next(iter(cache)))            # a long history would not fit
-        of,since = {q: ([],[]) for q in self.ids},_since(self)[at]
-        for r in self.tables[at].to_dict('records'):
-            a,b = self.labels.get(r['query']),self.labels.get(r['id'])
-            r['right'] = None if a is None or b is None else a==b
-            if not r['negative']: r['since'] = since[r['query'],r['id']]
-            of[r['query']][r['negative']].append(r)
-        cache[epoch] = self.tables[at],of
-    return cache[epoch][1][query]
-
-def _since(h):
-    "For each epoch: a positive's query and id to the epoch since which it has been one"
-    known = h.__dict__.setdefault('_lineage', [])          # of each table that was looked at, with the table
-    same = next((i for i,(a,b) in enumerate(zip(known, h.tables)) if a[0] is not b), min(len(known), len(h.tables)))
-    del known[same:]
-    for meta,t in zip(h.epochs[same:], h.tables[same:]):
-        pos,before = t[~t.negative],known[-1][1] if known else {}
-        known.append((t, {key: before.get(key, meta['epoch']) for key in zip(pos['query'].tolist(), pos['id'].tolist())}))
-    return [since for _,since in known]
-
 # %% ../nbs/08e_panel.ipynb #d000000a
 _marks = {True: ('right','✓','right'), False: ('wrong','✗','wrong'), None: ('','','')}
 
@@ -183,17 +143,6 @@ def still(
 )->str: # HTML
     "What needs no script, with its style"
     return f"<div class=psm><style>{static_text('still.css')}</style>{html}</div>"
-
-@patch
-def worst(self:NeighbourHistory,
-    epoch:int, # One that was kept
-)->int: # Id of the probe with the fewest right positives, or, without labels, the fewest trusted ones
-    "Where to look first"
-    def good(q):
-        pos,_ = self.rows(q, epoch)
-        known = [r['right'] for r in pos if r['right'] is not None] or [r['weight']>0 for r in pos]
-        return sum(known)/len(known) if known else 2,q
-    return min(self.ids, key=good)
 
 @patch
 def _repr_html_(self:NeighbourHistory):

@@ -171,7 +171,7 @@ def test_without_labels_and_with_little(tmp_path):
     neighbour_page(history, tmp_path/'p.html', layout='pca')
 
 def test_what_is_refused(learn):
-    with pytest.raises(ValueError, match='places in the training set, 0 to 199, got'): learn.add_cb(NeighbourHistory(ids=[3,500]))
+    with pytest.raises(ValueError, match='place in the training set, 0 to 199, got'): learn.add_cb(NeighbourHistory(ids=[3,500]))
     with pytest.raises(ValueError, match='some of them twice'): NeighbourHistory(ids=[3,3])
     with pytest.raises(ValueError, match='every must be'): NeighbourHistory(every=0)
     with pytest.raises(ValueError, match='The bank is empty'): NeighbourHistory().look(quiet(cbs=[PSMCallback()]))
