@@ -1,4 +1,4 @@
-"""Widgets: look through a history, flag what is wrong, judge neighbours without labels, and try mining's settings on a trained model
+"""Widgets to look through a history, flag what is wrong, judge neighbours without labels, and try settings of mining on a trained model
 
 Docs: https://psm-fastai.github.io/psm_fastai/explorer.html.md"""
 
@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/explorer.html.md"""
 __all__ = ['first_look', 'still_map', 'NeighbourExplorer', 'NeighbourAudit', 'MiningLab', 'NeighbourGrid']
 
 # %% ../nbs/09b_explorer.ipynb #bb582914
-import anywidget, base64, fastprogress.fastprogress as bars, io, ipywidgets as w, numpy as np, pandas as pd, torch, traitlets as tr, uuid
+import anywidget, fastprogress.fastprogress as bars, ipywidgets as w, numpy as np, pandas as pd, torch, traitlets as tr, uuid
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from fastcore.imports import in_notebook
@@ -20,7 +20,7 @@ from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .learner import psm_model
 from .loss import PSMLoss, check_number
-from .layout import nowhere
+from .layout import unit_places
 from .map import histories_of, map_view
 from .mining import effective_number
 from .page import *
@@ -29,127 +29,152 @@ from .panel import *
 # %% ../nbs/09b_explorer.ipynb #39a2199a
 def first_look(
     view:dict, # From `map_view`
-)->int: # Position of the image with the fewest right neighbours at the last epoch, or, without labels, the least trusted ones
-    "Where to look first"
-    of = {c['name']: c['values'] for c in view['columns'] if not c.get('run')}
-    values = np.nan_to_num(of['right' if view['labelled'] else 'trust'][-1], nan=np.inf)
-    return int(values.argmin())
+)->int: # Position of an image
+    "The image with the fewest right neighbours at the last epoch, or, without labels, the least trusted ones"
+    columns = {c['name']: c['values'] for c in view['columns'] if not c.get('run')}
+    values = columns['right' if view['labelled'] else 'trust'][-1]
+    return int(np.nan_to_num(values, nan=np.inf).argmin())
 
 def still_map(
     view:dict, # From `map_view`
     query:int, # Position of an image
-    epoch:int, # Which of the epochs of the view
-    run:int=0,
+    epoch:int, # Index into the epochs of the view
+    run:int=0, # Index into its runs
 )->str: # HTML
     "The map as a picture, and the chosen image and its neighbours in words"
     def name(i): return view['files'][i] or f"image {view['ids'][i]}"
     near = [name(j) for j in view['runs'][run]['near'][epoch,query].tolist() if j>=0]
-    words = f"{name(query)} after epoch {view['epochs'][epoch]}. Near it: {', '.join(near) or 'none'}"
-    buf = io.BytesIO()
-    map_picture(view, query, epoch, run).save(buf, 'WEBP', quality=70)
-    return still(f'<img class=map alt="Map: {escape(words)}" src="data:image/webp;base64,{base64.b64encode(buf.getvalue()).decode()}"><p dir=auto>{escape(words)}</p>')
+    words = escape(f"{name(query)} after epoch {view['epochs'][epoch]}. Near it: {', '.join(near) or 'none'}")
+    url = data_url(map_picture(view, query, epoch, run), 'WEBP', quality=70)
+    return still(f'<img class=map alt="Map: {words}" src="{url}"><p dir=auto>{words}</p>')
 
 # %% ../nbs/09b_explorer.ipynb #e0000001
-_flag_columns = ['kind','epoch','query','rank','id','similarity','query_label','label','query_file','file','run']
-
 class NeighbourExplorer(anywidget.AnyWidget):
-    "Look through the map of a history, of several side by side, or of a learner: the history among its callbacks, or its bank as it is now"
+    """Look through the map of one history, or of several side by side.
+    A learner stands for the history among its callbacks, or else for its bank as it is now"""
     _esm,_css = explorer_js(),static_text('explorer.css')
-    packed = tr.Bytes().tag(sync=True)
-    query,epoch = tr.Int().tag(sync=True),tr.Int().tag(sync=True)       # id of the image, and number of the epoch, from 0
-    runs,order,colour = tr.List(tr.Int(), [0]).tag(sync=True),tr.Unicode().tag(sync=True),tr.Unicode().tag(sync=True)
-    filters = tr.Dict().tag(sync=True)                                  # `show`, `find` and `hidden`
-    picked,flags = tr.List(tr.Int()).tag(sync=True),tr.List(tr.Dict()).tag(sync=True)
-    settled,key = tr.Int().tag(sync=True),tr.Unicode().tag(sync=True)   # counts pauses, and names the picture that is kept
+    packed = tr.Bytes().tag(sync=True)                        # the view, from `pack_view`
+    query = tr.Int().tag(sync=True)                           # id of the chosen image
+    epoch = tr.Int().tag(sync=True)                           # number of the epoch, from 0
+    runs = tr.List(tr.Int(), [0]).tag(sync=True)              # the runs that are shown
+    order = tr.Unicode().tag(sync=True)                       # the column that orders the images
+    colour = tr.Unicode().tag(sync=True)                      # the column that colours them
+    filters = tr.Dict().tag(sync=True)                        # `show`, `find` and `hidden`
+    picked = tr.List(tr.Int()).tag(sync=True)                 # ids of selected images
+    flags = tr.List(tr.Dict()).tag(sync=True)
+    settled = tr.Int().tag(sync=True)                         # counts the pauses of the reader
+    key = tr.Unicode().tag(sync=True)                         # names the picture that the notebook keeps
     def __init__(self,
-        history, # A `NeighbourHistory`, a `Learner`, or a list of such. Raises `ValueError` for an empty history
-        layout:str='tsne', # Of the map; 'pca' is quicker
-        title:str='',
+        history, # A `NeighbourHistory`, a `Learner`, or a list of these. Raises `ValueError` for an empty history
+        layout:str='tsne', # Layout of the map; 'pca' is quicker
+        title:str='', # Heading
     ):
         self.histories = histories_of(history)
         self.history = self.histories[0]
         self.view = v = map_view(self.histories, layout=layout, title=title)
-        self.at,self.epochs,self.kept = {int(i): p for p,i in enumerate(v['ids'])},[e-1 for e in v['epochs']],None
-        super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=self.epochs[-1], query=int(v['ids'][first_look(v)]))
+        self.at = {int(i): p for p,i in enumerate(v['ids'])}         # position of each id
+        self.epochs = [e-1 for e in v['epochs']]
+        self.kept = None                                             # handle of the picture
+        first = int(v['ids'][first_look(v)])
+        super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=self.epochs[-1], query=first)
         self.observe(lambda _: self.keep_picture(), 'settled')
 
     @tr.validate('query', 'epoch')
-    def _known(self, change):
+    def _check_known(self, change):
         name,v = change['trait'].name,change['value']
         known = list(self.at) if name=='query' else self.epochs
-        if v not in known: raise ValueError(f"{name} must be one of {known[:20]}{'...' if len(known)>20 else ''}, got {v}")
-        return v
+        if v in known: return v
+        raise ValueError(f"{name} must be one of {known[:20]}{'...' if len(known)>20 else ''}, got {v}")
 
     @tr.validate('picked')
-    def _on_the_map(self, change):
+    def _check_on_the_map(self, change):
         if bad := [i for i in change['value'] if i not in self.at]: raise ValueError(f"The map has no images {bad[:5]}")
         return change['value']
 
 # %% ../nbs/09b_explorer.ipynb #e0000003
-def _place(self, ids):
-    "Columns that name images"
+@patch
+def _files_and_labels(self:NeighbourExplorer, ids):
+    "The file and the class of each image, None if it has none"
     v,at = self.view,[self.at.get(i) for i in ids]
-    label = [None if p is None or v['labels'][p]<0 else v['vocab'][v['labels'][p]] for p in at]
-    return [None if p is None else v['paths'][p] for p in at],label
+    def label(p): return None if p is None or v['labels'][p]<0 else v['vocab'][v['labels'][p]]
+    return [None if p is None else v['paths'][p] for p in at],[label(p) for p in at]
+
+@patch
+def _shown(self:NeighbourExplorer):
+    "The first run that is shown, and the index of the epoch"
+    return self.view['runs'][self.runs[0]],self.epochs.index(self.epoch)
 
 @patch(as_prop=True)
-def selected(self:NeighbourExplorer)->pd.DataFrame: # `id`, `file`, `label`, `x`, `y`: the place on the map of the run and epoch shown, 0 to 1
-    "What was selected. Give ids to `picked` to select from Python"
-    file,label = _place(self, self.picked)
-    at = [self.at[i] for i in self.picked]
-    xy = self.view['runs'][self.runs[0]]['xy'][self.epochs.index(self.epoch)][at]
-    x,y = np.where((xy==nowhere).all(-1, keepdims=True), np.nan, xy/nowhere).reshape(-1, 2).T
+def selected(self:NeighbourExplorer)->pd.DataFrame: # `id`, `file`, `label`, and `x`, `y`, the place on the map from 0 to 1
+    "The selected images, in the run and epoch shown. Give ids to `picked` to select from Python"
+    file,label = self._files_and_labels(self.picked)
+    run,e = self._shown()
+    x,y = unit_places(run['xy'][e][[self.at[i] for i in self.picked]]).T
     return pd.DataFrame(dict(id=self.picked, file=file, label=label, x=x, y=y))
 
 @patch(as_prop=True)
-def neighbours(self:NeighbourExplorer)->pd.DataFrame: # `rank`, `id`, `file`, `label`, `similarity`, `weight` (0 = near, but not trusted), both 0 to 1 in steps of 1/255
-    "What lies near the chosen image, in the run and epoch shown"
-    r,at = self.view['runs'][self.runs[0]],(self.epochs.index(self.epoch),self.at[self.query])
-    found = r['near'][at]>=0
-    ids = self.view['ids'][r['near'][at][found]].tolist()
-    file,label = _place(self, ids)
-    return pd.DataFrame(dict(rank=range(1, len(ids)+1), id=ids, file=file, label=label, similarity=r['sim'][at][found]/255, weight=r['weight'][at][found]/255))
+def neighbours(self:NeighbourExplorer)->pd.DataFrame: # `rank`, `id`, `file`, `label`, `similarity` and `weight`
+    "The neighbours of the chosen image, in the run and epoch shown. `weight` 0: near, but not trusted. Both values come in steps of 1/255"
+    run,e = self._shown()
+    at = e,self.at[self.query]
+    found = run['near'][at]>=0
+    ids = self.view['ids'][run['near'][at][found]].tolist()
+    file,label = self._files_and_labels(ids)
+    similarity,weight = (run[n][at][found]/255 for n in ('sim','weight'))
+    return pd.DataFrame(dict(rank=range(1, len(ids)+1), id=ids, file=file, label=label, similarity=similarity, weight=weight))
 
 # %% ../nbs/09b_explorer.ipynb #e0000005
 @patch
 def flag(self:NeighbourExplorer,
-    id:int|None=None, # Of a neighbour of the chosen image, flagged as wrong; None: the chosen image itself
+    id:int|None=None, # Id of a neighbour of the chosen image; None: the chosen image itself
 ):
-    "Flag, as the key f does"
+    "Flag an image, or a neighbour, as the key f does"
     f = dict(kind='image', run=None, epoch=None, query=self.query, rank=None, id=None, similarity=None)
-    if id is not None:
-        near = self.neighbours.set_index('id')
-        if id not in near.index: raise ValueError(f"Image {id} is no neighbour of image {self.query} in epoch {self.epoch}; these are {near.index.tolist()}")
-        f.update(kind='neighbour', run=self.view['runs'][self.runs[0]]['name'], epoch=self.epoch, rank=int(near['rank'][id]), id=int(id), similarity=round(float(near.similarity[id]), 3))
+    if id is not None: f.update(self._neighbour_flag(id))
     same = ('kind','run','epoch','query','id')
     if not any(all(o[n]==f[n] for n in same) for o in self.flags): self.flags = [*self.flags, f]
 
+@patch
+def _neighbour_flag(self:NeighbourExplorer, id):
+    "What a flag of a neighbour holds. Raises `ValueError` if the image is no neighbour"
+    near = self.neighbours.set_index('id')
+    if id not in near.index:
+        raise ValueError(f"Image {id} is no neighbour of image {self.query} in epoch {self.epoch}. "
+            f"Its neighbours are {near.index.tolist()}")
+    run,_ = self._shown()
+    similarity = round(float(near.similarity[id]), 3)
+    return dict(kind='neighbour', run=run['name'], epoch=self.epoch, rank=int(near['rank'][id]), id=int(id), similarity=similarity)
+
+# %% ../nbs/09b_explorer.ipynb #x0000005
+_flag_columns = ['kind','epoch','query','rank','id','similarity','query_label','label','query_file','file','run']
+
 @patch(as_prop=True)
-def flagged(self:NeighbourExplorer)->pd.DataFrame: # `kind` ('image' or 'neighbour'), `epoch` (from 0), `query`, `rank`, `id`, `similarity`, `query_label`, `label`, `query_file`, `file`, `run`
-    "What was flagged, in that order"
+def flagged(self:NeighbourExplorer)->pd.DataFrame: # A row for each flag
+    """The flags, in the order in which they were set. `kind` is 'image' or 'neighbour', and `epoch` counts from 0.
+    `query`, `query_label` and `query_file` are of the chosen image, `rank`, `id`, `similarity`, `label` and `file` of its neighbour"""
     df = pd.DataFrame(self.flags, columns=['kind','epoch','query','rank','id','similarity','run'])
-    df['query_file'],df['query_label'] = _place(self, df['query'])
-    df['file'],df['label'] = _place(self, df['id'])
+    df['query_file'],df['query_label'] = self._files_and_labels(df['query'])
+    df['file'],df['label'] = self._files_and_labels(df['id'])
     return df[_flag_columns].astype({n: 'Int64' for n in ('epoch','query','rank','id')})
 
 @patch
 def to_csv(self:NeighbourExplorer,
     path, # File to write
 ):
-    "Write what was flagged"
+    "Write the flags to a file"
     with atomic_write(path) as tmp: no_formulas(self.flagged).to_csv(tmp, index=False)
 
 # %% ../nbs/09b_explorer.ipynb #e0000007
 @patch
 def picture(self:NeighbourExplorer)->HTML:
-    "What is shown now, for where no script runs"
+    "What is shown now, for a notebook or a site without a kernel"
     html = still_map(self.view, self.at[self.query], self.epochs.index(self.epoch), self.runs[0])
     style = f'<style>body:has(.psm-map[data-key="{self.key}"]) .psm-still[data-key="{self.key}"] {{ display:none }}</style>'
     return HTML(style + html.replace('class=psm', f'class="psm psm-still" data-key="{self.key}"', 1))
 
 @patch
 def keep_picture(self:NeighbourExplorer):
-    "Draw the picture anew that a notebook keeps"
+    "Draw anew the picture that the notebook keeps"
     if self.kept is not None: self.kept.update(self.picture())
 
 @patch
@@ -166,148 +191,211 @@ def _button(text, f, **kwargs):
 
 def _style(): return w.HTML(f"<style>{static_text('still.css')}</style>", layout=w.Layout(height='0', margin='0'))
 
-def _one(h):
-    "A history that is not empty"
-    (h,) = histories_of(h)
-    return h
-
 class _Readable(w.VBox):
-    "Widgets of which the parts in `still` stay to be seen where there is no kernel"
+    "Widgets whose parts in `still` can also be seen if there is no kernel"
     def _repr_mimebundle_(self, **kwargs):
         res = super()._repr_mimebundle_(**kwargs)
         if res: res['text/html'] = still(''.join(o.value for o in self.still))
         return res
 
+# %% ../nbs/09b_explorer.ipynb #x0000008
 class NeighbourAudit(_Readable):
-    "Judge `n` random mined positives, one after the other"
+    "Judge `n` random mined positives, one after another"
     def __init__(self,
         history, # A `NeighbourHistory` or a `Learner`
-        n:int=50, # How many to judge, at most as many as there are
-        epoch:int|None=None, # One that was kept; None: the last one
+        n:int=50, # Number of pairs to judge, or all if there are fewer
+        epoch:int|None=None, # A kept epoch, counted from 0; None: the last one
         seed:int=0, # For the draw
     ):
         check_number('n', n, 1, whole=True)
-        self.history = h = _one(history)
-        self.epoch = h.epochs[-1]['epoch'] if epoch is None else epoch
-        pairs = [(q, r['id']) for q in h.ids for r in h.rows(q, self.epoch)[0]]
-        if not pairs: raise ValueError(f"No neighbours were mined in epoch {self.epoch}, so there is nothing to judge")
-        self.pairs = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
-        self.judged,self.entry = [],None
+        (self.history,) = histories_of(history)
+        self.epoch = self.history.epochs[-1]['epoch'] if epoch is None else epoch
+        self.pairs = self._draw(n, seed)
+        self.judged,self.entry = [],None                 # the answers, and the entry in `history.audits`
         self.still = self.said,self.view = w.HTML(),w.HTML()
         self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
-        self.same,self.different,self.undo = _button('Same', lambda: self.judge(True)),_button('Different', lambda: self.judge(False)),_button('Undo', self.back)
         self.field.observe(self._typed, 'value')
+        self.same = _button('Same', lambda: self.judge(True))
+        self.different = _button('Different', lambda: self.judge(False))
+        self.undo = _button('Undo', self.back)
         super().__init__([_style(), self.said, self.view, w.HBox([self.field, self.same, self.different, self.undo])])
         self.redraw()
 
-    def _typed(self, c):
-        for key in c['new'].lower():
-            if key in 'sd': self.judge(key=='s')
-            elif key=='u': self.back()
-        if c['new']: self.field.value = ''
+    def _draw(self, n, seed):
+        "Pairs of a probe and a mined positive, in random order"
+        pairs = [(q, r['id']) for q in self.history.ids for r in self.history.rows(q, self.epoch)[0]]
+        if not pairs: raise ValueError(f"No neighbours were mined in epoch {self.epoch}, so there is nothing to judge")
+        return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
 
-    def judge(self,
-        same:bool, # Whether query and neighbour show the same thing
-    ):
-        "Answer, and go on to the next pair; after the last one the result is kept in `history.audits`"
-        if len(self.judged)<len(self.pairs): self.judged.append(bool(same))
-        self.redraw()
+# %% ../nbs/09b_explorer.ipynb #x0000010
+@patch
+def _typed(self:NeighbourAudit, c):
+    for key in c['new'].lower():
+        if key in 'sd': self.judge(key=='s')
+        elif key=='u': self.back()
+    if c['new']: self.field.value = ''
 
-    def back(self):
-        "Take the last answer back"
-        self.judged = self.judged[:-1]
-        self.redraw()
+@patch
+def judge(self:NeighbourAudit,
+    same:bool, # Whether query and neighbour show the same thing
+):
+    "Answer, and show the next pair. The result so far is kept in `history.audits`"
+    if len(self.judged)<len(self.pairs): self.judged.append(bool(same))
+    self.redraw()
 
-    @property
-    def purity(self)->Accuracy: # None before the first answer
-        "Share of the pairs judged so far that are the same thing"
-        return Accuracy(sum(self.judged), len(self.judged), epoch=self.epoch) if self.judged else None
+@patch
+def back(self:NeighbourAudit):
+    "Take the last answer back"
+    self.judged = self.judged[:-1]
+    self.redraw()
 
-    def redraw(self):
-        h,n = self.history,len(self.judged)
-        h.audits,self.entry = [a for a in h.audits if a is not self.entry],None
-        if n:
-            lo,hi = self.purity.interval
-            self.entry = dict(epoch=self.epoch, judged=n, same=sum(self.judged), purity=float(self.purity), low=lo, high=hi)
-            h.audits.append(self.entry)
-        done = n==len(self.pairs)
-        self.said.value = f'<p aria-live=polite>{n} of {len(self.pairs)} judged' + (f'; purity {self.purity:.2f}, 95 % interval {lo:.2f} to {hi:.2f}' if n else '') + ('. Thank you.' if done else '') + '</p>'
-        def pic(i, alt): return f'<figure style="--z:128px;display:inline-block;margin:4px;text-align:center">{large_picture(h, i, alt)}<figcaption>{alt}</figcaption></figure>'
-        self.view.value = '' if done else '<div class=psm>' + pic(self.pairs[n][0], 'query') + pic(self.pairs[n][1], 'its neighbour') + '</div>'
+@patch(as_prop=True)
+def purity(self:NeighbourAudit)->Accuracy: # None before the first answer
+    "Share of the judged pairs that show the same thing"
+    return Accuracy(sum(self.judged), len(self.judged), epoch=self.epoch) if self.judged else None
 
-    @property
-    def results(self)->pd.DataFrame: # A row an audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`
-        "What audits of this history have found"
-        return pd.DataFrame(self.history.audits, columns=['epoch','judged','same','purity','low','high']).sort_values('epoch', ignore_index=True)
+# %% ../nbs/09b_explorer.ipynb #x0000012
+_audit_columns = ['epoch','judged','same','purity','low','high']
+
+@patch
+def _keep_entry(self:NeighbourAudit):
+    "Write the result so far into `history.audits`, in place of the one before"
+    h = self.history
+    h.audits,self.entry = [a for a in h.audits if a is not self.entry],None
+    if not self.judged: return
+    self.entry = dict(zip(_audit_columns, (self.epoch, len(self.judged), sum(self.judged), float(self.purity), *self.purity.interval)))
+    h.audits.append(self.entry)
+
+@patch
+def redraw(self:NeighbourAudit):
+    "Show how far the audit is, and the next pair"
+    self._keep_entry()
+    e,n = self.entry,len(self.judged)
+    done = n==len(self.pairs)
+    result = f"; purity {e['purity']:.2f}, 95 % interval {e['low']:.2f} to {e['high']:.2f}" if e else ''
+    self.said.value = f"<p aria-live=polite>{n} of {len(self.pairs)} judged{result}{'. Thank you.' if done else ''}</p>"
+    self.view.value = '' if done else self._pair(*self.pairs[n])
+
+@patch
+def _pair(self:NeighbourAudit, query, neighbour):
+    "Two images with captions, as HTML"
+    style = '--z:128px;display:inline-block;margin:4px;text-align:center'
+    def figure(i, caption):
+        return f'<figure style="{style}">{large_picture(self.history, i, caption)}<figcaption>{caption}</figcaption></figure>'
+    return f"<div class=psm>{figure(query, 'query')}{figure(neighbour, 'its neighbour')}</div>"
+
+@patch(as_prop=True)
+def results(self:NeighbourAudit)->pd.DataFrame: # A row for each audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`
+    "The results of all audits of this history"
+    return pd.DataFrame(self.history.audits, columns=_audit_columns).sort_values('epoch', ignore_index=True)
+
+# %% ../nbs/09b_explorer.ipynb #x0000013
+_shares = ['auto',.01,.02,.05,.1,.25,.5,1.]
+_wide = dict(width='22rem')
+
+def _whole_slider(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=_wide, continuous_update=False)
+
+def _real_slider(name, v, lo, hi, step):
+    return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=_wide, continuous_update=False, readout_format='.3g')
+
+def _most_neighbours(loss, n):
+    "Largest `k` that can be mined: by what the index holds, or from a bank of `n` rows"
+    most = loss.index.near.shape[1] if loss.index is not None and loss.index.made else max(100, loss.k)
+    return min(most, n-1)
+
+def _controls(loss, n):
+    "A control for each setting of mining that the loss has, over a bank of `n` rows. It begins with the value of the loss"
+    most = _most_neighbours(loss, n)
+    res = dict(
+        k=_whole_slider('k', min(loss.k or 5, most), 1, max(1, most)),
+        n_neg=_whole_slider('n_neg', n if loss.n_neg is None else min(loss.n_neg or 256, n), 1, n),
+        a=_real_slider('a', loss.a, 0, max(50, loss.a), .5),
+        b=_real_slider('b', loss.b, min(-1, loss.b), max(1, loss.b), .05),
+        hard_weight=_real_slider('hard_weight', loss.hard_weight, 0, 1, .05))
+    if 'soft_temp' in loss.settings():
+        warm = 1. if loss.soft_temp==np.inf else loss.soft_temp
+        res['soft_temp'] = _real_slider('soft_temp', warm, min(.01, warm), max(1, warm), .005)
+    if loss.index is not None:
+        shares = [loss.trust]*(loss.trust not in _shares) + _shares
+        res['trust'] = w.Dropdown(options=shares, value=loss.trust, description='trust', layout=_wide)
+    return res
 
 # %% ../nbs/09b_explorer.ipynb #aff24d52
-_shares = ['auto',.01,.02,.05,.1,.25,.5,1.]
-
 class MiningLab(_Readable):
-    "Try the settings of mining on the bank and the index of a learner, as they are now. `n_neg=None` begins as all rows, and `soft_temp=inf` as 1"
+    """Try settings of mining on the bank and the index of a learner, as they are now.
+    `n_neg=None` begins as the number of all rows, and `soft_temp=inf` as 1"""
     def __init__(self,
-        learn:Learner, # A learner with `PSMCallback` whose bank holds something
-        ids=None, # Images to ask for; None: 64 that are drawn
+        learn:Learner, # A learner with `PSMCallback` whose bank is not empty
+        ids=None, # Images to look at; None: 64 are drawn
     ):
-        m = psm_model(learn)
-        self.bank,p = m.bank,m.loss
+        self.learn,self.bank = learn,psm_model(learn).bank
         self.history = NeighbourHistory(ids=ids, k=20, n_neg=20, n_map=0).look(learn)
-        self.learn,self.step,n = learn,None,len(m.bank)
-        wide = w.Layout(width='22rem')
-        def whole_number(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=wide, continuous_update=False)
-        def real(name, v, lo, hi, step): return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=wide, continuous_update=False, readout_format='.3g')
-        most = min(p.index.near.shape[1] if p.index is not None and p.index.made else max(100, p.k), n-1)
-        self.controls = dict(
-            k=whole_number('k', min(p.k or 5, most), 1, max(1, most)),
-            n_neg=whole_number('n_neg', n if p.n_neg is None else min(p.n_neg or 256, n), 1, n),
-            a=real('a', p.a, 0, max(50, p.a), .5),
-            b=real('b', p.b, min(-1, p.b), max(1, p.b), .05),
-            hard_weight=real('hard_weight', p.hard_weight, 0, 1, .05))
-        if 'soft_temp' in p.settings():
-            warm = 1. if p.soft_temp==np.inf else p.soft_temp
-            self.controls['soft_temp'] = real('soft_temp', warm, min(.01, warm), max(1, warm), .005)
-        if p.index is not None:
-            shares = [p.trust]*(p.trust not in _shares) + _shares
-            self.controls['trust'] = w.Dropdown(options=shares, value=p.trust, description='trust', layout=wide)
+        self.step = None                                 # of the bank when the probes were last computed
+        self.controls = _controls(psm_model(learn).loss, len(self.bank))
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
         self.still = self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
-        for c in (self.query,*self.controls.values()): c.observe(lambda _: self.redraw(), 'value')
-        super().__init__([_style(), w.HBox([self.query, *self.controls.values()], layout=w.Layout(flex_flow='row wrap')), self.said, self.plot, self.view])
+        controls = [self.query, *self.controls.values()]
+        for c in controls: c.observe(lambda _: self.redraw(), 'value')
+        super().__init__([_style(), w.HBox(controls, layout=w.Layout(flex_flow='row wrap')), self.said, self.plot, self.view])
         self.redraw()
 
     @property
     def loss(self)->PSMLoss:
         "The loss with these settings, for `PSMCallback` or the functions of module `mining`"
         p = psm_model(self.learn).loss
-        loss = type(p)(**{**{n: getattr(p, n) for n in p.settings()}, **{n: c.value for n,c in self.controls.items()}})
+        was,now = {n: getattr(p, n) for n in p.settings()},{n: c.value for n,c in self.controls.items()}
+        loss = type(p)(**{**was, **now})
         if p.index is not None: loss.index = p.index.trusting(loss.trust)
         return loss
 
-    def redraw(self):
-        h,loss,step = self.history,self.loss,int(self.bank.step)
-        if step!=self.step:         # it has trained since
-            h.check_source(self.learn)
-            self.step,(_,*self.asked) = step,h.probes(self.learn)
-        table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
-        table = table[(table['rank']<=loss.n_neg) | ~table.negative]
-        h.tables,h.epochs = [table],[dict(h.epochs[0], mining=True, k=loss.k, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)]
-        for i in table.id.unique().tolist():
-            if i>=0: h.add_picture(h.recent, self.learn.dls, i)
-        self.effective = effective_number(self.probs).median().item()
-        share = '' if np.isnan(self.false_neg) else f'; of what is drawn {self.false_neg:.1%} are false negatives'
-        self.said.value = f'<p>The draw spreads over {self.effective:,.0f} rows{share}. Each mined positive counts {1-loss.hard_weight:.2f} of its weight, the other view {loss.hard_weight:.2f}.</p>'
-        self.plot.value,self.view.value = f'<div class=psm>{self.ranks()}</div>',f'<div class=psm>{neighbour_panel(h, self.query.value, 0)}</div>'
+# %% ../nbs/09b_explorer.ipynb #x0000015
+@patch
+def _mine(self:MiningLab, loss):
+    "Put into the history what its probes mine with `loss`"
+    h,step = self.history,int(self.bank.step)
+    if step!=self.step:         # it has trained since
+        h.check_source(self.learn)
+        self.step,(_,*self.asked) = step,h.probes(self.learn)
+    table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
+    h.tables = [table[(table['rank']<=loss.n_neg) | ~table.negative]]
+    settings = dict(k=loss.k, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)
+    h.epochs = [dict(h.epochs[0], mining=True, **settings)]
+    for i in h.tables[0].id.unique().tolist():
+        if i>=0: h.add_picture(h.recent, self.learn.dls, i)
 
-    def ranks(self)->str: # SVG
-        "Probability of being drawn first, by rank of similarity, mean over the images"
-        q = self.asked[0]
-        order = (q @ self.bank.feats.T.to(q)).masked_fill(~self.bank.ready, -torch.inf).argsort(1, descending=True)
-        y = self.probs.gather(1, order).mean(0)[:len(self.bank)].cpu().numpy()
-        x = np.unique(np.geomspace(1, len(y), 120).astype(int))
-        means = [y[a-1:max(a, b-1)].mean() for a,b in zip(x, [*x[1:], len(y)+1])]
-        top,W,H = max(means) or 1,300,110
-        pts = ' '.join(f'{30+np.log(a)/max(np.log(len(y)), 1)*(W-40):.1f},{8+(1-v/top)*(H-28):.1f}' for a,v in zip(x, means))
-        return f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}"><text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{pts}"/></g><text x=30 y={H-4}>rank 1</text><text x={W-8} y={H-4} text-anchor=end>rank {len(y):,} of similarity</text></svg></div>'
+@patch
+def redraw(self:MiningLab):
+    "Mine with the settings as they are now, and show the result"
+    loss = self.loss
+    self._mine(loss)
+    self.effective = effective_number(self.probs).median().item()
+    share = '' if np.isnan(self.false_neg) else f', and {self.false_neg:.1%} of what is drawn are false negatives'
+    self.said.value = (f'<p>The draw spreads over {self.effective:,.0f} rows{share}. '
+        f'Each mined positive counts {1-loss.hard_weight:.2f} of its weight, the other view {loss.hard_weight:.2f}.</p>')
+    self.plot.value = f'<div class=psm>{self.ranks()}</div>'
+    self.view.value = f'<div class=psm>{neighbour_panel(self.history, self.query.value, 0)}</div>'
+
+# %% ../nbs/09b_explorer.ipynb #x0000017
+@patch
+def _by_rank(self:MiningLab):
+    "Ranks, and the mean probability from each to the next; the number of rows"
+    q = self.asked[0]
+    order = (q @ self.bank.feats.T.to(q)).masked_fill(~self.bank.ready, -torch.inf).argsort(1, descending=True)
+    y = self.probs.gather(1, order).mean(0)[:len(self.bank)].cpu().numpy()
+    x = np.unique(np.geomspace(1, len(y), 120).astype(int))
+    return x,[y[a-1:max(a, b-1)].mean() for a,b in zip(x, [*x[1:], len(y)+1])],len(y)
+
+@patch
+def ranks(self:MiningLab)->str: # SVG
+    "The probability of being drawn first by rank of similarity, mean over the images"
+    x,means,n = self._by_rank()
+    top,W,H = max(means) or 1,300,110
+    at = zip(30+np.log(x)/max(np.log(n), 1)*(W-40), 8+(1-np.array(means)/top)*(H-28))
+    points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in at)
+    return (f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img '
+        f'aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}">'
+        f'<text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{points}"/></g>'
+        f'<text x=30 y={H-4}>rank 1</text><text x={W-8} y={H-4} text-anchor=end>rank {n:,} of similarity</text></svg></div>')
 
 # %% ../nbs/09b_explorer.ipynb #b5b8f731
 _readable = '<style>body table.fastprogress thead tr, body table.fastprogress tbody tr:nth-of-type(even) { background:#8882; }</style>'
@@ -318,18 +406,25 @@ class NeighbourGrid(Callback):
     "Show the neighbours of `n` images after each epoch, in a notebook"
     order,run_valid,_only_train_loop = 58,False,True
     def __init__(self,
-        n:int=5, # Images
+        n:int=5, # Number of images
         k:int=8, # Neighbours of each
     ):
         self.n,self.k,self.active = n,k,False
         self.begin()
-    def begin(self): self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0, n_map=0),None
-    def before_fit(self): self.active = False      # the fit before may have been cut off
+
+    def begin(self):
+        "Begin a new history"
+        self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0, n_map=0),None
+
+    def before_fit(self): self.active = False      # an earlier fit may have been interrupted
+
     def before_train(self):
         self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')
         if not self.active: return
         if self.history.source not in (None,data_fingerprint(self.dls.train_ds)): self.begin()        # other images
-        if self.epoch==0 or self.out is None: self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)
+        if self.epoch==0 or self.out is None:
+            self.out = display(HTML('<p>Neighbours appear after the first epoch.</p>'), display_id=True)
+
     def after_epoch(self):
         if not self.active: return
         self.active = False

@@ -130,13 +130,13 @@ def test_a_page_of_learners_shows_the_same_images(tmp_path):
     assert view('last.html')['epochs']==[3]
     with pytest.raises(ValueError, match='follow different images'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
 
-@pytest.mark.parametrize('method,mine_after,said', [('pnsm',0.,'This method pulls none: those that are trusted are left out'), ('pnsm',.9,'and the whole bank as negatives\\.'), ('moco',None,'This method mines none'),
+@pytest.mark.parametrize('method,mine_after,said', [('pnsm',0.,'This method pulls none of them. The trusted ones are left out'), ('pnsm',.9,'and the whole bank as negatives\\.'), ('moco',None,'This method mines nothing'),
     ('msf',.9,'took the other view alone as positive\\.'), ('psm',.9,'and the whole bank as negatives\\.'), ('psm',0.,r'\d of \d+ have its label and (none|\d+) of \d+ (is|are) trusted\.<'), ('from_bank',0.,r'\d of 10 have its label\.<')])
 def test_what_the_panel_says_of_mining(method, mine_after, said):
     h = NeighbourHistory(n_probes=2)
     quiet(cbs=[psm_methods[method](bank_size=128, **({} if method=='moco' else dict(mine_after=mine_after))), h]).fit(2)
     assert re.search(said, neighbour_panel(h, h.ids[0], 0))
-    assert ('Not in use yet' in neighbour_panel(h, h.ids[0], 0))==(mine_after==.9)
+    assert ('not in use yet' in neighbour_panel(h, h.ids[0], 0))==(mine_after==.9)
     h.epochs,h.tables = h.epochs[:1],h.tables[:1]          # a training that was cut off before mining began
     assert re.search(said, neighbour_panel(h, h.ids[0], 0))
 
@@ -265,7 +265,7 @@ def test_epochs_are_counted_on_and_those_left_out_are_known():
     learn.validate()
     assert len(history.epochs)==len(history.tables)==4
     learn.dls = digits_dls(bs=32, limit=100)
-    with pytest.raises(ValueError, match='of other images'): learn.fit(1)
+    with pytest.raises(ValueError, match='follows other images'): learn.fit(1)
 
 def test_audits_of_one_epoch_stand_beside_each_other(learn):
     h = NeighbourHistory(n_probes=8).look(learn)

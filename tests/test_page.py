@@ -367,4 +367,4 @@ def test_a_panel_without_labels_says_no_more_than_it_knows():
     h.labels.clear()
     h.tables[0] = h.tables[0].copy()         # rows are kept by table
     without = neighbour_panel(h, h.ids[0], 0)
-    assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without and '<small> Not in use yet' in without
+    assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without and '<small>Mining was not in use yet' in without
