@@ -1,4 +1,4 @@
-"""A file, an opened image or an array becomes an image of 8 bits, fixed size and fixed number of channels
+"""Turn a file, an opened image or an array into an image of 8 bits, with a fixed size and a fixed number of channels
 
 Docs: https://psm-fastai.github.io/psm_fastai/images.html.md"""
 
@@ -12,74 +12,66 @@ import io, lzma, math, numpy as np, re, stat, struct, tifffile, torch, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from fastai.vision.all import Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, merge, rank_distrib, show_image
+from fastai.vision.all import (Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, merge, patch,
+    rank_distrib, show_image, store_attr)
 from PIL import ImageOps, UnidentifiedImageError
 from .files import long_bar
 from threading import Lock
 from torchvision.io import decode_image
 from typing import NamedTuple
 
-# %% ../nbs/00_images.ipynb #ef1fadc0
-_refused = {'BUFR','EPS','GRIB','HDF5','IPTC','MPEG','WMF'}      # PIL hands these on, to other programs or to a format of any kind inside
+# %% ../nbs/00_images.ipynb #70cd4d81
 _kinds = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 
 def _file(o):
-    "Open a path, or the bytes of a file. Raises `ValueError` if it is no regular file: to open a pipe would wait for its other end"
+    "Open a path, or the bytes of a file. Raises `ValueError` if the path is not a regular file"
     if isinstance(o, (bytes,bytearray)): return io.BytesIO(o)
     mode = Path(o).stat().st_mode
-    if not stat.S_ISREG(mode): raise ValueError(f"{o} is no file, but {_kinds.get(stat.S_IFMT(mode), 'something else')}")
+    if not stat.S_ISREG(mode): raise ValueError(f"{o} is not a file but {_kinds.get(stat.S_IFMT(mode), 'something else')}")
     return open(o, 'rb')
 
+# %% ../nbs/00_images.ipynb #27774e13
 def _refuse_large(h, w, values, max_pixels):
-    "Three values make a pixel, if there are more of them than pixels"
+    "Raise `ValueError` for an image of too many pixels. If it has more values than pixels, three of them count as a pixel"
     limit = max_pixels or 2*(Image.MAX_IMAGE_PIXELS or math.inf)
     n = max(h*w, math.ceil(values/3))
     if n<=limit: return
     many = f' and {values:,} values' if values>h*w else ''
-    raise ValueError(f"it claims {h:,}×{w:,} pixels{many}, more than is read from a file that nobody vouches for. If you trust it, pass max_pixels={n}")
+    raise ValueError(f"it claims {h:,}×{w:,} pixels{many}, more than the limit of {limit:,} pixels. If you trust it, pass max_pixels={n}")
 
-def _pillow(f, max_pixels):
-    "As `Image.open`, but without what reaches out, and with a limit of its own: PIL's is one for all threads"
-    f.seek(0)
-    head = f.read(16)
-    if not head: raise UnidentifiedImageError("it is empty")
+# %% ../nbs/00_images.ipynb #ef1fadc0
+# PIL passes these formats on to other programs, or a file of them may contain any other format
+_refused = {'BUFR','EPS','GRIB','HDF5','IPTC','MPEG','WMF'}
+
+def _openers(head):
+    "PIL's functions that open a file beginning with these bytes"
     Image.init()
     for make,fits in (Image.OPEN[n] for n in Image.ID if n not in _refused):
         known = not fits or fits(head)
-        if isinstance(known, str) or not known: continue         # a string says what PIL was built without
+        if known and not isinstance(known, str): yield make         # a string says what PIL was built without
+
+def _pillow(f, max_pixels):
+    "Open an image as `Image.open` does, but without other programs. Raises `ValueError` if it has more than `max_pixels`"
+    f.seek(0)
+    head = f.read(16)
+    if not head: raise UnidentifiedImageError("it is empty")
+    for make in _openers(head):
         f.seek(0)
         try: im = make(f, '')
         except (SyntaxError, IndexError, TypeError, struct.error): continue
         _refuse_large(im.height, im.width, 0, max_pixels)
         return im
-    raise UnidentifiedImageError("it is no image in a format that can be read")
+    raise UnidentifiedImageError("it is not an image in a format that can be read")
 
 # %% ../nbs/00_images.ipynb #c46d5733
-_reading = Lock()       # up to Python 3.11.7 and 3.12.1 two threads can't parse the headers of arrays at once, now and then
-
-def _npy_header(f):
-    "Shape, order and type of a NumPy file"
-    f.seek(0)
-    with _reading:
-        version = np.lib.format.read_magic(f)
-        if version not in ((1,0),(2,0)): raise ValueError("it holds a table, not an array of numbers")
-        return (np.lib.format.read_array_header_1_0 if version==(1,0) else np.lib.format.read_array_header_2_0)(f)
-
-def _npy(f, channels, max_pixels):
-    shape,fortran,dtype = _npy_header(f)
-    _check_array(shape, dtype)
-    h,w = sorted(shape)[-2:]
-    _refuse_large(h, w, math.prod(shape), max_pixels)
-    data = f.read(math.prod(shape)*dtype.itemsize)
-    if len(data)<math.prod(shape)*dtype.itemsize: raise ValueError(f"it is cut off: its header says {list(shape)}, and {len(data):,} bytes follow")
-    return _chw(np.frombuffer(data, dtype).reshape(shape, order='F' if fortran else 'C'), channels)
-
 def _check_array(shape, dtype):
+    "Raise `ValueError` if an array can't be an image"
     if dtype.kind not in 'biuf': raise ValueError(f"it holds {dtype}, not real numbers")
-    if len(shape) not in (2,3) or 0 in shape: raise ValueError(f"an array of shape {list(shape)}, not [H, W], [H, W, C] or [C, H, W]")
+    if len(shape) not in (2,3) or 0 in shape:
+        raise ValueError(f"it has the shape {list(shape)}, not [H, W], [H, W, C] or [C, H, W]")
 
 def _channel_axis(shape, channels=None):
-    "0 or 2, or None if it can't be known"
+    "The axis of the channels, 0 or 2. None if it can't be known"
     first,mid,last = shape
     if channels in (first,last): return 0 if first==channels else 2
     if (first==mid)!=(mid==last): return 2 if first==mid else 0
@@ -87,80 +79,154 @@ def _channel_axis(shape, channels=None):
     if first!=last and (small<=4 or 4*small<=min(mid,large)): return 0 if first==small else 2
 
 def _ways_out(shape):
-    "What to pass if either end could be the channels"
-    if shape[0]==shape[2]: return f"pass channels={shape[0]} if it is the first axis, or turn the arrays around"
+    "What to pass if both ends of a shape could be the channels"
+    if shape[0]==shape[2]: return f"pass channels={shape[0]} if it is the first axis, or transpose the arrays"
     return f"pass channels={shape[0]} or channels={shape[2]}"
 
 def _chw(a, channels=None):
-    "Make an array `[C, H, W]`"
+    "An array `[H, W]`, `[H, W, C]` or `[C, H, W]` as `[C, H, W]`"
     _check_array(a.shape, a.dtype)
     if a.ndim==2: return a[None]
     axis = _channel_axis(a.shape, channels)
-    if axis is None: raise ValueError(f"an array of shape {list(a.shape)}, of which either end could be the channels: {_ways_out(a.shape)}")
+    if axis is None: raise ValueError(f"it has the shape {list(a.shape)}, and both ends could be the channels: {_ways_out(a.shape)}")
     return np.moveaxis(a, axis, 0)
 
-# %% ../nbs/00_images.ipynb #17ea0178
+# %% ../nbs/00_images.ipynb #b76168cd
+_reading = Lock()       # in Python up to 3.11.7 and 3.12.1 the parser of the headers sometimes fails in two threads at once
+
+def _npy_header(f):
+    "Shape, order and type of the array in a NumPy file"
+    f.seek(0)
+    with _reading:
+        version = np.lib.format.read_magic(f)
+        if version==(1,0): return np.lib.format.read_array_header_1_0(f)
+        if version==(2,0): return np.lib.format.read_array_header_2_0(f)
+    raise ValueError("it holds a table, not an array of numbers")
+
+def _npy(f, channels, max_pixels):
+    "The array in a NumPy file as `[C, H, W]`"
+    shape,fortran,dtype = _npy_header(f)
+    _check_array(shape, dtype)
+    h,w = sorted(shape)[-2:]
+    _refuse_large(h, w, math.prod(shape), max_pixels)
+    size = math.prod(shape)*dtype.itemsize
+    data = f.read(size)
+    if len(data)<size: raise ValueError(f"it is truncated: its header says {list(shape)}, and {len(data):,} bytes follow")
+    return _chw(np.frombuffer(data, dtype).reshape(shape, order='F' if fortran else 'C'), channels)
+
+# %% ../nbs/00_images.ipynb #ad7d0997
 class _Raw(NamedTuple):
-    "What a file holds"
+    "An image as its file holds it"
     im: object              # PIL image, perhaps not loaded yet, or array `[C, H, W]`
     mode: str|None = None   # LA or RGBA, if the array's last channel is opacity; La or RGBa, if the colours were multiplied by it
     inverted: bool = False  # Whether 0 is white
 
 def _upright(a, orientation):
-    "Turn `[C, H, W]` as the orientation of EXIF and TIFF says"
+    "Turn `[C, H, W]` by the orientation that EXIF and TIFF store"
     if orientation in (5,6,7,8): a = a.swapaxes(1, 2)
     return np.flip(a, {2:2, 3:(1,2), 4:1, 6:2, 7:(1,2), 8:1}.get(orientation, ()))
 
 def _add_opacity(a, clear):
-    "Append the opacity: none where `clear`, else full"
+    "Append a channel of opacity: none where `clear`, full elsewhere"
     full = np.iinfo(a.dtype).max
-    return _Raw(np.concatenate([a, np.where(clear, 0, full).astype(a.dtype)[None]]), 'LA' if len(a)==1 else 'RGBA')
+    opacity = np.where(clear, 0, full).astype(a.dtype)
+    return _Raw(np.concatenate([a, opacity[None]]), 'LA' if len(a)==1 else 'RGBA')
 
+# %% ../nbs/00_images.ipynb #72067fd9
 _unpackers = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 
+def _open_tiff(f):
+    "A `TiffFile` that reads no other files, or None if it is not one"
+    f.seek(0)
+    try: return tifffile.TiffFile(f, _multifile=False, is_mmstack=False, is_ndtiff=False)
+    except tifffile.TiffFileError: return None
+
 def _refuse_bombs(f, series):
-    "tifffile unpacks a strip whatever comes out of it"
+    "Raise `ValueError` if a strip unpacks to more than its part of the image"
     page = series.keyframe
-    make,room = _unpackers.get(page.compression),math.prod(page.chunks)*page.dtype.itemsize
-    for p in series.pages if make else []:
-        for start,n in zip(p.dataoffsets, p.databytecounts) if p else []:
-            if n<2**15: continue                   # it can't make more than some 200 MB
-            f.seek(start)
-            if len(make().decompress(f.read(n), room+1))>room: raise ValueError("it unpacks to more than the image that it describes")
+    if page.compression not in _unpackers: return
+    room = math.prod(page.chunks)*page.dtype.itemsize
+    strips = ((start,n) for p in series.pages if p for start,n in zip(p.dataoffsets, p.databytecounts))
+    for start,n in strips:
+        if n<2**15: continue                   # fewer bytes than this unpack to about 200 MB at most
+        f.seek(start)
+        unpack = _unpackers[page.compression]()
+        if len(unpack.decompress(f.read(n), room+1))>room: raise ValueError("it unpacks to more than the image that it describes")
+
+# %% ../nbs/00_images.ipynb #c561176c
+_plain_colours = {0,1,2,32803,34892}        # gray with 0 as white, gray, RGB, and two kinds of raw sensor values
+
+def _is_simple(series):
+    "Whether the image is a single page that PIL has a mode for"
+    p = series.keyframe
+    single = len(series.pages)==1 and series.size==math.prod(p.shape) and p.index==0
+    return single and (p.samplesperpixel==1 or p.samplesperpixel<=4 and p.bitspersample<=8)
+
+def _pil_tiff(f, page, max_pixels):
+    "The image as PIL opens it. None if PIL can't, or finds another number of channels"
+    try: im = _pillow(f, max_pixels)
+    except UnidentifiedImageError: return None
+    if len(im.getbands())!=page.samplesperpixel: return None
+    return _Raw(im, inverted=page.photometric==0 and im.mode[0] in 'IF')
+
+def _check_tiff(series):
+    "Raise `ValueError` for colours that tifffile does not turn into RGB, and for too many axes"
+    p = series.keyframe
+    as_jpeg = p.photometric==6 and p.compression==7          # tifffile turns these into RGB
+    if p.photometric not in _plain_colours and not as_jpeg:
+        colours = getattr(p.photometric, 'name', p.photometric)
+        raise ValueError(f"it is a TIFF of {p.bitspersample} bits and {len(series.pages)} pages whose colours are {colours}: "
+                         f"save it as RGB")
+    if sum(ax not in 'YX' for ax in series.axes)>1:
+        raise ValueError(f"it is a TIFF of shape {list(series.shape)} with axes {series.axes}. At most one besides Y and X can be channels")
+
+# %% ../nbs/00_images.ipynb #17ea0178
+def _opacity_mode(extrasamples, n):
+    "PIL's mode for an array of `n` channels with opacity, None if it has none"
+    kinds = [o for o in extrasamples if o in (1,2)]
+    if not kinds or n not in (2,4): return None
+    multiplied = kinds[0]==1
+    if n==2: return 'La' if multiplied else 'LA'
+    return 'RGBa' if multiplied else 'RGBA'
+
+def _needs_package(page):
+    return ValueError(f"it is a TIFF packed by {page.compression.name}, which needs a further package: pip install 'psm_fastai[tiff]'")
 
 def _tiff(f, bands, max_pixels):
-    f.seek(0)
-    try: t = tifffile.TiffFile(f, _multifile=False, is_mmstack=False, is_ndtiff=False)      # which would read other files
-    except tifffile.TiffFileError: return _Raw(_pillow(f, max_pixels))
-    if not t.series: raise ValueError("a TIFF without an image")
+    "What a TIFF holds. `bands`: no channel of it is opacity"
+    t = _open_tiff(f)
+    if t is None: return _Raw(_pillow(f, max_pixels))
+    if not t.series: raise ValueError("it is a TIFF without an image")
     s = t.series[0]
-    p,axes = s.keyframe,[i for i,ax in enumerate(s.axes) if ax not in 'YX']
+    p = s.keyframe
     _refuse_large(p.imagelength, p.imagewidth, s.size, max_pixels)
-    alone = len(s.pages)==1 and s.size==math.prod(p.shape) and p.index==0
-    simple = alone and (p.samplesperpixel==1 or p.samplesperpixel<=4 and p.bitspersample<=8)
-    if simple and 1 not in p.extrasamples:
-        try: im = _pillow(f, max_pixels)
-        except UnidentifiedImageError: im = None
-        if im and len(im.getbands())==p.samplesperpixel: return _Raw(im, inverted=p.photometric==0 and im.mode[0] in 'IF')
-    if p.photometric not in (0,1,2,32803,34892) and not (p.photometric==6 and p.compression==7):
-        raise ValueError(f"a TIFF of {p.bitspersample} bits and {len(s.pages)} pages whose colours are {getattr(p.photometric, 'name', p.photometric)}: save it as RGB")
-    if len(axes)>1: raise ValueError(f"a TIFF of shape {list(s.shape)} with axes {s.axes}; at most one besides Y and X can be channels")
+    simple = _is_simple(s)
+    if simple and 1 not in p.extrasamples and (raw := _pil_tiff(f, p, max_pixels)): return raw
+    _check_tiff(s)
     _refuse_bombs(f, s)
     try: a = s.asarray()
     except (ValueError, ImportError) as e:
         if not isinstance(e, ImportError) and 'imagecodecs' not in str(e): raise
         if simple and not bands: return _Raw(_pillow(f, max_pixels))
-        raise ValueError(f"a TIFF packed by {p.compression.name}, which needs a further package: pip install 'psm_fastai[tiff]'") from e
+        raise _needs_package(p) from e
     if a.dtype.kind not in 'biuf': raise ValueError(f"it holds {a.dtype}, not real numbers")
+    axes = [i for i,ax in enumerate(s.axes) if ax not in 'YX']
     a = np.moveaxis(a, axes[0], 0) if axes else a[None]
-    alpha = [o for o in p.extrasamples if o in (1,2)] if len(a) in (2,4) else []
-    mode = None if not alpha else ('La' if alpha[0]==1 else 'LA') if len(a)==2 else 'RGBa' if alpha[0]==1 else 'RGBA'
-    return _Raw(_upright(a, p.tags.valueof(274)), mode, p.photometric==0)
+    return _Raw(_upright(a, p.tags.valueof(274)), _opacity_mode(p.extrasamples, len(a)), p.photometric==0)
 
 # %% ../nbs/00_images.ipynb #218cf186
 def _wide(im):
     "Whether PIL would keep the upper 8 of 16 bits"
     return ';16' in str(getattr(im, 'tile', [])[:1]) and im.mode[0]!='I'
+
+def _wide_png(f, im):
+    "A PNG of 16 bits as an array"
+    clear,turn = im.info.get('transparency'),im.getexif().get(274)
+    f.seek(0)
+    a = decode_image(torch.frombuffer(bytearray(f.read()), dtype=torch.uint8), mode='UNCHANGED').numpy()
+    if clear is None: raw = _Raw(a, {2:'LA',4:'RGBA'}.get(len(a)))
+    else: raw = _add_opacity(a, (a==np.array(clear)[:,None,None]).all(0))
+    return raw._replace(im=_upright(raw.im, turn))
 
 def _open(f, channels=None, bands=False, max_pixels=None):
     "What an open file holds. `bands`: no channel of it is opacity"
@@ -169,12 +235,7 @@ def _open(f, channels=None, bands=False, max_pixels=None):
     if head.startswith(b'\x93NUMPY'): return _Raw(_npy(f, channels, max_pixels))
     if head[:4] in (b'II*\0',b'MM\0*',b'II+\0',b'MM\0+'): return _tiff(f, bands, max_pixels)
     im = _pillow(f, max_pixels)
-    if im.format!='PNG' or not _wide(im): return _Raw(im)
-    clear,turn = im.info.get('transparency'),im.getexif().get(274)
-    f.seek(0)
-    a = decode_image(torch.frombuffer(bytearray(f.read()), dtype=torch.uint8), mode='UNCHANGED').numpy()
-    raw = _Raw(a, {2:'LA',4:'RGBA'}.get(len(a))) if clear is None else _add_opacity(a, (a==np.array(clear)[:,None,None]).all(0))
-    return raw._replace(im=_upright(raw.im, turn))
+    return _wide_png(f, im) if im.format=='PNG' and _wide(im) else _Raw(im)
 
 def _deep(raw):
     "PIL's gray images of more than 8 bits as arrays"
@@ -182,44 +243,51 @@ def _deep(raw):
     a,clear = np.asarray(raw.im)[None],raw.im.info.get('transparency')
     return raw._replace(im=a) if clear is None else _add_opacity(a, a[0]==clear)
 
-# %% ../nbs/00_images.ipynb #6e670890
+# %% ../nbs/00_images.ipynb #028edc2e
 class PILImageRGBA(PILImage):
-    "An RGB image with alpha"
+    "An RGB image with opacity"
     _open_args = {'mode':'RGBA'}
 
 class TensorBands(TensorImage):
-    "`[C, H, W]`: an image of any number of channels; it shows the first three, or the first of two"
-    def show(self, ctx=None, **kwargs): return show_image(self[:3] if len(self)>2 else self[:1], ctx=ctx, **merge(self._show_args, kwargs))
+    "An image `[C, H, W]` of any number of channels. `show` shows the first three, or the first of two"
+    def show(self, ctx=None, **kwargs):
+        return show_image(self[:3] if len(self)>2 else self[:1], ctx=ctx, **merge(self._show_args, kwargs))
 
-_modes = {1:('L',PILImageBW), 3:('RGB',PILImage), 4:('RGBA',PILImageRGBA)}
+def _check_settings(size, channels, max_value, min_value, fit, max_pixels):
+    "Raise `ValueError` for settings of `ReadImage` that can't work"
+    if len(size)!=2 or not all(isinstance(o, int) and o>0 for o in size):
+        raise ValueError(f"size must be a whole number above 0 or a pair of them, (height, width), got {size!r}")
+    if not isinstance(channels, int) or channels<1: raise ValueError(f"channels must be a whole number above 0, got {channels!r}")
+    if max_value is not None and not max_value>(min_value or 0):
+        black = '0' if min_value is None else f'min_value, {min_value!r}'
+        raise ValueError(f"max_value must be above {black}, got {max_value!r}")
+    if fit not in ('crop','pad','squish'): raise ValueError(f"fit must be crop, pad or squish, got {fit!r}")
+    if max_pixels is not None and not max_pixels>0: raise ValueError(f"max_pixels must be above 0, got {max_pixels!r}")
 
+# %% ../nbs/00_images.ipynb #6e670890
 class ReadImage(Transform):
-    """A file, its bytes, a PIL image or an array to an image of 8 bits, fixed size and fixed number of channels. Raises `ValueError` or `OSError` if it can't be read or does not fit,
-    and `TypeError` for anything else"""
+    """Turn a file, its bytes, a PIL image or an array into an image of 8 bits, fixed size and fixed number of channels.
+    Raises `ValueError` or `OSError` if it can't be read or does not fit, and `TypeError` for anything else"""
     input_types = Path,str,bytes,bytearray,np.ndarray,Tensor,Image.Image     # what `predict` takes
     def __init__(self,
         size:int|tuple, # Side of a square, or height and width
-        channels:int=3, # 1 gray, 3 RGB, 4 RGB with opacity; any other number takes only images with just as many
-        max_value:float|None=None, # White of images with more than 8 bits; larger values become white
-        min_value:float|None=None, # Their black; smaller values become black. None: 0, and negative values are refused
+        channels:int=3, # 1 gray, 3 RGB, 4 RGB with opacity; with any other number all images must have just as many
+        max_value:float|None=None, # The value of white in images of more than 8 bits; larger values become white
+        min_value:float|None=None, # The value of black in them; smaller values become black. None: 0, and negative values are refused
         alpha:bool|None=None, # Whether the last of two or four channels is opacity; None: as the file says
-        ground='white', # What transparent images are laid over, and the colour of bars: a name or a tuple, as PIL takes it
-        fit:str='crop', # 'crop' cuts what juts out, 'pad' adds bars, 'squish' changes the proportions
+        ground='white', # Colour under transparent images and of bars: a name or a tuple, as PIL takes it
+        fit:str='crop', # 'crop' cuts the longer side, 'pad' adds bars to the shorter one, 'squish' changes the proportions
         max_pixels:int|None=None, # Largest image that is read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
     ):
-        self.size,self.channels,self.max_value = (size,size) if isinstance(size, int) else tuple(size),channels,max_value
-        self.min_value,self.alpha,self.fit,self.max_pixels = min_value,alpha,fit,max_pixels
-        if len(self.size)!=2 or not all(isinstance(o, int) and o>0 for o in self.size): raise ValueError(f"size must be a whole number above 0 or a pair of them, (height, width), got {size!r}")
-        if not isinstance(channels, int) or channels<1: raise ValueError(f"channels must be a whole number above 0, got {channels!r}")
-        if max_value is not None and not max_value>(min_value or 0): raise ValueError(f"max_value must be above {'0' if min_value is None else f'min_value, {min_value!r}'}, got {max_value!r}")
-        if fit not in ('crop','pad','squish'): raise ValueError(f"fit must be crop, pad or squish, got {fit!r}")
-        if max_pixels is not None and not max_pixels>0: raise ValueError(f"max_pixels must be above 0, got {max_pixels!r}")
+        store_attr('channels,max_value,min_value,alpha,fit,max_pixels')
+        self.size = (size,size) if isinstance(size, int) else tuple(size)
+        _check_settings(self.size, channels, max_value, min_value, fit, max_pixels)
         self.ground = Image.new('RGB', (1,1), tuple(ground) if isinstance(ground, list) else ground).getpixel((0,0))
-        self.clipped = None         # a list, while someone asks which images had values out of range
+        self.clipped = None         # a list, while a caller collects which images had values out of range
 
     @property
     def settings(self):
-        "What to give to another one besides size and channels, so that it reads in the same way. JSON can hold it"
+        "The settings besides size and channels with which another `ReadImage` reads in the same way, as JSON can hold them"
         return dict({n: getattr(self, n) for n in ('max_value','min_value','alpha','fit')}, ground=list(self.ground))
 
     def of_side(self,
@@ -233,92 +301,135 @@ class ReadImage(Transform):
 
     def encodes(self, o)->None: return self.read(o)     # None: the result keeps its own type
 
-    def read(self, o):
-        if isinstance(o, Image.Image): return self._finish(self._turned(o), o)
-        if isinstance(o, Tensor): o = (o.float() if o.dtype==torch.bfloat16 else o).detach().cpu().numpy()
-        if isinstance(o, np.ndarray): return self._finish(_Raw(_chw(o, self.channels)), o)
-        if not isinstance(o, (Path,str,bytes,bytearray)) or isinstance(o, str) and re.match(r'[a-z][a-z0-9+.-]+://', o, re.I):
-            got = f'an address on the web, {o}: download it first' if isinstance(o, str) else type(o).__name__
-            raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {got}")
-        with _file(o) as f:
-            raw = _open(f, self.channels, self.alpha is False, self.max_pixels)
-            if isinstance(raw.im, Image.Image):
-                lying = raw.im.getexif().get(274, 1)>4                     # it is turned by a quarter
-                h,w = (2*s for s in self.size)
-                raw.im.draft(None, (h,w) if lying else (w,h))              # a large JPEG is decoded at an eighth to a half of its size, never below twice ours
-                ImageOps.exif_transpose(raw.im, in_place=True)             # as the camera was held
-            return self._finish(raw, o)
-
-    def _turned(self, im):
-        "An opened image as the camera was held; the caller's is left alone"
-        if _wide(im): raise ValueError("PIL keeps the upper 8 of its 16 bits: pass the file, or its bytes, in place of the opened image")
-        return _Raw(im if im.getexif().get(274, 1)==1 else ImageOps.exif_transpose(im))
-
-    def _finish(self, raw, o):
-        im,mode,inverted = _deep(raw)
-        as_bands = self.alpha is False or self.channels==2
-        if isinstance(im, Image.Image) and as_bands and im.mode in ('L','LA','RGB','RGBA'): im = _chw(np.asarray(im), len(im.getbands()))
-        if isinstance(im, np.ndarray):
-            if as_bands: mode = None
-            elif self.alpha and len(im) in (2,4): mode = mode or {2:'LA',4:'RGBA'}[len(im)]
-            n = len(im)-bool(mode)
-            values = self._to8(im[:n], o)
-            bands = [Image.fromarray(255-b if inverted else b) for b in values] + [Image.fromarray(_opacity(b)) for b in im[n:]]
-            if not mode and (len(bands) not in (1,3) or as_bands and self.channels not in (1,3)): return self._bands(bands)
-            im = Image.merge(mode or {1:'L',3:'RGB'}[n], bands)
-        if self.channels not in _modes: raise ValueError(f"it has {len(im.getbands())} channels, not {self.channels}")
-        mode,cls = _modes[self.channels]
-        if im.mode in ('La','RGBa','LAB'): im = im.convert({'La':'LA','RGBa':'RGBA','LAB':'RGB'}[im.mode])       # PIL has no other way from these
-        if im.has_transparency_data and mode!='RGBA':
-            im = im.convert('RGBA')
-            im = Image.alpha_composite(Image.new('RGBA', im.size, self.ground), im)
-        return cls(self._fit(im.convert(mode)))
-
-    def _bands(self, bands):
-        "Each on its own: PIL resizes RGBA with colours that were multiplied by the opacity"
-        if len(bands)!=self.channels: raise ValueError(f"it has {len(bands)} channels, not {self.channels}")
-        bands = [self._fit(b) for b in bands]
-        if len(bands)!=4: return TensorBands(np.stack([np.asarray(b) for b in bands]))
-        return PILImageRGBA(Image.merge('RGBA', bands))
-
-    def _fit(self, im):
-        size = self.size[::-1]
-        if self.fit=='crop': return ImageOps.fit(im, size, Image.Resampling.BILINEAR)
+# %% ../nbs/00_images.ipynb #50704a18
+@patch
+def _fit(self:ReadImage, im):
+    "Resize a PIL image to `size` in the way that `fit` says"
+    size = self.size[::-1]                  # PIL gives the width first
+    if self.fit=='crop': return ImageOps.fit(im, size, Image.Resampling.BILINEAR)
+    inner = size
+    if self.fit=='pad':
         scale = min(size[0]/im.width, size[1]/im.height)
-        inner = size if self.fit=='squish' else tuple(max(1, min(s, round(o*scale))) for s,o in zip(size, im.size))
-        res = Image.new('RGBA', size, self.ground+(0,)).convert(im.mode) if im.mode=='RGBA' else Image.new('RGB', size, self.ground).convert(im.mode)
-        res.paste(im.resize(inner, Image.Resampling.BILINEAR), tuple((s-o)//2 for s,o in zip(size, inner)))
-        return res
+        inner = tuple(max(1, min(s, round(o*scale))) for s,o in zip(size, im.size))
+    if im.mode=='RGBA': res = Image.new('RGBA', size, self.ground+(0,))
+    else: res = Image.new('RGB', size, self.ground).convert(im.mode)
+    res.paste(im.resize(inner, Image.Resampling.BILINEAR), tuple((s-o)//2 for s,o in zip(size, inner)))
+    return res
 
-    def _to8(self, a, o):
-        "Scale `min_value` to 0 and `max_value` to 255"
-        if a.dtype==bool: return a*np.uint8(255)
-        if a.dtype==np.uint8: return a
-        bad = 1-np.isfinite(a).mean()
-        if bad: raise ValueError(f"{max(bad, .0001):.2%} of its values are not finite (nan or inf): replace them, as np.nan_to_num does, or take it out")
-        lo,hi,black,white = a.min(),a.max(),float(self.min_value or 0),self.max_value
-        if white is None: raise ValueError(f"it has {a.dtype} values up to {hi:g}, and the files looked at had 8 bits: pass max_value, the value of white, or make it uint8")
-        if lo<0 and self.min_value is None: raise ValueError(f"it has values from {lo:g} to {hi:g}: pass min_value, the value of black, beside max_value={white:g}")
-        if lo>white: raise ValueError(f"it has values from {lo:g} to {hi:g}, all above {white:g}: pass the value of white as max_value")
-        if self.clipped is not None and (lo<black or hi>white): self.clipped.append((((a<black)|(a>white)).mean(), str(o)))
-        if a.dtype==np.float16: a = a.astype(np.float32)
-        return np.rint((a-black if black else a)*(255/(white-black))).clip(0, 255).astype(np.uint8)
+# %% ../nbs/00_images.ipynb #1d3a19ba
+def _check_values(a, lo, hi, min_value, white):
+    "Raise `ValueError` if the values of an image don't fit the range from black to white"
+    if white is None:
+        raise ValueError(f"it has {a.dtype} values up to {hi:g}, and the files looked at had 8 bits: "
+                         f"pass max_value, the value of white, or make it uint8")
+    if lo<0 and min_value is None:
+        raise ValueError(f"it has values from {lo:g} to {hi:g}: pass min_value, the value of black, together with max_value={white:g}")
+    if lo>white: raise ValueError(f"it has values from {lo:g} to {hi:g}, all above {white:g}: pass the value of white as max_value")
 
-    def pixels(self, o):
-        "The same as an array `[C, H, W]`"
-        a = np.asarray(self.read(o))
-        return a if self.channels not in _modes else a.transpose(2,0,1) if a.ndim==3 else a[None]
+@patch
+def _to8(self:ReadImage, a, o):
+    "Scale `min_value` to 0 and `max_value` to 255"
+    if a.dtype==bool: return a*np.uint8(255)
+    if a.dtype==np.uint8: return a
+    bad = 1-np.isfinite(a).mean()
+    if bad:
+        raise ValueError(f"{max(bad, .0001):.2%} of its values are not finite (nan or inf): "
+                         f"replace them, for example with np.nan_to_num, or remove the image")
+    lo,hi = a.min(),a.max()
+    black,white = float(self.min_value or 0),self.max_value
+    _check_values(a, lo, hi, self.min_value, white)
+    if self.clipped is not None and (lo<black or hi>white):
+        outside = ((a<black)|(a>white)).mean()
+        self.clipped.append((outside, str(o)))
+    if a.dtype==np.float16: a = a.astype(np.float32)
+    return np.rint((a-black if black else a)*(255/(white-black))).clip(0, 255).astype(np.uint8)
 
 def _opacity(a):
-    "8 bits of it"
+    "A channel of opacity as 8 bits"
     if a.dtype==np.uint8: return a
     full = np.iinfo(a.dtype).max if a.dtype.kind in 'iu' else 1
     return np.rint(a*(255/full)).clip(0, 255).astype(np.uint8)
 
+# %% ../nbs/00_images.ipynb #7fe59372
+_modes = {1:('L',PILImageBW), 3:('RGB',PILImage), 4:('RGBA',PILImageRGBA)}
+_simpler = {'La':'LA', 'RGBa':'RGBA', 'LAB':'RGB'}        # the only mode that PIL converts these into
+
+@patch
+def _picture(self:ReadImage, im):
+    "A PIL image in the mode of the result, laid over the ground if it has opacity and the result has none"
+    if self.channels not in _modes: raise ValueError(f"it has {len(im.getbands())} channels, not {self.channels}")
+    mode,cls = _modes[self.channels]
+    if im.mode in _simpler: im = im.convert(_simpler[im.mode])
+    if im.has_transparency_data and mode!='RGBA':
+        im = im.convert('RGBA')
+        im = Image.alpha_composite(Image.new('RGBA', im.size, self.ground), im)
+    return cls(self._fit(im.convert(mode)))
+
+@patch
+def _bands(self:ReadImage, bands):
+    "Channels without a mode, each resized on its own"
+    if len(bands)!=self.channels: raise ValueError(f"it has {len(bands)} channels, not {self.channels}")
+    bands = [self._fit(b) for b in bands]
+    if len(bands)!=4: return TensorBands(np.stack([np.asarray(b) for b in bands]))
+    return PILImageRGBA(Image.merge('RGBA', bands))
+
+@patch
+def _finish(self:ReadImage, raw, o):
+    "The result from what a file holds. `o` is the name that `clipped` keeps"
+    im,mode,inverted = _deep(raw)
+    as_bands = self.alpha is False or self.channels==2
+    if isinstance(im, Image.Image) and as_bands and im.mode in ('L','LA','RGB','RGBA'): im = _chw(np.asarray(im), len(im.getbands()))
+    if isinstance(im, Image.Image): return self._picture(im)
+    if as_bands: mode = None
+    elif self.alpha and len(im) in (2,4): mode = mode or {2:'LA',4:'RGBA'}[len(im)]
+    n = len(im)-bool(mode)
+    colours = [Image.fromarray(255-b if inverted else b) for b in self._to8(im[:n], o)]
+    bands = colours + [Image.fromarray(_opacity(b)) for b in im[n:]]
+    mergeable = len(bands) in (1,3) and (not as_bands or self.channels in (1,3))
+    if not mode and not mergeable: return self._bands(bands)
+    return self._picture(Image.merge(mode or {1:'L',3:'RGB'}[n], bands))
+
+# %% ../nbs/00_images.ipynb #262bd7a4
+def _turned(im):
+    "An opened image, turned to how the camera was held"
+    if _wide(im): raise ValueError("PIL keeps the upper 8 of its 16 bits: pass the file, or its bytes, instead of the opened image")
+    return _Raw(im if im.getexif().get(274, 1)==1 else ImageOps.exif_transpose(im))
+
+def _check_path(o):
+    "Raise `TypeError` if `o` is neither a path nor the bytes of a file"
+    on_the_web = isinstance(o, str) and re.match(r'[a-z][a-z0-9+.-]+://', o, re.I)
+    if isinstance(o, (Path,str,bytes,bytearray)) and not on_the_web: return
+    got = f'an address on the web, {o}: download it first' if on_the_web else type(o).__name__
+    raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {got}")
+
+@patch
+def read(self:ReadImage, o):
+    "Read a path, the bytes of a file, a PIL image, an array or a tensor"
+    if isinstance(o, Image.Image): return self._finish(_turned(o), o)
+    if isinstance(o, Tensor): o = (o.float() if o.dtype==torch.bfloat16 else o).detach().cpu().numpy()
+    if isinstance(o, np.ndarray): return self._finish(_Raw(_chw(o, self.channels)), o)
+    _check_path(o)
+    with _file(o) as f:
+        raw = _open(f, self.channels, self.alpha is False, self.max_pixels)
+        if isinstance(raw.im, Image.Image):
+            h,w = (2*s for s in self.size)
+            sideways = raw.im.getexif().get(274, 1)>4
+            raw.im.draft(None, (h,w) if sideways else (w,h))
+            ImageOps.exif_transpose(raw.im, in_place=True)
+        return self._finish(raw, o)
+
+@patch
+def pixels(self:ReadImage, o):
+    "Read an image as an array `[C, H, W]`"
+    a = np.asarray(self.read(o))
+    if self.channels not in _modes: return a
+    return a.transpose(2,0,1) if a.ndim==3 else a[None]
+
 # %% ../nbs/00_images.ipynb #6f8ed3bc
 def in_threads(f, n):
-    "Call `f` with each number below `n`, in threads; the `(number, error)` of those that failed"
-    failed,size = [],max(1, min(64, n//(4*defaults.cpus)))
+    "Call `f` with each number below `n`, in threads. Returns `(number, error)` of each call that failed"
+    failed = []
+    size = max(1, min(64, n//(4*defaults.cpus)))
     def some(start):
         for i in range(start, min(start+size, n)):
             try: f(i)
@@ -331,37 +442,47 @@ def in_threads(f, n):
     return sorted(failed, key=itemgetter(0))
 
 def refuse_failed(failed, n, name):
-    "Name the items that failed"
+    "Raise an error that names the items which failed, out of `n`. `name` is a function from a number to the name of the item"
     if not failed: return
-    (i,e),more = failed[0],len(failed)-10
-    said = ' '.join(str(e).split()) or type(e).__name__
+    i,e = failed[0]
+    names = ', '.join(name(j) for j,_ in failed[:10])
+    if len(failed)>10: names += f' and {len(failed)-10} more'
+    why = ' '.join(str(e).split()) or type(e).__name__
     kind = TypeError if all(isinstance(e, TypeError) for _,e in failed) else ValueError
-    raise kind(f"{len(failed)} of {n} images can't be read: {', '.join(name(j) for j,_ in failed[:10])}{f' and {more} more' if more>0 else ''}. "
-                     f"Mend them or take them out. {name(i)}: {said}") from e
+    raise kind(f"{len(failed)} of {n} images can't be read: {names}. Mend them or take them out. {name(i)}: {why}") from e
 
 # %% ../nbs/00_images.ipynb #eea554ec
-def value_range(
-    v:np.ndarray, # Values of many images
-)->tuple: # The values of black and of white
-    "The range of images with more than 8 bits"
+def _drop_marks(v):
+    "Values without a smallest or largest one that is far from all others, up to two at each end"
     for _ in range(2):
         for end in (v.min(),v.max()):
             rest = v[v!=end]
-            if len(rest) and abs(end-(rest.min() if end<rest.min() else rest.max()))>np.ptp(rest)>0: v = rest        # a mark for missing pixels, or a broken one
+            if not len(rest): continue
+            gap = abs(end-(rest.min() if end<rest.min() else rest.max()))
+            if gap>np.ptp(rest)>0: v = rest
+    return v
+
+def value_range(
+    v:np.ndarray, # Values of many images
+)->tuple: # The values of black and white
+    "The range of images with more than 8 bits"
+    v = _drop_marks(v)
     lo,hi = np.percentile(v, (.1,99.9))
     least,most,span = v.min(),v.max(),hi-lo
     for top in (most,hi):
         white = max(1, (1<<math.ceil(top).bit_length())-1)
         if least>=0 and (span>=white/4 or not span): return 0,white
-    black,white = float(least if lo-least<=span/2 else lo),float(most if most-hi<=span/2 else hi)
+    black = float(least if lo-least<=span/2 else lo)
+    white = float(most if most-hi<=span/2 else hi)
     return black,white if white>black else black+1
 
-# %% ../nbs/00_images.ipynb #14fecabc
+# %% ../nbs/00_images.ipynb #b26be7d4
 class _Look(NamedTuple):
+    "What a look at a file found"
     channels: int            # Without opacity
     partial: float|None      # Share of a TIFF's opacity that is neither full nor none, 0 for other formats; None if there is no opacity
-    opaque: bool
-    values: np.ndarray|None  # Some of the values and the extreme ones, if they are of more than 8 bits
+    opaque: bool             # Whether all of the image is opaque
+    values: np.ndarray|None  # A sample of the values, if they have more than 8 bits
 
 def _some(a):
     "Up to 10,000 values, with the smallest and the largest"
@@ -369,70 +490,38 @@ def _some(a):
     if len(a)>10_000: a = np.append(a[np.random.default_rng(0).integers(0, len(a), 10_000)], (a.min(),a.max()))
     return a[np.isfinite(a)].astype(float)
 
+def _opacity_kind(a, tiff):
+    "`partial` and `opaque` of a `_Look`. `a` is the opacity of 8 bits, or None"
+    if a is None: return None,True
+    partial = ((a>0) & (a<255)).mean() if tiff else 0
+    return partial,a.min()==255
+
+def _pil_opacity(im):
+    "The opacity of a PIL image of 8 bits, None if it has none"
+    if im.has_transparency_data: return np.asarray(im.convert(im.mode.upper()).convert('RGBA'))[...,3]
+
 def _look(o, channels, max_pixels, values=True):
+    "Look at a file, or only at its number of channels if not `values`"
     with _file(o) as f:
         tiff = f.read(2) in (b'II',b'MM')
         raw = _open(f, channels, False, max_pixels)
-        im = raw.im
-        if isinstance(im, Image.Image):
-            n = 1 if im.mode in ('1','L','LA','La') or im.mode[0] in 'IF' else 3
+        if isinstance(raw.im, Image.Image):
+            im,deep = raw.im,raw.im.mode[0] in 'IF'
+            n = 1 if deep or im.mode in ('1','L','LA','La') else 3
             if not values: return _Look(n, None, True, None)
-            if im.mode[0] not in 'IF':
-                a = np.asarray(im.convert(im.mode.upper()).convert('RGBA'))[...,3] if im.has_transparency_data else None
-                return _Look(n, *_opacity_kind(a, tiff), None)
+            if not deep: return _Look(n, *_opacity_kind(_pil_opacity(im), tiff), None)
         im,mode,_ = _deep(raw)
         n = len(im)-bool(mode)
-        return _Look(n, *_opacity_kind(_opacity(im[-1]) if mode else None, tiff), _some(im[:n]) if im.dtype not in (bool,np.uint8) else None)
+        partial,opaque = _opacity_kind(_opacity(im[-1]) if mode else None, tiff)
+        return _Look(n, partial, opaque, _some(im[:n]) if im.dtype not in (bool,np.uint8) else None)
 
-def _opacity_kind(a, tiff): return (None,True) if a is None else (((a>0) & (a<255)).mean() if tiff else 0,a.min()==255)
-
-def _array_channels(files):
-    "How many channels the arrays of a data set have, if their shapes can only be understood together. Raises `ValueError` if they can't"
-    shapes = []
-    def shape(i):
-        with _file(files[i]) as f: shapes.append(tuple(_npy_header(f)[0]))
-    in_threads(shape, len(files))
-    shapes = sorted(s for s in shapes if len(s)==3 and 0 not in s)
-    alone = [_channel_axis(s) for s in shapes]
-    found = Counter(s[axis] for s,axis in zip(shapes, alone) if axis is not None)
-    if None not in alone and (not found or max(found)<=4 or found.most_common(1)[0][1]>len(shapes)/2): return None       # each tells by itself
-    same = {axis for axis in (0,2) if len({s[axis] for s in shapes})==1}
-    if len(same)>1: same &= {*alone}
-    if len(same)==1: return shapes[0][same.pop()]
-    raise ValueError(f"which axis of the arrays holds the channels can't be known from shapes such as {list(shapes[0])}: {_ways_out(shapes[0])}")
-
-def reader_for(
-    files, # Paths of the images
-    size, # Of the result, as for `ReadImage`
-    channels:int|None=None, # These too; None: found by a look at the files
-    max_value:float|None=None,
-    min_value:float|None=None,
-    alpha:bool|None=None,
-    max_pixels:int|None=None,
-    **kwargs, # More for `ReadImage`
-)->ReadImage:
-    "A `ReadImage` for these files. It tells what was found"
-    some,seen = files[::len(files)//500+1],{}
-    def look(files, values, channels=channels):
-        def one(i): seen[files[i]] = _look(files[i], channels, max_pixels, values)
-        in_threads(one, len(files))           # what can't be read is named later
-    if channels is None:
-        arrays = [f for f in some if str(f).lower().endswith('.npy')]
-        of_arrays = _array_channels(arrays) if arrays else None
-    if channels is None or max_value is None or channels==4 and alpha is None: look(some, True, channels or of_arrays)
-    looks = list(seen.values())
-    if alpha is None and channels in (None,2,4): alpha = _find_alpha(looks, channels)
-    if channels is None:
-        if all(o.channels==1 for o in looks): look(files, False)      # a single one in colour makes it a data set in colour
-        channels = max((o.channels+(alpha is False and o.partial is not None) for o in seen.values()), default=3)
-    values = [o.values for o in looks if o.values is not None and len(o.values)]
-    if max_value is None and values: min_value,max_value = _tell_range(values, min_value)
-    return ReadImage(size, channels, max_value, min_value, alpha, max_pixels=max_pixels, **kwargs)
-
+# %% ../nbs/00_images.ipynb #7321f4d5
 def _say(text):
-    if not rank_distrib(): print(text)          # of several processes the first
+    "Print a line, in the first of several processes"
+    if not rank_distrib(): print(text)
 
 def _find_alpha(looks, channels):
+    "False if the last channel is one like the others. None if the files say what it is"
     clear = [o for o in looks if o.partial is not None and not o.opaque]
     if not clear: return False if any(o.channels==4 for o in looks) else None
     partial = np.mean([o.partial for o in clear])
@@ -440,24 +529,86 @@ def _find_alpha(looks, channels):
         _say(f"The last channel of {len(clear)} of {len(looks)} images is taken for one like the others, not for opacity: "
              f"{partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
         return False
-    if channels is None: _say(f"{len(clear)} of {len(looks)} images are transparent and are laid over the ground. channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
+    if channels is None:
+        _say(f"{len(clear)} of {len(looks)} images are transparent and are laid over the ground. "
+             f"channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
     return None
 
+# %% ../nbs/00_images.ipynb #330fd694
+def _shapes(files):
+    "Shapes of the arrays with three axes, sorted"
+    shapes = []
+    def shape(i):
+        with _file(files[i]) as f: shapes.append(tuple(_npy_header(f)[0]))
+    in_threads(shape, len(files))
+    return sorted(s for s in shapes if len(s)==3 and 0 not in s)
+
+def _array_channels(files):
+    """How many channels the arrays of a data set have, if their shapes can only be understood together, else None.
+    Raises `ValueError` if it can't be known"""
+    shapes = _shapes(files)
+    alone = [_channel_axis(s) for s in shapes]
+    found = Counter(s[axis] for s,axis in zip(shapes, alone) if axis is not None)
+    agree = not found or max(found)<=4 or found.most_common(1)[0][1]>len(shapes)/2
+    if None not in alone and agree: return None
+    same = {axis for axis in (0,2) if len({s[axis] for s in shapes})==1}
+    if len(same)>1: same &= {*alone}
+    if len(same)==1: return shapes[0][same.pop()]
+    raise ValueError(f"which axis of the arrays holds the channels can't be known from shapes such as {list(shapes[0])}: "
+                     f"{_ways_out(shapes[0])}")
+
+# %% ../nbs/00_images.ipynb #14fecabc
+def _look_at(files, channels, max_pixels, values=True):
+    "A `_Look` at each file. One that can't be read is left out here, and named when all images are read"
+    seen = {}
+    def one(i): seen[files[i]] = _look(files[i], channels, max_pixels, values)
+    in_threads(one, len(files))
+    return seen
+
+def _find_channels(files, seen, alpha, max_pixels):
+    "The largest number of channels. If all files looked at are gray, the others are opened too: one image in colour decides"
+    if all(o.channels==1 for o in seen.values()): seen = merge(seen, _look_at(files, None, max_pixels, values=False))
+    return max((o.channels+(alpha is False and o.partial is not None) for o in seen.values()), default=3)
+
 def _tell_range(values, min_value):
+    "Find black and white, and print them"
     v = np.concatenate(values)
     black,white = value_range(v)
     if min_value is not None: black,white = min_value,max(white, min_value+1)
-    _say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: {black:,g} becomes black and {white:,g} white. "
-         f"min_value and max_value set another range.")
+    _say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: "
+         f"{black:,g} becomes black and {white:,g} white. min_value and max_value set another range.")
     return black,white
 
+# %% ../nbs/00_images.ipynb #d57fbbad
+def reader_for(
+    files, # Paths of the images
+    size, # Size of the result, as for `ReadImage`
+    channels:int|None=None, # These settings are as for `ReadImage`, but None means: found by looking at the files
+    max_value:float|None=None,
+    min_value:float|None=None,
+    alpha:bool|None=None,
+    max_pixels:int|None=None,
+    **kwargs, # Further settings of `ReadImage`
+)->ReadImage:
+    "A `ReadImage` for these files. Prints what it found"
+    some = files[::len(files)//500+1]
+    hint = _array_channels([f for f in some if str(f).lower().endswith('.npy')]) if channels is None else channels
+    needed = channels is None or max_value is None or channels==4 and alpha is None
+    seen = _look_at(some, hint, max_pixels) if needed else {}
+    looks = list(seen.values())
+    if alpha is None and channels in (None,2,4): alpha = _find_alpha(looks, channels)
+    if channels is None: channels = _find_channels(files, seen, alpha, max_pixels)
+    values = [o.values for o in looks if o.values is not None and len(o.values)]
+    if max_value is None and values: min_value,max_value = _tell_range(values, min_value)
+    return ReadImage(size, channels, max_value, min_value, alpha, max_pixels=max_pixels, **kwargs)
+
 def tell_clipped(
-    read:ReadImage, # Whose `clipped` was a list while it read
-    n:int, # Images that it read
+    read:ReadImage, # Its `clipped` was a list while it read
+    n:int, # Number of images that it read
 ):
-    "Say in how many images values were out of range"
+    "Print how many images had values out of range, and end the collection"
     seen,read.clipped = read.clipped,None
     if not seen: return
     share,worst = max(seen)
-    _say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white; "
-         f"most of all {worst}, {share:.2%} of them.")
+    _say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white. "
+         f"The most are in {worst}: {share:.2%} of its values.")

@@ -112,7 +112,7 @@ def test_bands_that_do_not_fit_are_named(tmp_path):
     np.save(tmp_path/'other.npy', pixels(8,8,4))
     with pytest.raises(ValueError, match=r"1 of 6 images can't be read: other.npy\..*it has 4 channels, not 5"): quiet(tmp_path)
     np.save(tmp_path/'other.npy', np.zeros((2,8,8,5), np.uint8))
-    with pytest.raises(ValueError, match=r"other.npy: an array of shape \[2, 8, 8, 5\]"): quiet(tmp_path)
+    with pytest.raises(ValueError, match=r"other.npy: it has the shape \[2, 8, 8, 5\]"): quiet(tmp_path)
 
 def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
     "Two threads at once make Python's parser fail, now and then, and the image would be named as one that can't be read"

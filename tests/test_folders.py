@@ -91,7 +91,7 @@ def test_pipes_are_not_opened(tmp_path):
     assert sum(sizes(load(tmp_path)[0]))==5
     names = [*sorted(tmp_path.glob('?.png'))[:5], tmp_path/'pipe.png', tmp_path/'null.png']
     for source in (names, pd.DataFrame(dict(f=list(map(str, names))))):
-        with pytest.raises(ValueError, match="[23] of 7 images can't be read: .*pipe.png.*no file"): load(source, label_col=None)
+        with pytest.raises(ValueError, match="[23] of 7 images can't be read: .*pipe.png.*not a file"): load(source, label_col=None)
 
 def test_folders_that_cannot_be_entered_are_named(tmp_path, monkeypatch):
     put(tmp_path, 'cat/5', 'dog/5', 'cow/5')

@@ -155,7 +155,7 @@ def test_a_hot_pixel_does_not_decide(tmp_path, capsys):
     dls = quiet(tmp_path, size=32)
     read = dls.train_ds.tls[0].tfms[0]
     assert read.min_value>=29300 and read.max_value<=31300
-    assert '1 of 20 images have values outside of' in (said := capsys.readouterr().out) and f"most of all {tmp_path/'3.tif'}, 0.10% of them" in said
+    assert '1 of 20 images have values outside of' in (said := capsys.readouterr().out) and f"The most are in {tmp_path/'3.tif'}: 0.10% of its values" in said
     assert read.pixels(tmp_path/'3.tif')[0,5,5]==255
 
 @pytest.mark.parametrize('values,want', [
@@ -173,7 +173,7 @@ def test_a_range_of_ones_own(tmp_path, capsys):
     assert '5 of 5 images have values outside of 100 to 200, which became black or white' in said and '50.00%' in said and 'more than 8 bits' not in said
     assert item(quiet(tmp_path, min_value=100))[4,4]==round(300*255/411) and '100 becomes black and 511 white' in capsys.readouterr().out
     with pytest.raises(ValueError, match='max_value must be above min_value, 5, got 5'): ReadImage(8, max_value=5, min_value=5)
-    with pytest.raises(ValueError, match='from -1 to 4: pass min_value, the value of black, beside max_value=9'): ReadImage(1, 1, max_value=9)(np.array([[-1,4]]))
+    with pytest.raises(ValueError, match='from -1 to 4: pass min_value, the value of black, together with max_value=9'): ReadImage(1, 1, max_value=9)(np.array([[-1,4]]))
     assert ReadImage(1, 1, max_value=9, min_value=-1)(np.array([[9]])).getpixel((0,0))==255
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match=r'25.00% of its values are not finite \(nan or inf\): replace them'): ReadImage(2, 1, max_value=9)(np.array([[bad,1],[1,1]]))
@@ -298,7 +298,7 @@ def test_postscript_is_not_run(tmp_path, name, monkeypatch):
     (tmp_path/name).write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n')
     monkeypatch.setattr(subprocess, 'check_call', lambda *a, **k: pytest.fail('a program was started'))
     for o in (tmp_path/name,(tmp_path/name).read_bytes()):
-        with pytest.raises(OSError, match='no image in a format that can be read'): ReadImage(8)(o)
+        with pytest.raises(OSError, match='not an image in a format that can be read'): ReadImage(8)(o)
 
 def huge_png(h, w): return b'\x89PNG\r\n\x1a\n'+b''.join(struct.pack('>I', len(d))+t+d+struct.pack('>I', zlib.crc32(t+d)) for t,d in ((b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 0, 0, 0, 0)),(b'IDAT', zlib.compress(bytes(99))),(b'IEND', b'')))
 def huge_npy(tmp_path):
@@ -350,14 +350,14 @@ def test_numpy_files_that_are_not_read(tmp_path, what):
     else: np.save(f, np.zeros((8,8)))
     if what=='cut': f.write_bytes(f.read_bytes()[:200])
     if what=='text': f.write_text('no array')
-    with pytest.raises((ValueError,OSError), match=dict(pickled='it holds object, not real numbers', cut=r'it is cut off: its header says \[8, 8\]', text='no image in a format')[what]): ReadImage(8)(f)
+    with pytest.raises((ValueError,OSError), match=dict(pickled='it holds object, not real numbers', cut=r'it is truncated: its header says \[8, 8\]', text='not an image in a format')[what]): ReadImage(8)(f)
 
 def test_odd_contents_are_named(tmp_path):
     with pytest.raises(OSError, match='it is empty'): ReadImage(8)(b'')
     tifffile.imwrite(tmp_path/'a.tif', np.zeros((8,8), np.complex64))
     with pytest.raises(ValueError, match='complex64, not real numbers'): ReadImage(8, max_value=1)(tmp_path/'a.tif')
     tifffile.imwrite(tmp_path/'a.tif', np.zeros((2,3,8,8), np.uint8), photometric='minisblack')
-    with pytest.raises(ValueError, match='at most one besides Y and X'): ReadImage(8)(tmp_path/'a.tif')
+    with pytest.raises(ValueError, match='At most one besides Y and X'): ReadImage(8)(tmp_path/'a.tif')
     for mode in ('LAB','CMYK','YCbCr','HSV','PA','La','RGBa','I;16B','F'): assert ReadImage(8, 1, max_value=9)(Image.new(mode, (8,8))).mode=='L'
 
 # what is not a file
@@ -365,7 +365,7 @@ def test_odd_contents_are_named(tmp_path):
 @pytest.mark.posix
 def test_pipes_and_the_like_are_not_opened(tmp_path):
     os.mkfifo(tmp_path/'a.png')
-    with pytest.raises(ValueError, match='a.png is no file, but a pipe'): ReadImage(8)(tmp_path/'a.png')
+    with pytest.raises(ValueError, match='a.png is not a file but a pipe'): ReadImage(8)(tmp_path/'a.png')
     with socket.socket(socket.AF_UNIX) as s:
         os.chdir(tmp_path)
         s.bind('s.png')
@@ -406,7 +406,7 @@ def test_nearest_turns_an_opened_photograph(tmp_path, learn):
 @pytest.mark.posix
 def test_nearest_does_not_wait_for_a_pipe(tmp_path, learn):
     os.mkfifo(tmp_path/'pipe')
-    with pytest.raises(ValueError, match='is no file, but a pipe'): learn.nearest(tmp_path/'pipe', among=learn.features())
+    with pytest.raises(ValueError, match='is not a file but a pipe'): learn.nearest(tmp_path/'pipe', among=learn.features())
 
 # ground and fit
 
@@ -439,5 +439,5 @@ def test_pad_keeps_a_line(tmp_path):
 
 def test_an_array_with_equal_sides_is_told_the_way_out():
     a = np.random.default_rng(0).integers(0, 256, (32,32,32), dtype=np.uint8)
-    with pytest.raises(ValueError, match='pass channels=32 if it is the first axis, or turn the arrays around'): ReadImage(32, 3).pixels(a)
+    with pytest.raises(ValueError, match='pass channels=32 if it is the first axis, or transpose the arrays'): ReadImage(32, 3).pixels(a)
     assert (ReadImage(32, 32).pixels(a)==a).all()
