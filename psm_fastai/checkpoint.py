@@ -1,4 +1,4 @@
-"""Stop a training and go on from its last whole epoch, as if nothing had happened
+"""Stop a training and continue it from its last whole epoch, as if nothing had happened
 
 Docs: https://psm-fastai.github.io/psm_fastai/checkpoint.html.md"""
 
@@ -9,7 +9,8 @@ __all__ = ['image_files', 'other_images', 'CheckpointCallback']
 
 # %% ../nbs/07b_checkpoint.ipynb #aad4af46
 import io, pickle, numpy as np, pandas as pd, torch
-from fastai.vision.all import Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, noop, partial, patch, rank_distrib
+from fastai.vision.all import (Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, noop, partial,
+    patch, rank_distrib)
 from os.path import commonprefix
 from pathlib import Path
 from zlib import crc32
@@ -19,205 +20,314 @@ from .folders import name_some, say, shown
 from .learner import is_distributed, plain_dls, randomness, set_randomness
 from .loss import check_number
 
-# %% ../nbs/07b_checkpoint.ipynb #3ae142e5
+# %% ../nbs/07b_checkpoint.ipynb #42de8e9d
+def _below_common_folder(names):
+    "The names without the part of the path that all of them share"
+    if not names: return []
+    same = commonprefix([min(names), max(names)])      # the first and the last in order share what all share
+    start = max(same.rfind('/'), same.rfind('\\'))+1
+    return [n[start:] for n in names]
+
 def _items(dls):
-    "Of training and validation images the paths, and the names below the folder that all are in; rows of a table are names without a path"
+    "Paths and names of training and validation images. A row of a table has a name and no path"
     paths,names = [],[]
     for dl in plain_dls(dls).loaders:
         items = getattr(dl.dataset, 'items', ())
-        table = isinstance(items, pd.DataFrame)
-        these = [' '.join(map(str, r)) for r in items.itertuples(index=False)] if table else [str(o) for o in items if isinstance(o, (str,Path))]
-        paths += [None]*len(these) if table else these
-        names += these
-    same = commonprefix([min(names), max(names)]) if names else ''
-    return paths,[o[max(same.rfind('/'), same.rfind('\\'))+1:] for o in names]
+        if isinstance(items, pd.DataFrame):
+            rows = [' '.join(map(str, row)) for row in items.itertuples(index=False)]
+            paths += [None]*len(rows)
+            names += rows
+        else:
+            files = [str(o) for o in items if isinstance(o, (str,Path))]
+            paths += files
+            names += files
+    return paths,_below_common_folder(names)
 
+# %% ../nbs/07b_checkpoint.ipynb #0965217c
 def _size(path):
     try: return regular(path).stat().st_size
     except (OSError, ValueError, TypeError): return -1        # it need not be a file
 
 def image_files(
     dls, # `DataLoaders`
-)->dict: # `names` and `sizes`, `[N]`, of training and validation images; `contents`, `[n]`, of `some`, `[n]`, of them; `n_train`
-    "What tells whether these are the same images as before"
+)->dict: # `names` and `sizes`, `[N]`, of all images; `contents`, `[n]`, of the images with the indices `some`, `[n]`; `n_train`
+    "What identifies the training and validation images, to compare them later"
     paths,names = _items(dls)
     sizes = [_size(p) for p in paths]
-    some = [i for i in range(0, len(paths), len(paths)//1000+1) if sizes[i]>=0]
-    res = dict(names=[crc32(n.encode(errors='surrogateescape')) for n in names], sizes=sizes, some=some, contents=[crc32(Path(paths[i]).read_bytes()) for i in some])
+    step = len(paths)//1000+1
+    some = [i for i in range(0, len(paths), step) if sizes[i]>=0]
+    hashes = [crc32(n.encode(errors='surrogateescape')) for n in names]
+    contents = [crc32(Path(paths[i]).read_bytes()) for i in some]
+    res = dict(names=hashes, sizes=sizes, some=some, contents=contents)
     return dict({n: torch.tensor(v, dtype=torch.long) for n,v in res.items()}, n_train=len(plain_dls(dls).train.dataset))
 
-def _are(n): return f"{n:,} {'is' if n==1 else 'are'}"
+# %% ../nbs/07b_checkpoint.ipynb #edbc7633
+def _counted(n, total): return f"{n:,} of {total:,} files {'is' if n==1 else 'are'}"
+
+def _other_names(then, now, names):
+    "What differs in the names of the files, in words"
+    was,there = then['names'].tolist(),now['names'].tolist()
+    before,after = {*was},{*there}
+    said = []
+    if gone := before-after: said.append(f"{_counted(len(gone), len(was))} gone")
+    if new := [n for n,h in zip(names, there) if h not in before]:
+        said.append(f"{len(new):,} {'is' if len(new)==1 else 'are'} new ({name_some(new)})")
+    if said: return ' and '.join(said)
+    return '' if was==there else 'the files are the same, but their order or the split into training and validation differs'
 
 def other_images(
     then:dict, # From `image_files`
     dls, # `DataLoaders`
-)->str: # Empty if they are the same
-    "How the images of these loaders differ from those of before, in words"
+)->str: # Empty if the images are the same
+    "How the images of `dls` differ from those of `then`, in words"
     now,names = image_files(dls),_items(dls)[1]
-    was,there = then['names'].tolist(),now['names'].tolist()
-    before,after = {*was},{*there}
-    new = [n for n,h in zip(names, there) if h not in before]
-    if new or before-after: return ' and '.join([f"of {len(was):,} files {_are(len(before-after))} gone"]*bool(before-after) + [f"{_are(len(new))} new ({name_some(new)})"]*bool(new))
-    if was!=there: return 'the files are the same, but their order is another one, or others are for training'
-    differ = {*(then['sizes']!=now['sizes']).nonzero().flatten().tolist(), *now['some'][then['contents']!=now['contents']].tolist()}
-    if differ: return f"of {len(was):,} files {_are(len(differ))} not what it was before: {name_some([names[i] for i in sorted(differ)])}"
+    if said := _other_names(then, now, names): return said
+    sizes = (then['sizes']!=now['sizes']).nonzero().flatten()
+    contents = now['some'][then['contents']!=now['contents']]
+    if differ := {*sizes.tolist(), *contents.tolist()}:
+        return f"{_counted(len(differ), len(names))} not what it was before: {name_some([names[i] for i in sorted(differ)])}"
     if then['n_train']!=now['n_train']: return f"there were {then['n_train']:,} training images, and there are {now['n_train']:,}"
     return ''
 
-# %% ../nbs/07b_checkpoint.ipynb #7f28fdc8
+# %% ../nbs/07b_checkpoint.ipynb #d3d34602
 def _plain(o):
-    "`o` of types that can be read without executing anything"
+    "`o` in types that can be read without executing anything"
     if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
     if isinstance(o, set): return {_plain(v) for v in o}
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 
-_layout = 7      # of the file
+def _unreadable(parts):
+    "Names the first of these values that torch can't read back without executing anything; None if there is none"
+    for name,v in parts.items():
+        buf = io.BytesIO()
+        try:
+            torch.save(v, buf)
+            torch.load(io.BytesIO(buf.getbuffer()), weights_only=True)
+        except Exception:
+            inside = _unreadable({f'{name}.{k}': o for k,o in v.items()}) if isinstance(v, dict) else None
+            return inside or f"{name} is a {type(v).__module__}.{type(v).__qualname__}"
 
+def _refuse_unreadable(bad):
+    "Raise `ValueError` with what `_unreadable` found"
+    if bad: raise ValueError(f"{bad}, and a checkpoint can't be read back with it. "
+        "Let `state_dict` of that callback return numbers, text, tensors, and lists and dicts of them")
+
+# %% ../nbs/07b_checkpoint.ipynb #5738b1bd
 def _opt_name(f):
-    "SGD, OptimWrapper/AdamW, or with numbers that a partial has fixed SGD(mom=0.9)"
+    "For example SGD, OptimWrapper/AdamW, or SGD(mom=0.9) for a partial with a number"
     if not isinstance(f, partial): return getattr(f, '__name__', type(f).__name__)
+    inner = [_opt_name(v) for v in f.keywords.values() if callable(v)]
     fixed = ', '.join(f'{n}={v}' for n,v in f.keywords.items() if isinstance(v, (int,float,str)))
-    return '/'.join([_opt_name(f.func), *(_opt_name(v) for v in f.keywords.values() if callable(v))]) + f'({fixed})'*bool(fixed)
+    return '/'.join([_opt_name(f.func), *inner]) + f'({fixed})'*bool(fixed)
 
 def _by_name(cbs):
-    "Callbacks by name; a second one of a name gets a number"
+    "Callbacks by name; a second one of the same name gets a number"
     res = {}
     for cb in cbs:
         n = sum(name.split('#')[0]==cb.name for name in res)
         res[f'{cb.name}#{n}' if n else cb.name] = cb
     return res
 
-def _unreadable(parts):
-    "Of the named values the first that torch can't read back without executing anything, as a sentence"
-    for name,v in parts.items():
-        buf = io.BytesIO()
-        try:
-            torch.save(v, buf)
-            torch.load(io.BytesIO(buf.getbuffer()), weights_only=True)
-        except Exception as e:
-            return isinstance(v, dict) and _unreadable({f'{name}.{k}': o for k,o in v.items()}) or f"{name} is a {type(v).__module__}.{type(v).__qualname__}"
-
-# %% ../nbs/07b_checkpoint.ipynb #2871b166
+# %% ../nbs/07b_checkpoint.ipynb #aaf8b037
 class CheckpointCallback(Callback):
-    "Write all that a training needs to go on, at the end of each epoch; `resume` reads it"
-    order,_only_train_loop = 75,True      # after all that an epoch's end changes or draws
+    "Write everything that a training needs to continue, at the end of each epoch. `resume` reads it"
+    order,_only_train_loop = 75,True
     def __init__(self,
         path, # The file
-        every:int=1, # Every so many epochs, and after the last one that was asked for
+        every:int=1, # Write after every `every` epochs, and after the last epoch of the training
     ):
         check_number('every', every, 1, whole=True)
-        self.path,self.every,self.saved,self.trained = Path(path),every,None,False
-        self.written,self.longer,self.files,self.table = 0,None,None,None
+        self.path,self.every = Path(path),every
+        self.saved = None       # what `resume` read, until the training has taken it up
+        self.longer = None      # number of epochs, if `resume` was told that there are to be more
+        self.written = 0        # number of epochs that the file holds
+        self.trained = False    # False in an epoch that is skipped
+        self.files = None       # `image_files` of the learner's images
+        self.table = None       # the learner's `logger`, while it is replaced
 
-    def before_fit(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.trained,self.files = False,self.saved and self.saved['files']        # the fit before may have been cut off
-        if self.saved is not None: self.pause_trackers(True)
-
-    def before_train(self):
-        if hasattr(self.learn, 'lr_finder'): return
-        self.trained,s = True,self.saved
-        if s is None: return self.look()
-        self.pause_trackers(False)
-        if self.epoch!=s['epoch']: raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`, can't begin in the middle")
-        if self.n_epoch not in (s['n_epoch'], self.longer): raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: its schedules would be others. Ask for {s['n_epoch']}, or tell `resume` that there are to be more, epochs={self.n_epoch}")
-        if len(s['random'])!=(n := torch.distributed.get_world_size() if is_distributed(self.learn) else 1): raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: its batches would be others")
-        try: self.restore(s, n)
-        except Exception as e: raise ValueError(f"What {self.path} holds can't be put back: {e}") from e
-
-    def restore(self, s, n):
-        "All but model and optimizer"
-        self.restore_callbacks()
-        for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
-        if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
-        get_model(self.model).zero_grad()       # of a batch that was cut off in this very learner
-        if 'waiting' in s and self.accumulating():
-            for name,cb in self.accumulating().items(): cb.count = s['waiting']['counts'].get(name, 0)
-            for name,p in get_model(self.model).named_parameters():
-                if name in s['waiting']['grads']: p.grad = s['waiting']['grads'][name].to(p)
-        set_randomness(self.dls, s['random'][rank_distrib() if n>1 else 0])
-
-    def after_epoch(self):
-        done = self.epoch+1
-        if self.trained and (done%self.every==0 or done==self.n_epoch):
-            s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict(), opt=_plain(self.opt.state_dict()), hypers=_plain([dict(h) for h in self.opt.hypers]),
-                callbacks={n: _plain(cb.state_dict()) for n,cb in self.members().items()}, random=self.all_randomness(),
-                trackers={n: _plain({a: cb.__dict__[a] for a in ('best','wait') if a in cb.__dict__}) for n,cb in self.trackers().items()})
-            if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
-            s.update(settings=self.settings(self.learn), files=self.files, threads=torch.get_num_threads())
-            if counts := {n: cb.count for n,cb in self.accumulating().items() if cb.__dict__.get('count')}:      # gradients that wait for the next epoch's
-                s['waiting'] = dict(counts=counts, grads={n: p.grad for n,p in get_model(self.model).named_parameters() if p.grad is not None})
-            if not rank_distrib(): self.write(s)
-            self.written = done
-        elif self.saved is not None and done==self.n_epoch==self.saved['epoch']:      # nothing was left to train
-            self.pause_trackers(False)
-            self.restore_callbacks()
-        self.trained = False
-
-    def look(self):
-        "Refuse what callbacks remember, before anything is trained, if it could not be read back"
-        if self.files is not None: return
-        self.refuse(_unreadable({n: _plain(cb.state_dict()) for n,cb in self.members().items()}))
-        self.files = image_files(self.dls)
-
-    def refuse(self, bad):
-        if bad: raise ValueError(f"{bad}, and a checkpoint can't be read back with it. Let `state_dict` of that callback return numbers, text, tensors, and lists and dicts of them")
-
-    def write(self, s):
-        parts = {n: v for n,v in s.items() if n!='callbacks'} | s['callbacks']
-        size = sum(t.nbytes for t in s['model'].values())
-        with atomic_write(self.path, size) as tmp:
-            try:
-                torch.save(s, tmp)
-                torch.load(tmp, weights_only=True, mmap=True)        # without its tensors
-            except (pickle.PickleError, AttributeError, TypeError, RecursionError):
-                self.refuse(_unreadable(parts))
-                raise
-
-    def all_randomness(self):
-        "A list, of each process one"
-        mine = randomness(self.dls)
-        if not is_distributed(self.learn): return [mine]
-        res = [None]*torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(res, mine)
-        return res
-
-    def restore_callbacks(self):
-        "Give callbacks back what they remembered"
-        for n,cb in self.members().items():
-            if n in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][n])
-        for n,cb in self.trackers().items(): cb.__dict__.update(self.saved['trackers'].get(n, {}))
-        self.saved = None
-
-    def pause_trackers(self, on):
-        "Let trackers rest in the epochs that are skipped, and leave these out of the printed table"
-        for cb in self.trackers().values(): cb.run = not on
-        if on: self.table,self.learn.logger = self.learn.logger,noop
-        elif self.table: self.learn.logger,self.table = self.table,None
-
-    def accumulating(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, GradientAccumulation)))
-    def trackers(self): return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback)))
-
-    def members(self):
-        "Callbacks with something to remember, those of a PSMCallback included"
-        return _by_name(L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat()).filter(lambda cb: hasattr(type(cb), 'state_dict')))     # the callback itself would pass on to the model
-
-# %% ../nbs/07b_checkpoint.ipynb #51759bdf
+# %% ../nbs/07b_checkpoint.ipynb #a09b3b08
 @patch
-def resume(self:CheckpointCallback,
-    learn:Learner, # A learner built as the one that was stopped, its PSMCallback included
-    epochs:int|None=None, # Epochs that the training is to have in all, if they are to be more than before: its schedules are then those of so many
-)->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`; 0 if there is no file
-    "Load model and optimizer, and remember the rest for the next `fit`. Raises `ValueError`, and changes nothing, if the file is damaged or does not fit"
-    if not self.path.exists(): return 0
-    device,m = getattr(learn.dls, 'device', None) or 'cpu',get_model(learn.model)
-    s = self.read(device)
-    if epochs is not None and epochs<s['n_epoch']: raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs; it can have more, not {epochs}")
-    if other := [n for n in _misfits(m, s['model']) if not n.startswith('loss.index.')]:        # an index has the size of the data
-        raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. Build the learner as it was built then")
-    self.compare(learn, s)
-    m.to(device)
+def members(self:CheckpointCallback):
+    "Callbacks that have something to remember, by name"
+    cbs = L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat())
+    return _by_name(cbs.filter(lambda cb: hasattr(type(cb), 'state_dict')))     # an instance would answer with the model's
+
+@patch
+def trackers(self:CheckpointCallback):
+    return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback)))
+
+@patch
+def accumulating(self:CheckpointCallback):
+    return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, GradientAccumulation)))
+
+# %% ../nbs/07b_checkpoint.ipynb #11598658
+_layout = 7      # of the file
+
+@patch
+def settings(self:CheckpointCallback, learn):
+    "What a resumed training must have in common with the first one, besides the images"
+    psm = getattr(getattr(learn, 'psm', None), 'settings', {})
+    method = {n: v for n,v in psm.items() if n!='bank_size'}       # shapes of the model tell bank_size
+    return _plain(dict(method, optimizer=_opt_name(learn.opt_func), batch_size=plain_dls(learn.dls).train.bs))
+
+@patch
+def all_randomness(self:CheckpointCallback):
+    "Random states, a list with one entry per process"
+    mine = randomness(self.dls)
+    if not is_distributed(self.learn): return [mine]
+    res = [None]*torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(res, mine)
+    return res
+
+@patch
+def waiting_gradients(self:CheckpointCallback):
+    "Gradients that `GradientAccumulation` has not yet used for a step, and how many images they come from; None if there are none"
+    counts = {n: cb.count for n,cb in self.accumulating().items() if cb.__dict__.get('count')}
+    if not counts: return None
+    return dict(counts=counts, grads={n: p.grad for n,p in get_model(self.model).named_parameters() if p.grad is not None})
+
+# %% ../nbs/07b_checkpoint.ipynb #e090ef3d
+def _tracked(tracker): return _plain({a: tracker.__dict__[a] for a in ('best','wait') if a in tracker.__dict__})
+
+@patch
+def contents(self:CheckpointCallback,
+    done, # Number of epochs that are trained
+)->dict:
+    "What the file will hold"
+    s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict())
+    s['opt'] = _plain(self.opt.state_dict())
+    s['hypers'] = _plain([dict(h) for h in self.opt.hypers])
+    s['callbacks'] = {n: _plain(cb.state_dict()) for n,cb in self.members().items()}
+    s['random'] = self.all_randomness()
+    s['trackers'] = {n: _tracked(cb) for n,cb in self.trackers().items()}
+    if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
+    s['settings'] = self.settings(self.learn)
+    s['files'] = self.files
+    s['threads'] = torch.get_num_threads()
+    if waiting := self.waiting_gradients(): s['waiting'] = waiting
+    return s
+
+# %% ../nbs/07b_checkpoint.ipynb #dc207897
+@patch
+def write(self:CheckpointCallback, s):
+    "Replace the file by one with `s`. Raises `ValueError` if it could not be read back"
+    size = sum(t.nbytes for t in s['model'].values())
+    with atomic_write(self.path, size) as tmp:
+        try:
+            torch.save(s, tmp)
+            torch.load(tmp, weights_only=True, mmap=True)        # doesn't read the tensors
+        except (pickle.PickleError, AttributeError, TypeError, RecursionError):
+            parts = {n: v for n,v in s.items() if n!='callbacks'} | s['callbacks']
+            _refuse_unreadable(_unreadable(parts))
+            raise
+
+@patch
+def look(self:CheckpointCallback):
+    "Look at callbacks and images before the first epoch. Raises `ValueError` if a callback's state could not be read back"
+    if self.files is not None: return
+    _refuse_unreadable(_unreadable({n: _plain(cb.state_dict()) for n,cb in self.members().items()}))
+    self.files = image_files(self.dls)
+
+# %% ../nbs/07b_checkpoint.ipynb #0d03fd3f
+@patch
+def pause_trackers(self:CheckpointCallback, on):
+    "Let trackers and the printed table rest, or end their rest"
+    for cb in self.trackers().values(): cb.run = not on
+    if on: self.table,self.learn.logger = self.learn.logger,noop
+    elif self.table: self.learn.logger,self.table = self.table,None
+
+@patch
+def restore_callbacks(self:CheckpointCallback):
+    "Give callbacks back what they remembered"
+    for n,cb in self.members().items():
+        if n in self.saved['callbacks']: cb.load_state_dict(self.saved['callbacks'][n])
+    for n,cb in self.trackers().items(): cb.__dict__.update(self.saved['trackers'].get(n, {}))
+    self.saved = None
+
+# %% ../nbs/07b_checkpoint.ipynb #cebf5b1e
+@patch
+def before_fit(self:CheckpointCallback):
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self.trained = False        # the fit before may have been interrupted
+    self.files = self.saved and self.saved['files']
+    if self.saved is not None: self.pause_trackers(True)
+
+@patch
+def before_train(self:CheckpointCallback):
+    if hasattr(self.learn, 'lr_finder'): return
+    self.trained = True
+    if self.saved is None: self.look()
+    else: self.take_up(self.saved)
+
+@patch
+def after_epoch(self:CheckpointCallback):
+    done = self.epoch+1
+    last = done==self.n_epoch
+    if self.trained and (done%self.every==0 or last):
+        s = self.contents(done)
+        if not rank_distrib(): self.write(s)
+        self.written = done
+    elif self.saved is not None and last and done==self.saved['epoch']:      # nothing was left to train
+        self.pause_trackers(False)
+        self.restore_callbacks()
+    self.trained = False
+
+# %% ../nbs/07b_checkpoint.ipynb #0716aa9e
+_parts = dict(layout=int, epoch=int, n_epoch=int, model=dict, opt=dict, hypers=list, callbacks=dict, trackers=dict, random=list,
+    settings=dict, files=dict, threads=int)
+
+def _odd_part(s):
+    "Name of the first part that can't be from a `CheckpointCallback`; None if all can"
+    for n,t in _parts.items():
+        if not isinstance(s.get(n), t): return n
+    if not 0<s['epoch']<=s['n_epoch']: return 'epoch'
+    for n,t in s['model'].items():
+        if not isinstance(t, torch.Tensor): return f'model.{n}'
+
+def _not_ours(path, part): return ValueError(f"{path} is not a checkpoint that CheckpointCallback wrote: its part {part} is something else")
+
+@patch
+def read(self:CheckpointCallback,
+    device, # Where tensors go
+)->dict:
+    "What the file holds. Raises `ValueError` if it is damaged or no checkpoint of this layout"
+    try: s = read_saved(self.path, device)
+    except ValueError as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged: {e}") from e
+    if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys():
+        raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote. "
+            "Read models that `learn.save` wrote with `learn.load`")
+    if s.get('layout')!=_layout:
+        raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. "
+            "Finish the training with the version that wrote it")
+    if odd := _odd_part(s): raise _not_ours(self.path, odd)
+    return s
+
+# %% ../nbs/07b_checkpoint.ipynb #e8f583ad
+_build_again = "Build the learner as it was built then"
+
+@patch
+def compare(self:CheckpointCallback, learn, s):
+    "Raise `ValueError` if settings or images differ from those of the file"
+    now,then = self.settings(learn),s['settings']
+    if other := [f"{n} was {then.get(n)!r} and is {v!r}" for n,v in now.items() if then.get(n)!=v]:
+        raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. {_build_again}")
+    try: other = other_images(s['files'], learn.dls)
+    except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as e: raise _not_ours(self.path, 'files') from e
+    if other:
+        raise ValueError(f"{self.path} was written by a training on other images: {other}. "
+            "Put them back as they were, or begin a new training")
+
+@patch
+def check_model(self:CheckpointCallback, model, s):
+    "Raise `ValueError` if the weights of the file don't fit the model"
+    other = [n for n in _misfits(model, s['model']) if not n.startswith('loss.index.')]        # the size of an index follows the data
+    if other: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. {_build_again}")
+
+# %% ../nbs/07b_checkpoint.ipynb #88e5247d
+@patch
+def load_opt(self:CheckpointCallback, learn, s):
+    "Give the learner an optimizer with the state of the file. Raises `ValueError`, and keeps the old one, if it doesn't fit"
     before = learn.opt
     learn.create_opt()
     try:
@@ -225,40 +335,78 @@ def resume(self:CheckpointCallback,
         learn.opt.load_state_dict(dict(s['opt'], hypers=[dict(h) for h in s['hypers']]))     # copies, as `fit` will overwrite them
     except Exception as e:
         learn.opt = before
-        raise ValueError(f"{self.path} was written by a training with another optimizer than {getattr(learn.opt_func, '__name__', learn.opt_func)}, or with other parameter groups. Build the learner as it was built then") from e
+        name = getattr(learn.opt_func, '__name__', learn.opt_func)
+        raise ValueError(f"{self.path} was written by a training with another optimizer than {name}, "
+            f"or with other parameter groups. {_build_again}") from e
+
+@patch
+def tell_threads(self:CheckpointCallback, s):
+    "Say if torch has another number of threads than it had"
+    then,now = s['threads'],torch.get_num_threads()
+    if then!=now: say(f"{shown(self.path)} was written with {then} thread{'s'*(then!=1)}, and torch now uses {now}. The last digits "
+        f"will differ, and in time the encoder. For the same result call torch.set_num_threads({then})")
+
+# %% ../nbs/07b_checkpoint.ipynb #bca75a99
+@patch
+def resume(self:CheckpointCallback,
+    learn:Learner, # A learner built like the one that was stopped, including its PSMCallback
+    epochs:int|None=None, # Total number of epochs, if there are to be more than before; schedules then follow this number
+)->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`; 0 if there is no file
+    "Load model and optimizer, keep the rest for `fit`. Raises `ValueError`, and changes nothing, if the file is damaged or doesn't fit"
+    if not self.path.exists(): return 0
+    device,m = getattr(learn.dls, 'device', None) or 'cpu',get_model(learn.model)
+    s = self.read(device)
+    if epochs is not None and epochs<s['n_epoch']:
+        raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs; it can have more, not {epochs}")
+    self.check_model(m, s)
+    self.compare(learn, s)
+    m.to(device)
+    self.load_opt(learn, s)
     m.load_state_dict(s['model'])
-    if s['threads']!=torch.get_num_threads() and torch.device(device).type=='cpu':
-        say(f"{shown(self.path)} was written with {s['threads']} threads, and now there are {torch.get_num_threads()}: the last digits will differ, and so will the encoder. With torch.set_num_threads({s['threads']}) it is the same")
+    if torch.device(device).type=='cpu': self.tell_threads(s)
     self.saved,self.longer,self.written = s,epochs,s['epoch']
     return s['epoch']
 
-_parts = dict(layout=int, epoch=int, n_epoch=int, model=dict, opt=dict, hypers=list, callbacks=dict, trackers=dict, random=list, settings=dict, files=dict, threads=int)
+# %% ../nbs/07b_checkpoint.ipynb #0106fa93
+@patch
+def check_run(self:CheckpointCallback, s):
+    "Raise `ValueError` if this training can't continue the one in the file"
+    if self.epoch!=s['epoch']:
+        raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. "
+            f"Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`; "
+            "other schedules, such as `fit_flat_cos`, can't begin in the middle")
+    if self.n_epoch not in (s['n_epoch'], self.longer):
+        raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: "
+            f"its schedules would differ. Ask for {s['n_epoch']}, or tell `resume` that there are to be more, epochs={self.n_epoch}")
+    n = torch.distributed.get_world_size() if is_distributed(self.learn) else 1
+    if len(s['random'])!=n:
+        raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: "
+            "its batches would differ. Start as many processes")
+
+# %% ../nbs/07b_checkpoint.ipynb #f83072a3
+@patch
+def restore(self:CheckpointCallback, s):
+    "Put back everything but model and optimizer"
+    self.restore_callbacks()
+    for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
+    if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
+    self.restore_gradients(s.get('waiting'))
+    set_randomness(self.dls, s['random'][rank_distrib() if len(s['random'])>1 else 0])
 
 @patch
-def read(self:CheckpointCallback, device):
-    "What the file holds. Raises `ValueError` if it is damaged or no checkpoint of this layout"
-    try: s = read_saved(self.path, device)
-    except ValueError as e: raise ValueError(f"{self.path} is not a checkpoint, or it is damaged: {e}") from e
-    if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys(): raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote; models that `learn.save` wrote are for `learn.load`")
-    if s.get('layout')!=_layout: raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. Finish the training with the version that wrote it")
-    odd = [n for n,t in _parts.items() if not isinstance(s.get(n), t)]
-    if not odd and not 0<s['epoch']<=s['n_epoch']: odd = ['epoch']
-    if not odd: odd = [f'model.{n}' for n,t in s['model'].items() if not isinstance(t, torch.Tensor)]
-    if odd: raise ValueError(f"{self.path} is no checkpoint that CheckpointCallback wrote: its {odd[0]} is something else")
-    return s
+def restore_gradients(self:CheckpointCallback, waiting):
+    "Remove all gradients, and put those back that wait for a step"
+    m = get_model(self.model)
+    m.zero_grad()       # this very learner may have been interrupted in the middle of a batch
+    if waiting is None or not self.accumulating(): return
+    for name,cb in self.accumulating().items(): cb.count = waiting['counts'].get(name, 0)
+    for name,p in m.named_parameters():
+        if name in waiting['grads']: p.grad = waiting['grads'][name].to(p)
 
 @patch
-def settings(self:CheckpointCallback, learn):
-    "What a training and the one that it goes on from have in common, besides the images"
-    dl,psm = plain_dls(learn.dls).train,getattr(getattr(learn, 'psm', None), 'settings', {})
-    return _plain(dict({n: v for n,v in psm.items() if n!='bank_size'}, optimizer=_opt_name(learn.opt_func), batch_size=dl.bs))       # the model's shapes tell bank_size
-
-@patch
-def compare(self:CheckpointCallback, learn, s):
-    "Raise `ValueError` if settings or images are others than those of the file"
-    now,then = self.settings(learn),s['settings']
-    if other := [f"{n} was {then.get(n)!r} and is {v!r}" for n,v in now.items() if then.get(n)!=v]:
-        raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. Build the learner as it was built then")
-    try: other = other_images(s['files'], learn.dls)
-    except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as e: raise ValueError(f"{self.path} is no checkpoint that CheckpointCallback wrote: its files is something else") from e
-    if other: raise ValueError(f"{self.path} was written by a training on other images: {other}. Put them back as they were, or begin a new training")
+def take_up(self:CheckpointCallback, s):
+    "Continue the training that was stopped, at the start of its next epoch"
+    self.pause_trackers(False)
+    self.check_run(s)
+    try: self.restore(s)
+    except Exception as e: raise ValueError(f"What {self.path} holds can't be put back: {e}") from e

@@ -256,13 +256,13 @@ def test_other_images_are_told_by_name(tmp_path):
         with pytest.raises(ValueError, match=says): CheckpointCallback(saved.path).resume(make())
     old = (folder/'05.bmp').read_bytes()
     (folder/'05.bmp').write_bytes((folder/'06.bmp').read_bytes())
-    refused('on other images: of 20 files 1 is not what it was before: 05.bmp')
+    refused('on other images: 1 of 20 files is not what it was before: 05.bmp')
     (folder/'05.bmp').write_bytes(old)
     assert CheckpointCallback(saved.path).resume(make())==1
     (folder/'05.bmp').rename(folder/'x.bmp')
-    refused(r'of 20 files 1 is gone and 1 is new \(x.bmp\)')
+    refused(r'1 of 20 files is gone and 1 is new \(x.bmp\)')
     (folder/'x.bmp').unlink()
-    refused('of 20 files 1 is gone')
+    refused('1 of 20 files is gone')
     (folder/'05.bmp').write_bytes(old)
     (folder/'y.bmp').write_bytes(old)
     refused(r'1 is new \(y.bmp\)')
@@ -274,7 +274,7 @@ def test_more_epochs_and_another_number_of_threads(tmp_path, capsys, monkeypatch
     learn,again = tiny_learner(),CheckpointCallback(saved.path)
     with pytest.raises(ValueError, match='can have more, not 0'): again.resume(learn, epochs=0)
     start = again.resume(learn, epochs=3)
-    assert 'was written with 1 threads, and now there are 77' in capsys.readouterr().out
+    assert 'was written with 1 thread, and torch now uses 77' in capsys.readouterr().out
     learn.fit_one_cycle(3, 1e-3, cbs=again, start_epoch=start)
     s = again.read('cpu')
     assert (s['epoch'],s['n_epoch'],s['threads'])==(3,3,77)

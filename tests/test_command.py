@@ -103,7 +103,7 @@ def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
     assert command(capsys, *args, 1)[0]==0
     (tmp_path/'images/03.png').unlink()
     code,_,err = command(capsys, *args, 2, '--resume')
-    assert code==2 and 'on other images: of 20 files 1 is gone' in err and err.count('\n')==1
+    assert code==2 and 'on other images: 1 of 20 files is gone' in err and err.count('\n')==1
     assert json.loads((tmp_path/'run/run.json').read_text())['finished']      # nothing was changed
 
 def test_a_damaged_checkpoint_and_a_deep_record(tmp_path, capsys):
