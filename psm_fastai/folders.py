@@ -1,4 +1,4 @@
-"""A folder, a table or a list becomes files, labels, and which of them are for validation
+"""Turn a folder, a table or a list into files, labels, and a split into training and validation
 
 Docs: https://psm-fastai.github.io/psm_fastai/folders.html.md"""
 
@@ -16,95 +16,104 @@ from fastai.vision.all import Image, L, Path
 from numbers import Number
 from pathlib import PureWindowsPath
 
-# %% ../nbs/00a_folders.ipynb #9fd85a86
-_joiners = '\u200c\u200d'       # letters of Persian and parts of emoji, though not printable by themselves
+# %% ../nbs/00a_folders.ipynb #1386efd4
+_joiners = '\u200c\u200d'       # parts of Persian words and of emoji, though not printable by themselves
 
 def shown(
-    name, # Of a file or a class, of any type
+    name, # Name of a file or a class, of any type
 )->str:
-    "A name on one line: characters that a terminal or a browser would act on are escaped"
+    "A name on one line, with escapes for characters that a terminal or a browser would act on"
     return ''.join(c if c.isprintable() or c in _joiners else c.encode('unicode_escape').decode() for c in str(name))
 
 def short_name(
-    name, # Of a class
-    n:int=40, # Longest
+    name, # Name of a class
+    n:int=40, # Maximum length
 )->str:
-    "`shown`, with single spaces, and not too long"
+    "`shown`, with single spaces and a maximum length"
     s = shown(' '.join(str(name).split()))
     return s if len(s)<=n else s[:n-1]+'…'
 
 def name_some(
-    names, # Of files or classes
+    names, # Names of files or classes
     n:int=4, # How many to name
 )->str:
     "The first names, and how many more there are"
     names = [short_name(o) for o in names]
-    return ', '.join(names[:n]) + (f' and {len(names)-n:,} more' if len(names)>n else '')
+    more = f' and {len(names)-n:,} more' if len(names)>n else ''
+    return ', '.join(names[:n]) + more
 
+# %% ../nbs/00a_folders.ipynb #9fd85a86
 def say(
-    text:str, # May have letters that the terminal can't show
+    text:str, # May contain letters that the terminal can't show
 ):
     "Print a line"
     code = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     print(text.encode(code, 'replace').decode(code))
 
-# %% ../nbs/00a_folders.ipynb #f7d47e76
-_no_pictures = {'BUFR','EPS','GRIB','HDF5','MPEG','WMF'}      # Pillow knows these, but opens them only with the help of other programs, if at all
-_not_entered = {'__MACOSX','@eaDir','lost+found','System Volume Information','$RECYCLE.BIN'}      # previews and leftovers, put there by systems
+# %% ../nbs/00a_folders.ipynb #4cfba434
+_no_pictures = {'BUFR','EPS','GRIB','HDF5','MPEG','WMF'}      # Pillow can open these only with the help of other programs
 
 def image_suffixes()->set:
-    "Endings, in small letters, of the files that Pillow opens"
+    "Endings of the files that Pillow opens, in lower case"
     Image.init()
-    return {e.lower() for e,kind in Image.registered_extensions().items() if kind in (*Image.OPEN,'MPO') and kind not in _no_pictures}
+    kinds = {*Image.OPEN,'MPO'}-_no_pictures
+    return {e.lower() for e,kind in Image.registered_extensions().items() if kind in kinds}
+
+# %% ../nbs/00a_folders.ipynb #d5327313
+_not_entered = {'__MACOSX','@eaDir','lost+found','System Volume Information','$RECYCLE.BIN'}      # systems put previews and leftovers there
 
 def _inode(path):
     s = os.stat(path)
     return s.st_dev,s.st_ino
 
+def _entry_kind(e, p):
+    "What an entry of a folder is: 'file', 'folder', 'link' to a folder, or the reason to leave it out"
+    if e.name.startswith('.') or e.name in _not_entered: return 'hidden'
+    linked = e.is_symlink()
+    at = p if linked else e               # an entry raises an error for a link that leads to itself, a path does not
+    if at.is_dir(): return 'link' if linked else 'folder'
+    if at.is_file() or linked and not p.exists(): return 'file'       # a link to nothing is named when it can't be read
+    return 'not a file'
+
+def _entries(folder, seen):
+    "The entries of a folder, sorted by name. None if it was seen before"
+    node = _inode(folder)
+    if node in seen: return None
+    seen.add(node)
+    with os.scandir(folder) as es: return sorted(es, key=lambda e: e.name)
+
+def _refuse_closed(path, failed):
+    "Raise `ValueError` that names the folders which can't be entered"
+    if not failed: return
+    names = name_some([p.relative_to(path) for p,_ in failed])
+    raise ValueError(f"{len(failed)} folder{'s'*(len(failed)>1)} of {shown(path)} can't be entered: {names} ({failed[0][1].strerror}). "
+                     "Give yourself the right to read them, or move them out")
+
+# %% ../nbs/00a_folders.ipynb #f7d47e76
 def walk_files(
     path:Path, # A folder
 )->tuple[list,dict]: # Paths of all files, and paths of what was left out by reason
-    "All files below a folder, through links. Raises `ValueError` that names the folders that can't be entered"
-    files,left,failed = [],defaultdict(list),[]
-    seen,todo,links = {_inode(p) for p in path.resolve().parents},[path],deque()
-    while todo or links:
-        folder = todo.pop() if todo else links.popleft()        # links last: what they lead to may be there itself
-        try:
-            if (node := _inode(folder)) in seen:
-                left['link back'].append(folder)
-                continue
-            seen.add(node)
-            with os.scandir(folder) as es: entries = sorted(es, key=lambda e: e.name)
+    "All files below a folder, also through links. Raises `ValueError` that names the folders which can't be entered"
+    left,failed = defaultdict(list),[]
+    found = dict(file=[], folder=[path], link=deque())
+    seen = {_inode(p) for p in path.resolve().parents}
+    while found['folder'] or found['link']:
+        # Links come last: what they lead to may be below `path` too
+        folder = found['folder'].pop() if found['folder'] else found['link'].popleft()
+        try: entries = _entries(folder, seen)
         except OSError as e:
             failed.append((folder,e))
             continue
-        for e in entries:
+        if entries is None: left['link back'].append(folder)
+        for e in entries or []:
             p = folder/e.name
-            at = p if e.is_symlink() else e       # an entry can't tell of a link that leads to itself
-            if e.name.startswith('.') or e.name in _not_entered: left['hidden'].append(p)
-            elif at.is_dir(): (links if at is p else todo).append(p)
-            elif at.is_file() or at is p and not p.exists(): files.append(p)       # a link to nothing is named when it can't be read
-            else: left['no file'].append(p)
-    if failed: raise ValueError(f"{len(failed)} folder{'s'*(len(failed)>1)} of {shown(path)} can't be entered: {name_some([p.relative_to(path) for p,_ in failed])} "
-                                f"({failed[0][1].strerror}). Give yourself the right to read them, or move them out")
-    return files,left
+            kind = _entry_kind(e, p)
+            (found if kind in found else left)[kind].append(p)
+    _refuse_closed(path, failed)
+    return found['file'],left
 
-def folder_files(
-    path:Path, # A folder
-)->tuple[L,dict]: # Paths, sorted, and paths of what was left out by reason
-    "The images below a folder; of images and arrays the kind that is more frequent. Raises `ValueError` if there are none"
-    files,left = walk_files(path)
-    kinds,known = dict(image=[], array=[]),image_suffixes()
-    for f in files:
-        end = f.suffix.lower()
-        kind = 'image' if end in known else 'array' if end=='.npy' else None
-        (kinds[kind] if kind else left[end or 'without an ending']).append(f)
-    taken,other = sorted(kinds.values(), key=len, reverse=True)
-    if other: left['.npy' if other is kinds['array'] else 'images beside arrays'] = other
-    if not taken: raise ValueError(f"No images in {shown(path)}. Looked for files such as .jpg, .png, .gif and .tiff, or else .npy, in all folders below it" + (f". It holds {_counts(left)}" if left else ''))
-    return L(sorted(taken)),left
-
-_named = 'hidden','link back','no file'      # of other kinds the number will do
+# %% ../nbs/00a_folders.ipynb #343b9fbf
+_named = 'hidden','link back','not a file'      # for other reasons the number is enough
 
 def _counts(left, path=None):
     "What was left out, in words"
@@ -113,208 +122,318 @@ def _counts(left, path=None):
         return f"{len(files):,} {why}" + (f" ({name_some(names, 2)})" if why in _named else '')
     return ', '.join(one(why, files) for why,files in left.items())
 
+def _no_images(path, left):
+    holds = f". It holds {_counts(left)}" if left else ''
+    return ValueError(f"No images in {shown(path)}. Looked for files such as .jpg, .png, .gif and .tiff, or else .npy, "
+                      f"in all folders below it{holds}")
+
+def folder_files(
+    path:Path, # A folder
+)->tuple[L,dict]: # Paths, sorted, and paths of what was left out by reason
+    "The images below a folder, or the arrays if there are more of them. Raises `ValueError` if there are none"
+    files,left = walk_files(path)
+    kinds = dict(image=[], array=[])
+    known = image_suffixes()
+    for f in files:
+        end = f.suffix.lower()
+        if end in known: kinds['image'].append(f)
+        elif end=='.npy': kinds['array'].append(f)
+        else: left[end or 'without an ending'].append(f)
+    taken,other = sorted(kinds.values(), key=len, reverse=True)
+    if other: left['.npy' if other is kinds['array'] else 'images beside arrays'] = other
+    if not taken: raise _no_images(path, left)
+    return L(sorted(taken)),left
+
 # %% ../nbs/00a_folders.ipynb #96cd2282
-_role = re.compile(r'(?:images?[ _.-]?)?(?:(train|training|trn)|(valid|validation|validate|val|dev|eval|evaluation)|(test|testing|tst))[ _.-]?(?:set|data|images?|split|\d{4})?', re.I)
+_role = re.compile(r'(?:images?[ _.-]?)?'
+                   r'(?:(train|training|trn)|(valid|validation|validate|val|dev|eval|evaluation)|(test|testing|tst))'
+                   r'[ _.-]?(?:set|data|images?|split|\d{4})?', re.I)
 
 def role(
-    name:str, # Of a folder
+    name:str, # Name of a folder
 )->str|None: # 'train', 'valid' or 'test'
-    "What part of a data set a folder holds, by its name"
+    "Which part of a data set a folder holds, by its name"
     m = _role.fullmatch(name)
     return m and ('train','valid','test')[m.lastindex-1]
 
 def split_level(
     parts:list, # For each image the names of the folders that it lies in
-)->int|None: # 0 for the first of the folders; None: they are not split
-    "Which of the folders say what is for training. Below the first level all images must lie in such a folder"
+)->int|None: # 0 for the uppermost folders; None: the images are not split
+    "Which level of folders splits the images. Below the uppermost level, all images must lie in a folder with a role"
     for level in range(max(map(len, parts))):
         roles = {role(p[level]) if len(p)>level else None for p in parts}
         if 'train' in roles and roles & {'valid','test'} and (not level or None not in roles): return level
 
-# %% ../nbs/00a_folders.ipynb #a8f459f3
-_plain = set('raw image images img imgs photo photos picture pictures pics jpg jpeg png tif tiff data dataset original originals processed cropped resized crops frames files output export mask masks labels annotations'.split())
-_date = re.compile(r'(?:19|20)\d\d|(?:19|20)\d\d[-_. ]?(?:0[1-9]|1[0-2])(?:[-_. ]?(?:0[1-9]|[12]\d|3[01])(?:[^\d].*)?)?|\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d'
-                   r'|(?:img|dsc[nf]?|pxl|vid|mvi)[ _-]?\d[\d _-]*|dcim|[1-9]\d\d_?(?:canon|nikon|media|gopro|apple|olymp|pana|fuji|msdcf|andro|eos)\w*', re.I)
-
-_month = re.compile(r'\d\d?|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*', re.I)
+# %% ../nbs/00a_folders.ipynb #fdab13f5
+_plain = {*'''raw image images img imgs photo photos picture pictures pics jpg jpeg png tif tiff data dataset original originals
+    processed cropped resized crops frames files output export mask masks labels annotations'''.split()}
+_cameras = 'canon|nikon|media|gopro|apple|olymp|pana|fuji|msdcf|andro|eos'
+_year = r'(?:19|20)\d\d'
+_month = r'(?:0[1-9]|1[0-2])'
+_day = r'(?:0[1-9]|[12]\d|3[01])'
+_date = re.compile('|'.join([
+    _year,
+    rf'{_year}[-_. ]?{_month}(?:[-_. ]?{_day}(?:[^\d].*)?)?',      # 2023-05, 20230501, 2023-05-01 at the sea
+    rf'\d\d?[-_.]\d\d?[-_.]{_year}',                               # 1.5.2023
+    r'(?:img|dsc[nf]?|pxl|vid|mvi)[ _-]?\d[\d _-]*',               # IMG_2034
+    'dcim',
+    rf'[1-9]\d\d_?(?:{_cameras})\w*',                              # 100CANON
+]), re.I)
+_month_folder = re.compile(r'\d\d?|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*', re.I)
 
 def _dated(p):
-    "Whether the last folder is named after a time or a camera: `2023`, and `05` below it"
-    return bool(_date.fullmatch(p[-1])) or len(p)>1 and bool(_month.fullmatch(p[-1])) and _dated(p[:-1])
+    "Whether the last of these folders is named after a time or a camera, such as `2023`, or `05` below it"
+    if _date.fullmatch(p[-1]): return True
+    return len(p)>1 and bool(_month_folder.fullmatch(p[-1])) and _dated(p[:-1])
 
+def _no_classes(above, names):
+    "Whether the folders `names` below the folder `above` are not named after classes"
+    return all(n.lower() in _plain for n in names) or sum(_dated((*above,n)) for n in names)*2>len(names)
+
+# %% ../nbs/00a_folders.ipynb #a8f459f3
 def class_folders(
     parts:list, # For each image the names of the folders that it lies in
-)->tuple[list,set]: # For each image the names down to its class, none if there is none; and the names that are no class
-    "Take off what is no class: a last folder of the same name for all, dates, and words such as raw and images"
+)->tuple[list,set]: # For each image the names down to its class, none if there is none; and the names that are not classes
+    "Remove last folders that are not classes: the same name for all images, dates, and words such as raw and images"
     passed = set()
     while True:
         below = defaultdict(set)
         for p in parts:
             if p: below[p[:-1]].add(p[-1])
         same = len({p[-1] for p in parts if p})==1 and max(map(len, parts))>1
-        def no_class(above):
-            names = below[above]
-            return same and above or names <= _plain_of(names) or sum(_dated((*above,n)) for n in names)*2>len(names)
-        off = {above for above in below if no_class(above)}
+        off = {above for above,names in below.items() if same and above or _no_classes(above, names)}
         if not off: return parts,passed
         passed |= {n for above in off for n in below[above]}
         parts = [p[:-1] if p and p[:-1] in off else p for p in parts]
 
-def _plain_of(names): return {n for n in names if n.lower() in _plain}
-
-# %% ../nbs/00a_folders.ipynb #39578354
-def _no_label(name, n_classes): return bool(re.fullmatch(r'(?:un-?labell?ed|no[ _-]labels?)(?:[ _-]?(?:images?|data|set))?', name, re.I)) or name.lower()=='unknown' and n_classes>2
+# %% ../nbs/00a_folders.ipynb #3053e64e
+def _check_labels(labels, files, parts):
+    "Raise an error if `label_from` gave something else than labels, or none at all"
+    if bad := [o for o in labels if not isinstance(o, (str,Number,type(None)))]:
+        raise TypeError(f"label_from must give one class for each image, a string or a number, got {bad[0]!r}")
+    if all(o is None for o in labels):
+        raise ValueError(f"label_from finds no label. The images lie {max(map(len, parts))} folders deep, such as {shown(files[0])}")
 
 def _labels_from(label_from, files, parts):
-    "What was asked for"
+    "Labels by a level of folders or a function"
     if callable(label_from): labels = [label_from(f) for f in files]
     elif isinstance(label_from, int): labels = [p[label_from] if -len(p)<=label_from<len(p) else None for p in parts]
-    else: raise TypeError(f"label_from must be a level of folders, such as 0 or -1, or a function from a file to its label, got {label_from!r}")
-    labels = [None if isinstance(o, float) and o!=o else o for o in labels]
-    if bad := [o for o in labels if not isinstance(o, (str,Number,type(None)))]: raise TypeError(f"label_from must give one class an image, a string or a number, got {bad[0]!r}")
-    if all(o is None for o in labels): raise ValueError(f"label_from finds no label. The images lie {max(map(len, parts))} folders deep, such as {shown(files[0])}")
+    else: raise TypeError("label_from must be a level of folders, such as 0 or -1, or a function from a file to its label, "
+                          f"got {label_from!r}")
+    labels = [None if isinstance(o, float) and o!=o else o for o in labels]         # NaN isn't known either
+    _check_labels(labels, files, parts)
     return labels
+
+# %% ../nbs/00a_folders.ipynb #39578354
+_unlabelled = re.compile(r'(?:un-?labell?ed|no[ _-]labels?)(?:[ _-]?(?:images?|data|set))?', re.I)
+
+def _no_label(name, n_classes):
+    "Whether a folder holds images without labels. With one other class, `unknown` is a class"
+    return bool(_unlabelled.fullmatch(name)) or name.lower()=='unknown' and n_classes>2
+
+def _check_classes(classes, loose, files):
+    "Raise `ValueError` if all folders are parts of a data set, or images lie outside of the class folders"
+    if all(role(o) for o in classes):
+        raise ValueError(f"All images are in folders named {' and '.join(classes)}, such as {shown(files[0].parent)}: parts of a data set, "
+                         "not classes. Name the one for training train, or pass label_col=None to treat all images alike")
+    if loose:
+        raise ValueError(f"{len(loose):,} of {len(files):,} images lie outside of the class folders ({name_some(classes)}), "
+                         f"such as {shown(loose[0].name)}. If the folders are not classes, pass label_col=None "
+                         "(psm_pretrain: --no-labels). If these images have no class, move them into a folder named unlabelled, "
+                         "next to the others")
 
 def folder_labels(
     files:L, # Paths
-    parts:list, # For each the names of the folders that it lies in, without that of a split
+    parts:list, # For each file the names of the folders that it lies in, without that of a split
     label_from=None, # A level of folders, a function from a file to its label, or None
-)->tuple[list|None,set]: # A label for each, None if it isn't known; or None for no labels. And the names of folders that are no class
-    "Labels of images by their folders. Raises `ValueError` if some lie outside of the class folders, or if `label_from` finds nothing"
-    passed = set()
-    if label_from is not None: return _labels_from(label_from, files, parts),passed
+)->tuple[list|None,set]: # A label for each file, None if unknown, or None for no labels; and the names of folders that are not classes
+    "Labels of images by their folders. Raises `ValueError` if some lie outside of the class folders, or if `label_from` finds no label"
+    if label_from is not None: return _labels_from(label_from, files, parts),set()
     ends,passed = class_folders(parts)
     labels = [p[-1] if p else None for p in ends]
-    names = {o for o in labels if o is not None}
     loose = [f for f,o in zip(files, labels) if o is None]
-    labels = [None if o is None or _no_label(o, len(names)) else o for o in labels]
-    classes = sorted({o for o in labels if o is not None})
+    n_names = len({*labels}-{None})
+    labels = [None if o is None or _no_label(o, n_names) else o for o in labels]
+    classes = sorted({*labels}-{None})
     if len(classes)<2: return None,passed
-    if not any(role(o) is None for o in classes): raise ValueError(f"All images are in folders named {' and '.join(classes)}, such as {shown(files[0].parent)}: "
-        "parts of a data set, not classes. Name the one for training train; or pass label_col=None to take all alike")
-    if loose: raise ValueError(f"{len(loose):,} of {len(files):,} images lie outside of the class folders ({name_some(classes)}), such as {shown(loose[0].name)}. "
-        "If the folders are no classes, pass label_col=None (psm_pretrain: --no-labels). If these images have no class, move them into a folder unlabelled beside the others")
+    _check_classes(classes, loose, files)
     return labels,passed
 
-# %% ../nbs/00a_folders.ipynb #f5988fc0
+# %% ../nbs/00a_folders.ipynb #13f8d32c
 ImageSource = namedtuple('ImageSource', 'root files labels valid notes')
-ImageSource.__doc__ = ("Images before they are read: `root` (the folder that names are told from), `files`, `labels` (one for each, None if it isn't known; or None for no labels), "
-    "`valid` (whether each is for validation; or None if that is not said) and `notes` (what there is to tell)")
+ImageSource.__doc__ = """Images before they are read
+
+- `root`: the folder to which names in messages are relative
+- `files`: paths of the images
+- `labels`: one for each image, None if it isn't known; or None for no labels
+- `valid`: whether each image is for validation; or None if the source does not say
+- `notes`: sentences about what was left out or passed over"""
+
+# %% ../nbs/00a_folders.ipynb #8724e392
+def _held_role(roles, rest):
+    "The role of the images for validation. None if their folder has no classes and the one for training has"
+    held = 'valid' if 'valid' in roles else 'test'
+    def has_classes(part): return any(p for p,r in zip(rest, roles) if r==part)
+    return held if has_classes(held) or not has_classes('train') else None
 
 def _split(files, parts, left):
-    "Leave out what is neither for training nor for validation: files, folders without those of the split, and which files are for validation"
-    if (level := split_level(parts)) is None: return files,parts,None
+    "The files for training and validation, their folders without those of the split, and which files are for validation"
+    level = split_level(parts)
+    if level is None: return files,parts,None
     roles = [role(p[level]) if len(p)>level else None for p in parts]
-    held = 'valid' if 'valid' in roles else 'test'
     rest = [p[:level]+p[level+1:] if r else p for p,r in zip(parts, roles)]
-    if any(p for p,r in zip(rest, roles) if r=='train') and not any(p for p,r in zip(rest, roles) if r==held): held = None       # no classes there
-    keep = [i for i,(p,r) in enumerate(zip(parts, roles)) if r=='train' or r and r==held or not r and p and _no_label(p[0], 0)]
-    for i in sorted({*range(len(files))}-{*keep}): left[f'in {shown(parts[i][level])}' if len(parts[i])>level else 'beside the folder for training'].append(files[i])
+    held = _held_role(roles, rest)
+    def kept(p, r):
+        if r: return r in ('train',held)
+        return bool(p) and _no_label(p[0], 0)
+    keep = [i for i,(p,r) in enumerate(zip(parts, roles)) if kept(p, r)]
+    for i in sorted({*range(len(files))}-{*keep}):
+        why = f'in {shown(parts[i][level])}' if len(parts[i])>level else 'beside the folder for training'
+        left[why].append(files[i])
     return files[keep],[rest[i] for i in keep],[roles[i]==held for i in keep] if held else None
 
+# %% ../nbs/00a_folders.ipynb #f5988fc0
 def _held_alone(labels, valid):
-    "Classes that no training image has"
+    "A note on classes of which no image is for training"
     if not labels or not valid: return []
-    alone = {o for o,v in zip(labels, valid) if v}-{o for o,v in zip(labels, valid) if not v}-{None}
-    return [f"{len(alone)} class{'es'*(len(alone)>1)} for validation alone: {name_some(sorted(alone, key=str))}"] if alone else []
+    trained = {o for o,v in zip(labels, valid) if not v}
+    alone = {o for o,v in zip(labels, valid) if v}-trained-{None}
+    if not alone: return []
+    return [f"{len(alone)} class{'es'*(len(alone)>1)} for validation alone: {name_some(sorted(alone, key=str))}"]
 
 def folder_source(
     path:Path, # A folder
     label_from=None, # As for `folder_labels`
-    labels:bool=True, # Whether to look for any
+    labels:bool=True, # Whether to look for labels
 )->ImageSource:
-    "The images below a folder. Raises `ValueError` that says what is wrong with it"
+    "The images below a folder. Raises `ValueError` that says what is wrong with the folder"
     files,left = folder_files(path)
     files,parts,valid = _split(files, [f.relative_to(path).parts[:-1] for f in files], left)
     labels,passed = folder_labels(files, parts, label_from) if labels else (None,set())
     notes = [f"left out: {_counts(left, path)}"] if left else []
-    if passed and (labels or len(passed)>1): notes.append(f"no class: {name_some(sorted(passed))} (label_from=-1 takes the folder of each image)")
-    notes += _held_alone(labels, valid)
-    return ImageSource(path, files, labels, valid, notes)
+    if passed and (labels or len(passed)>1):
+        notes.append(f"no class: {name_some(sorted(passed))} (label_from=-1 takes the folder of each image)")
+    return ImageSource(path, files, labels, valid, notes+_held_alone(labels, valid))
 
-# %% ../nbs/00a_folders.ipynb #5850b69d
+# %% ../nbs/00a_folders.ipynb #5df800ed
+_marks = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
+
+def _wrong_encoding(fn, raw):
+    guess = 'cp1252' if b'\0' not in raw else 'utf-16-le' if raw[1:2]==b'\0' else 'utf-16-be'
+    return ValueError(f"{shown(fn)} is not in UTF-8. Save it as CSV in UTF-8, or say what it is: "
+                      f"image_dls(pd.read_csv(file, encoding={guess!r}), path=folder)")
+
 def _table_text(fn):
+    "The text of a file in UTF-8, or in UTF-16 if it begins with its mark"
     raw = Path(fn).read_bytes()
-    kind = next((k for mark,k in ((codecs.BOM_UTF8,'utf-8-sig'),(codecs.BOM_UTF16_LE,'utf-16'),(codecs.BOM_UTF16_BE,'utf-16')) if raw.startswith(mark)), 'utf-8')
-    try: text = raw.decode(kind)
-    except UnicodeDecodeError: text = None
-    if text is None or '\0' in text:
-        guess = 'cp1252' if b'\0' not in raw else 'utf-16-le' if raw[1]==0 else 'utf-16-be'
-        raise ValueError(f"{shown(fn)} is not in UTF-8. Save it as CSV in UTF-8, or say what it is: image_dls(pd.read_csv(file, encoding={guess!r}), path=folder)")
+    code = next((code for mark,code in _marks.items() if raw.startswith(mark)), 'utf-8')
+    try: text = raw.decode(code)
+    except UnicodeDecodeError: raise _wrong_encoding(fn, raw) from None
+    if '\0' in text: raise _wrong_encoding(fn, raw)
     return text
 
+# %% ../nbs/00a_folders.ipynb #c6f33b07
 def read_table(
     fn, # A CSV file, with commas, semicolons, tabs or bars
-    *cols, # Columns, by name or place, that hold names or labels
+    *cols, # Names or positions of the columns that hold file names or labels
 )->pd.DataFrame:
-    "A table with names and labels as they stand: pandas would take NA for no label, and 007 for 7. Whole numbers are numbers"
+    """A table whose `cols` are text as in the file, or whole numbers if all values of a column are.
+    Raises `ValueError` if the file is empty or not in UTF-8"""
     text = _table_text(fn)
     if not text.strip(): raise ValueError(f"{shown(fn)} is empty")
-    if said := re.match(r'sep=(.)\r?\n', text): text = text[said.end():]       # as Excel writes it
+    said = re.match(r'sep=(.)\r?\n', text)       # Excel writes this line
+    if said: text = text[said.end():]
     header = text.lstrip().splitlines()[0]
     how = dict(sep=said[1] if said else max(',;\t|', key=header.count), index_col=False)
-    as_text = {c: str for i,c in enumerate(pd.read_csv(io.StringIO(text), nrows=0, **how).columns) if {i,c} & {*cols}}
+    names = pd.read_csv(io.StringIO(text), nrows=0, **how).columns
+    as_text = {c: str for i,c in enumerate(names) if {i,c} & {*cols}}
     df = pd.read_csv(io.StringIO(text), dtype=as_text, keep_default_na=False, na_values=[''], **how)
     for c in as_text:
-        if len(known := df[c].dropna()) and known.str.fullmatch('0|-?[1-9][0-9]{0,17}').all(): df[c] = df[c].astype('Int64' if len(known)<len(df) else int)
+        known = df[c].dropna()
+        whole = len(known) and known.str.fullmatch('0|-?[1-9][0-9]{0,17}').all()
+        if whole: df[c] = df[c].astype('Int64' if len(known)<len(df) else int)
     return df
 
+# %% ../nbs/00a_folders.ipynb #461006df
 def _column(df, col, name, empty=False):
-    if not (0<=col<df.shape[1] if isinstance(col, int) else col in df): raise ValueError(f"{name}={col!r} is not a column of the table, which has {[shown(c) for c in df]}" + (". For images without labels pass label_col=None" if name=='label_col' else ''))
-    col = df.iloc[:,col] if isinstance(col, int) else df[col]
-    if not empty and col.isna().any(): raise ValueError(f"{name}: {col.isna().sum()} of {len(df)} rows have no value, the first is row {col.isna().argmax()}. Fill them in or take these rows out")
-    return col
+    "A column of a table. Raises `ValueError` if there is no such column, or if it has empty cells and may not"
+    there = 0<=col<df.shape[1] if isinstance(col, int) else col in df
+    if not there:
+        hint = ". For images without labels pass label_col=None" if name=='label_col' else ''
+        raise ValueError(f"{name}={col!r} is not a column of the table, which has {[shown(c) for c in df]}{hint}")
+    res = df.iloc[:,col] if isinstance(col, int) else df[col]
+    none = res.isna()
+    if none.any() and not empty:
+        raise ValueError(f"{name}: {none.sum()} of {len(df)} rows have no value, the first is row {none.argmax()}. "
+                         f"Fill them in or remove these rows")
+    return res
 
 def _labels(col):
-    "Labels of a column, None where it is empty; or None if it is empty from top to bottom"
+    "The labels in a column, None for an empty cell; or None if all cells are empty"
     known = col.dropna()
-    if len(known)<len(col) and known.dtype.kind=='f' and (known==known.round()).all(): known = known.astype(int)      # pandas makes 1.0 of 1 if one is empty
+    if len(known)<len(col) and known.dtype.kind=='f' and (known==known.round()).all():
+        known = known.astype(int)      # pandas makes 1.0 of 1 if another cell is empty
     known = {i: o for i,o in zip(known.index, known.tolist()) if not isinstance(o, str) or o.strip()}
     return [known.get(i) for i in col.index] if known else None
 
+# %% ../nbs/00a_folders.ipynb #c1809d68
 def _once(files, root, what):
-    "Raise `ValueError` if a file is named twice, as `a.png` and `./a.png`"
+    "Raise `ValueError` if a file is named twice, such as `a.png` and `./a.png`. `what` are the things that name them"
     seen,again = set(),[]
     for f in files:
         key = os.path.abspath(f)
-        again += [f]*(key in seen)
+        if key in seen: again.append(f)
         seen.add(key)
-    if again: raise ValueError(f"{len(again)} of {len(files)} {what} name a file once more, such as {shown(again[0].relative_to(root) if again[0].is_relative_to(root) else again[0])}. Keep one for each file")
+    if not again: return
+    name = again[0].relative_to(root) if again[0].is_relative_to(root) else again[0]
+    raise ValueError(f"{len(again)} of {len(files)} {what} repeat a file, such as {shown(name)}. Keep one for each file")
 
 def _place(root, name):
-    "A file by its name in a table, which may have been written on Windows"
+    "The path of a file that a table names"
     f = root/name
     return f if '\\' not in name or f.exists() else root/PureWindowsPath(name).as_posix()
 
+def _check_header(name, root):
+    if not Path(name).suffix or not (root/name).is_file(): return
+    raise ValueError(f"The table's header names the image {shown(name)}, so that it would be lost. "
+                     f"Give the table a first row of column names, such as file,label")
+
+def _valid(df, valid_col):
+    "Whether each row is for validation"
+    valid = _column(df, valid_col, 'valid_col')
+    bad = valid[~valid.isin([0,1])]
+    if len(bad): raise ValueError(f"valid_col={valid_col!r} must hold True or False, got {bad.iloc[0]!r}")
+    return valid.astype(bool).tolist()
+
+# %% ../nbs/00a_folders.ipynb #5850b69d
 def table_source(
     df:pd.DataFrame,
-    root:Path, # Where names of files start
-    fn_col=0, # Column with the files
+    root:Path, # The folder that the file names are relative to
+    fn_col=0, # Column with the file names
     label_col=1, # Column with the labels, or None
     valid_col=None, # Column that is True for validation images, or None
 )->ImageSource:
-    "The images that a table names. Raises `ValueError` that says what is wrong with it"
+    "The images that a table names. Raises `ValueError` that says what is wrong with the table"
     if not len(df): raise ValueError("The table has no rows")
     df = df.reset_index(drop=True)
     names = _column(df, fn_col, 'fn_col').astype(str)
-    if Path(str(names.name)).suffix and (root/str(names.name)).is_file(): raise ValueError(f"The table's header names the image {shown(names.name)}, so that it would be lost. Give the table a first row of column names, such as file,label")
+    _check_header(str(names.name), root)
     files = L(_place(root, o) for o in names)
     _once(files, root, 'rows')
-    valid = None if valid_col is None else _column(df, valid_col, 'valid_col')
-    if valid is not None and not valid.isin([0,1]).all(): raise ValueError(f"valid_col={valid_col!r} must hold True or False, got {valid[~valid.isin([0,1])].iloc[0]!r}")
+    valid = None if valid_col is None else _valid(df, valid_col)
     labels = None if label_col is None else _labels(_column(df, label_col, 'label_col', empty=True))
-    valid = None if valid is None else valid.astype(bool).tolist()
     return ImageSource(root, files, labels, valid, _held_alone(labels, valid))
 
 # %% ../nbs/00a_folders.ipynb #26b26bf9
 def list_source(
-    names:list, # Files
-    root:Path, # Where they start
+    names:list, # File names or paths
+    root:Path, # The folder that they are relative to
     label_from=None, # As for `folder_labels`; None: no labels
 )->ImageSource:
-    "Some files. Raises `ValueError` if there are none, or one is named twice"
+    "The files of a list. Raises `ValueError` if there are none, or if one is named twice"
     if not len(names): raise ValueError("The list of files is empty")
-    if bad := [o for o in names if not isinstance(o, (str,Path))]: raise TypeError(f"A list of images must hold names of files, got a {type(bad[0]).__name__}")
+    if bad := [o for o in names if not isinstance(o, (str,Path))]:
+        raise TypeError(f"A list of images must hold names of files, got a {type(bad[0]).__name__}")
     files = L(root/o for o in names)
     _once(files, root, 'entries')
     labels = None if label_from is None else folder_labels(files, [Path(o).parts[:-1] for o in names], label_from)[0]
@@ -326,24 +445,32 @@ def label_names(
 )->list: # Sorted
     "The classes. Raises `ValueError` if labels are of several types"
     if bad := [o for o in labels if isinstance(o, (list,set,dict))]: raise ValueError(f"A label must be one class, got {bad[0]!r}")
-    names = {o for o in labels if o is not None}
+    names = {*labels}-{None}
     try: return sorted(names)
-    except TypeError as e: raise ValueError(f"The labels are of several types, {', '.join(sorted({type(o).__name__ for o in names}))}, such as {', '.join(sorted(map(repr, names))[:3])}. Make all of one type") from e
+    except TypeError as e:
+        types = ', '.join(sorted({type(o).__name__ for o in names}))
+        some = ', '.join(sorted(map(repr, names))[:3])
+        raise ValueError(f"The labels are of several types, {types}, such as {some}. Make all of one type") from e
+
+def _split_told(source, n_train, n_valid):
+    n = n_train+n_valid
+    res = f"{n:,} images" + (f" of {len(source.files):,}" if n<len(source.files) else '')
+    if not n_valid: return res+", all for training"
+    return f"{res}: {n_train:,} for training, {n_valid:,} for validation{', drawn at random' if source.valid is None else ''}"
+
+def _labels_told(labels):
+    if not labels: return "no labels"
+    classes,unknown = label_names(labels),labels.count(None)
+    res = f"{len(classes):,} class{'es'*(len(classes)>1)}: {name_some(classes)}"
+    return res + (f"; {unknown:,} without a label" if unknown else '')
 
 def found_line(
     source:ImageSource,
-    n_train:int, # Images for training
-    n_valid:int, # Images for validation
+    n_train:int, # Number of images for training
+    n_valid:int, # Number of images for validation
     channels:int,
     max_value=None, # White of images with more than 8 bits
 )->str:
-    "What a source holds, in a line"
-    n,labels = n_train+n_valid,source.labels
-    res = f"{n:,} images" + (f" of {len(source.files):,}" if n<len(source.files) else '')
-    res += f": {n_train:,} for training, {n_valid:,} for validation{', drawn at random' if source.valid is None else ''}" if n_valid else ", all for training"
-    if labels:
-        classes,unknown = label_names(labels),labels.count(None)
-        res += f"; {len(classes):,} class{'es'*(len(classes)>1)}: {name_some(classes)}" + (f"; {unknown:,} without a label" if unknown else '')
-    else: res += "; no labels"
-    res += f"; {channels} channel{'s'*(channels>1)}" + (f", white is {max_value:g}" if max_value else '')
-    return '; '.join([res, *source.notes])
+    "One line about what a source holds"
+    colours = f"{channels} channel{'s'*(channels>1)}" + (f", white is {max_value:g}" if max_value else '')
+    return '; '.join([_split_told(source, n_train, n_valid), _labels_told(source.labels), colours, *source.notes])

@@ -208,7 +208,7 @@ def test_tables(classes, source):
 
 @pytest.mark.parametrize('change,says', [
     (lambda df: df.assign(name=df.name.where(df.index!=5)), 'fn_col: 1 of 24 rows have no value, the first is row 5'),
-    (lambda df: pd.concat([df,df[:2]]), '2 of 26 rows name a file once more, such as kind0'),
+    (lambda df: pd.concat([df,df[:2]]), '2 of 26 rows repeat a file, such as kind0'),
     (lambda df: df[['name']], r"label_col=1 is not a column of the table, which has \['name'\]. For images without labels pass label_col=None"),
     (lambda df: df[:0], 'The table has no rows'),
     (lambda df: df.assign(name=df.name+'x'), r"24 of 24 images can't be read: .* and 14 more"),

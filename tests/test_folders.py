@@ -86,7 +86,7 @@ def test_pipes_are_not_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(tmp_path/'s.png'))
         dls,line = load(tmp_path)
-        assert sum(sizes(dls))==5 and '2 no file (pipe.png, s.png)' in line
+        assert sum(sizes(dls))==5 and '2 not a file (pipe.png, s.png)' in line
     (tmp_path/'null.png').symlink_to('/dev/zero')
     assert sum(sizes(load(tmp_path)[0]))==5
     names = [*sorted(tmp_path.glob('?.png'))[:5], tmp_path/'pipe.png', tmp_path/'null.png']
@@ -151,7 +151,7 @@ def test_labels_by_request(tmp_path, in_memory):
     dls,line = load(tmp_path, label_col=None)
     assert not hasattr(dls, 'vocab') and len(dls.one_batch())==1 and 'no labels' in line
 
-@pytest.mark.parametrize('bad,says', [(lambda f: ['a'],'one class an image'), ('cat','must be a level of folders'), (lambda f: float('nan'),'finds no label')])
+@pytest.mark.parametrize('bad,says', [(lambda f: ['a'],'one class for each image'), ('cat','must be a level of folders'), (lambda f: float('nan'),'finds no label')])
 def test_labels_that_cannot_be(tmp_path, bad, says):
     put(tmp_path, 'cat/5')
     with pytest.raises((ValueError,TypeError), match=says): load(tmp_path, label_from=bad)
@@ -231,8 +231,8 @@ def test_one_file_under_two_names(tmp_path):
     put(tmp_path, '5')
     for again in ('./1.png', 'x/../1.png', str(tmp_path/'1.png')):
         df = pd.DataFrame(dict(f=['0.png','1.png',again], l='aba'))
-        with pytest.raises(ValueError, match='1 of 3 rows name a file once more, such as'): load(df, path=tmp_path)
-        with pytest.raises(ValueError, match='1 of 3 entries name a file once more, such as'): load(df.f.tolist(), path=tmp_path)
+        with pytest.raises(ValueError, match='1 of 3 rows repeat a file, such as'): load(df, path=tmp_path)
+        with pytest.raises(ValueError, match='1 of 3 entries repeat a file, such as'): load(df.f.tolist(), path=tmp_path)
 
 @pytest.mark.parametrize('none', [np.nan, None, '', ' '])
 def test_tables_with_empty_labels(tmp_path, none):
