@@ -1,4 +1,4 @@
-"""Look at what was mined, as a table and as pictures, and at what each row of the bank adds to the loss
+"""Look at what was mined, as a table and as pictures, and at the share of each positive and negative in the loss
 
 Docs: https://psm-fastai.github.io/psm_fastai/explore.html.md"""
 
@@ -15,21 +15,15 @@ from fastcore.basics import patch
 from .data import train_image
 from .folders import short_name
 from .evaluate import encoder_features
-from .history import filled_bank, mining_pool, pick_images, queries_and_keys
+from .history import check_places, filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model
 from .loss import check_number, nce_term
 from .neighbours import nearest_images
 from .mining import admissible, mine_positives, soft_weights
 
 # %% ../nbs/09_explore.ipynb #521d06bb
-def _name(learn, label):
-    vocab = getattr(learn.dls, 'vocab', None)
-    return None if label<0 else str(vocab[label] if vocab is not None and label<len(vocab) else label)
-
-def _known(names): return names.astype(object).where(names.notna(), None)       # pandas makes nan of None among strings
-
 def _nearest(loss, bank, ids, rows, k):
-    "Neighbours of images by the rule of mining: of an index those that it holds; else of each image's row in the bank, by which it would be mined"
+    "Rows of neighbours, whether there is one, similarities and weights, each `[n, k]`, of images with the rows `rows` in the bank or index"
     pool = loss.pool(bank)
     if pool is not bank:
         idx,found,weights,_ = loss.candidates(bank.feats[:len(ids)], ids, bank)      # an index does not look at the keys
@@ -40,37 +34,51 @@ def _nearest(loss, bank, ids, rows, k):
     return idx,found,top,soft_weights(top, found, loss.soft_temp)
 
 def _row_of(pool):
-    "The latest row of each image of a bank or an index, by its id"
+    "A dict from the id of an image to its latest row in a bank or an index"
     ids = pool.ids.tolist()
     return {ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if ids[r]>=0 and pool.ready[r]}
 
-def _check_rows(ids, rows, learn, of_bank):
+# %% ../nbs/09_explore.ipynb #r0000003
+def _check_any(ids):
     if not ids: raise ValueError("ids must name at least one image, got none")
+
+def _check_rows(ids, rows, learn, of_bank):
+    "Raise `ValueError` if an image has no row in the bank or the index"
     if not (missing := [i for i in ids if i not in rows]): return
-    where,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if of_bank else ('index',"those that were trained on")
-    raise ValueError(f"Images {missing[:5]} are not in the {where}, which holds {len(rows)} of {len(learn.dls.train_ds)} images. Choose among {how}")
+    pool,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if of_bank else ('index',"those that were trained on")
+    raise ValueError(f"Images {missing[:5]} are not in the {pool}, "
+        f"which holds {len(rows)} of {len(learn.dls.train_ds)} images. Choose among {how}")
 
 # %% ../nbs/09_explore.ipynb #9c30c3f0
+def _name(learn, label):
+    "The name of a class, None if the label is unknown"
+    vocab = getattr(learn.dls, 'vocab', None)
+    return None if label<0 else str(vocab[label] if vocab is not None and label<len(vocab) else label)
+
+def _none_for_nan(names): return names.astype(object).where(names.notna(), None)       # pandas makes nan of None among strings
+
 def _neighbour_table(learn, ids, labels, near, pool_ids, pool_labels):
-    "A row a neighbour, of rows, whether there is one, similarities and weights, each `[n, k]`"
-    rows,labels,pool_ids,pool_labels = [],labels.tolist(),pool_ids.tolist(),pool_labels.tolist()
+    "A table of neighbours. `near`: their rows, whether there is one, similarities and weights, each `[n, k]`"
+    labels,pool_ids,pool_labels = labels.tolist(),pool_ids.tolist(),pool_labels.tolist()
+    rows = []
     for query,l,*of_query in zip(ids, labels, *(t.tolist() for t in near)):
         for rank,(j,ok,s,w) in enumerate(zip(*of_query), 1):
             if not ok: continue
             right = l==pool_labels[j] if min(l, pool_labels[j])>=0 else None
             rows.append((query, rank, pool_ids[j], s, w, _name(learn, l), _name(learn, pool_labels[j]), right))
     res = pd.DataFrame(rows, columns=['query','rank','id','similarity','weight','query_label','label','right'])
-    return res.assign(**{c: _known(res[c]) for c in ('query_label','label')})
+    return res.assign(**{c: _none_for_nan(res[c]) for c in ('query_label','label')})
 
 # %% ../nbs/09_explore.ipynb #839e78a4
 def _by_features(learn, ids, n, k, seed):
-    "Neighbours of training images by the encoder as it is, when nothing was trained yet"
+    "The table of neighbours by the encoder's features, for a learner that has not been trained yet"
     feats,labels = encoder_features(learn)
     feats,total = F.normalize(feats, dim=1),len(feats)
     if total<2: raise ValueError(f"Neighbours need two images at least, and there is {total}")
-    ids = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist() if ids is None else [int(i) for i in ids]
-    if not ids: raise ValueError("ids must name at least one image, got none")
-    if bad := [i for i in ids if not 0<=i<total]: raise ValueError(f"Images are named by their place in the training set, 0 to {total-1}, got {bad[:5]}")
+    if ids is None: ids = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n]
+    ids = [int(i) for i in ids]
+    _check_any(ids)
+    check_places(ids, total)
     own = torch.tensor(ids)
     sims,near = nearest_images(feats, min(k, total-1), feats[own], own)
     there,none = torch.ones_like(near, dtype=torch.bool),torch.full_like(sims, torch.nan)
@@ -80,95 +88,127 @@ def _by_features(learn, ids, n, k, seed):
 @torch.no_grad()
 def mined_neighbours(
     learn:Learner, # A learner with `PSMCallback`
-    ids=None, # Images to ask for, as places in `dls.train_ds`; None: `n` drawn from the bank, of different classes as far as known
-    n:int=8, # How many to draw
-    k:int|None=None, # Neighbours of each; None: as many as training mines, or 5 where it mines none
+    ids=None, # Places in `dls.train_ds` of the images to look at; None: `n` drawn from the bank, evenly from the classes that are known
+    n:int=8, # Number of images to draw
+    k:int|None=None, # Neighbours of each; None: as many as training mines, or 5 if it mines none
     seed:int=0, # For the draw
-)->pd.DataFrame: # A row a neighbour: `query`, `rank`, `id`, `similarity`, `weight` (nan before training), `query_label`, `label`, `right` (None where a label is unknown)
-    "The neighbours that images would mine now. Before any training, the nearest by the encoder's features. Raises `ValueError` for an image of which there is no key"
+)->pd.DataFrame: # `query`, `rank`, `id`, `similarity`, `weight`, `query_label`, `label`, `right`
+    """The neighbours that images would mine now, a row each. Before any training they are the nearest by the encoder's features,
+    and `weight` is nan. `right` is None if a label is unknown. Raises `ValueError` for an image without a key"""
     bank,loss,pool = psm_model(learn).bank,psm_model(learn).loss,mining_pool(learn)
     if k is None: k = loss.k or 5
     check_number('k', k, 1, whole=True)
     if ids is None: check_number('n', n, 1, whole=True)
     if not len(bank): return _by_features(learn, ids, n, k, seed)
-    rows = _row_of(pool)
     ids = pick_images(bank, n, seed) if ids is None else [int(i) for i in ids]
+    _check_any(ids)
+    rows = _row_of(pool)
     _check_rows(ids, rows, learn, pool is bank)
-    asked,at = torch.tensor(ids, device=bank.ids.device),torch.tensor([rows[i] for i in ids], device=bank.ids.device)
-    return _neighbour_table(learn, ids, pool.labels[at], _nearest(loss, bank, asked, at, k), pool.ids, pool.labels)
+    asked,at = (torch.tensor(t, device=bank.ids.device) for t in (ids, [rows[i] for i in ids]))
+    near = _nearest(loss, bank, asked, at, k)
+    return _neighbour_table(learn, ids, pool.labels[at], near, pool.ids, pool.labels)
 
 # %% ../nbs/09_explore.ipynb #7d33aa9c
-_right,_wrong = ('✓','#1a7f37'),('✗','#c4320a')
+_right,_wrong,_unknown = ('✓','#1a7f37'),('✗','#c4320a'),('','black')
+
+def _show_image(ax, dls, i, **kwargs):
+    "Draw a training image"
+    im = train_image(dls, i)
+    ax.imshow(im, cmap='gray' if im.mode=='L' else None, **kwargs)
+
+def _title(ax, text, fontsize=8, **kwargs):
+    ax.set_title(text, fontsize=fontsize, pad=2, parse_math=False, **kwargs)     # a class may be called anything, so no formulas
+
+def _grid(n_rows, n_cols, figsize):
+    _,axs = plt.subplots(n_rows, n_cols, figsize=figsize, squeeze=False, layout='constrained')
+    for ax in axs.flat: ax.set_axis_off()
+    return axs
 
 @patch
 def show_neighbours(self:Learner,
-    ids=None, # Images to ask for; None: `n` drawn from the bank
-    n:int=8, # How many to draw
+    ids=None, # Places in `dls.train_ds` of the images to look at; None: `n` drawn from the bank
+    n:int=8, # Number of images to draw
     k:int=8, # Neighbours of each
-    size:float=1., # Inches per picture
+    size:float=1., # Inches for each picture
     seed:int=0, # For the draw
 ):
-    "Images (left) and the neighbours that they mine, pale if not trusted, with cosine similarities and classes; ✓ and ✗ tell whether the labels agree"
+    """Images (left) and the neighbours that they mine, pale if not trusted, with similarities and classes.
+    ✓ and ✗ tell whether the labels agree"""
     df = mined_neighbours(self, ids, n, k, seed)
     queries = df['query'].unique()
-    fig,axs = plt.subplots(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4), squeeze=False, layout='constrained')
-    def show(ax, i, title, alpha=1., **kwargs):
-        im = train_image(self.dls, i)
-        ax.imshow(im, cmap='gray' if im.mode=='L' else None, alpha=alpha)
-        ax.set_title(title, fontsize=8, pad=2, parse_math=False, **kwargs)     # a class may be called anything
-    for ax in axs.flat: ax.set_axis_off()
+    axs = _grid(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4))
     for axr,q in zip(axs, queries):
         rows = df[df['query']==q]
-        show(axr[0], q, short_name(rows.query_label.iloc[0] or f'image {q}', 20), fontweight='bold')
+        _show_image(axr[0], self.dls, q)
+        _title(axr[0], short_name(rows.query_label.iloc[0] or f'image {q}', 20), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
-            mark,color = ('','black') if r.right is None else _right if r.right else _wrong
-            show(ax, r.id, f'{mark} {r.similarity:.2f}' + (f'\n{short_name(r.label, 12)}' if r.label else ''), color=color, alpha=.4 if r.weight==0 else 1.)
+            mark,color = _unknown if r.right is None else _right if r.right else _wrong
+            name = f'\n{short_name(r.label, 12)}' if r.label else ''
+            _show_image(ax, self.dls, r.id, alpha=.4 if r.weight==0 else 1.)
+            _title(ax, f'{mark} {r.similarity:.2f}{name}', color=color)
 
 # %% ../nbs/09_explore.ipynb #a3db68e1
+def _share_table(learn, kind, ids, labels, similarity, weight, share):
+    names = [_name(learn, l) for l in labels]
+    return pd.DataFrame(dict(kind=kind, id=ids, similarity=similarity.tolist(), weight=weight.tolist(), share=share.tolist(), label=names))
+
+def _positive_shares(learn, id, label, similarity, weight, share, rows):
+    "Shares of the other view of an image, and of those mined positives that have a weight"
+    pool,rows = mining_pool(learn),rows[:len(share)-1]
+    ids,labels = [id, *pool.ids[rows].tolist()],[label, *pool.labels[rows].tolist()]
+    res = _share_table(learn, 'positive', ids, labels, similarity, weight, share)
+    return res[(res.index==0) | (res.weight>0)]
+
+def _negative_shares(learn, bank, mined, similarity, share):
+    "Shares of the negatives, the largest first"
+    at = torch.where(mined.neg_mask[0])[0]
+    rows = at if mined.neg_idx is None else mined.neg_idx[0][at]
+    none = torch.full_like(share[at], torch.nan)
+    res = _share_table(learn, 'negative', bank.ids[rows].tolist(), bank.labels[rows].tolist(), similarity[at], none, share[at])
+    return res.sort_values('share', ascending=False)
+
+# %% ../nbs/09_explore.ipynb #r0000008
 @patch
 def explain_loss(self:Learner,
     id:int, # Place of an image in `dls.train_ds`
     seed:int=0, # For its views and the draw of negatives
-)->pd.DataFrame: # A row a positive or negative: `kind`, `id` (that of the image itself for its other view), `similarity`, `weight`, `share`, `label`; `attrs['loss']` is the loss
-    "Shares of positives and of negatives in the loss of an image, as the bank is now; those of each kind add up to the loss. Raises `ValueError` for a method without negatives"
-    bank,p = filled_bank(self),psm_model(self).loss
-    if p.n_neg==0: raise ValueError("This method has no negatives, so its loss has no shares of them")
+)->pd.DataFrame: # `kind`, `id` (its own for the other view), `similarity`, `weight`, `share`, `label`; `attrs['loss']` is the loss
+    """Shares of positives and of negatives in the loss of an image, as the bank is now, a row each. Those of each kind add up to the loss.
+    Raises `ValueError` for a method without negatives"""
+    bank,loss = filled_bank(self),psm_model(self).loss
+    if loss.n_neg==0: raise ValueError("This method has no negatives, so its loss has no shares of them")
     _,q,k,ids,labels = queries_and_keys(self, [int(id)], seed)
-    with no_random(seed): mined = p.mine(q, k, ids, bank)
-    to_mined,neg = p.similarities(q, bank, mined)
-    pos,w = p.positives(q, k, to_mined, mined)
-    terms = (w*nce_term(pos, neg, mined.neg_mask, p.temp))[0]
-    part = (neg/p.temp).masked_fill(~mined.neg_mask, -torch.inf).softmax(1)[0].nan_to_num(0.)
-    names = lambda of, rows: [_name(self, l) for l in of.labels[rows].tolist()]
-    own = pd.DataFrame(dict(kind='positive', id=[int(id)], similarity=pos[0,:1].tolist(), weight=w[0,:1].tolist(), share=terms[:1].tolist(), label=[_name(self, int(labels[0]))]))
-    rows = mined.pos_idx[0][:len(terms)-1]
-    near = pd.DataFrame(dict(kind='positive', id=p.pool(bank).ids[rows].tolist(), similarity=pos[0,1:].tolist(), weight=w[0,1:].tolist(), share=terms[1:].tolist(), label=names(p.pool(bank), rows)))
-    rows = torch.where(mined.neg_mask[0])[0]
-    cols = rows if mined.neg_idx is None else mined.neg_idx[0][rows]
-    far = pd.DataFrame(dict(kind='negative', id=bank.ids[cols].tolist(), similarity=neg[0][rows].tolist(), weight=float('nan'), share=(part[rows]*terms.sum()).tolist(), label=names(bank, cols))).sort_values('share', ascending=False)
-    res = pd.concat([d for d in (own,near[near.weight>0],far) if len(d)], ignore_index=True)
-    res['label'] = _known(res.label)
+    with no_random(seed): mined = loss.mine(q, k, ids, bank)
+    to_mined,neg = loss.similarities(q, bank, mined)
+    pos,w = loss.positives(q, k, to_mined, mined)
+    terms = (w*nce_term(pos, neg, mined.neg_mask, loss.temp))[0]
+    part = (neg/loss.temp).masked_fill(~mined.neg_mask, -torch.inf).softmax(1)[0].nan_to_num(0.)
+    near = _positive_shares(self, int(id), int(labels[0]), pos[0], w[0], terms, mined.pos_idx[0])
+    far = _negative_shares(self, bank, mined, neg[0], part*terms.sum())
+    res = pd.concat([d for d in (near,far) if len(d)], ignore_index=True)
+    res['label'] = _none_for_nan(res.label)
     res.attrs['loss'] = terms.sum().item()
     return res
 
+# %% ../nbs/09_explore.ipynb #r0000010
 @patch
 def show_loss(self:Learner,
     id:int, # Place of an image in `dls.train_ds`
-    n:int=8, # Positives, and negatives, with the largest shares
-    size:float=1., # Inches per picture
+    n:int=8, # Maximum number of positives, and of negatives
+    size:float=1., # Inches for each picture
     seed:int=0, # For its views and the draw of negatives
 ):
-    "The images with the largest shares in the loss of an image, beside it: positives above, negatives below; ✗ marks positives of another class and negatives of its own"
+    """The images with the largest shares in the loss of an image, positives above, negatives below.
+    ✗ marks positives of another class and negatives of its own"""
     df = self.explain_loss(id, seed)
     own = df.label.iloc[0]
-    fig,axs = plt.subplots(2, n+1, figsize=((n+1)*size, 2.7*size), squeeze=False, layout='constrained')
-    for ax in axs.flat: ax.set_axis_off()
-    for ax,kind in zip(axs, ('positive','negative')):
-        ax[0].set_title(f"{kind}s of\n{df.attrs['loss']:.2f}", fontsize=8, y=.3)
-        for a,r in zip(ax[1:], df[df.kind==kind].nlargest(n, 'share').itertuples()):
-            im = train_image(self.dls, r.id) if r.id>=0 else None
-            if im is not None: a.imshow(im, cmap='gray' if im.mode=='L' else None)
-            known = r.id!=id and own is not None and r.label is not None
-            mark,color = ('','black') if not known else _right if (r.label==own)==(kind=='positive') else _wrong
-            a.set_title(f"{mark} {'itself' if r.id==id else short_name(r.label or r.id, 12)}".strip() + f'\n{r.share:.3f}', fontsize=7, pad=2, parse_math=False, color=color)
-
+    def mark(r):
+        if r.id==id or own is None or r.label is None: return _unknown
+        return _right if (r.label==own)==(r.kind=='positive') else _wrong
+    for axr,kind in zip(_grid(2, n+1, figsize=((n+1)*size, 2.7*size)), ('positive','negative')):
+        axr[0].set_title(f"{kind}s of\n{df.attrs['loss']:.2f}", fontsize=8, y=.3)
+        for ax,r in zip(axr[1:], df[df.kind==kind].nlargest(n, 'share').itertuples()):
+            sign,color = mark(r)
+            name = 'itself' if r.id==id else short_name(r.label or r.id, 12)
+            if r.id>=0: _show_image(ax, self.dls, r.id)
+            _title(ax, f'{sign} {name}'.strip() + f'\n{r.share:.3f}', fontsize=7, color=color)
