@@ -1,4 +1,4 @@
-"""The map of all images as one HTML file: it needs no kernel and no network, and can be sent to somebody else
+"""The map of all images as one HTML file that needs no kernel and no network, and can be sent to others
 
 Docs: https://psm-fastai.github.io/psm_fastai/page.html.md"""
 
@@ -14,6 +14,7 @@ from html import escape
 from PIL import Image, ImageDraw
 from .files import atomic_write
 from .history import NeighbourHistory
+from .layout import unit_places
 from .map import map_view
 from .panel import static_text
 
@@ -22,100 +23,130 @@ _modules = 'view words palette dom pictures map chart panel strip dialogs contro
 
 def explorer_js()->str: # An ES module that exports `mount`, `openPage` and, for anywidget, `render`
     "The script of page and widget"
-    def inner(text): return re.sub(r'^export (?!default)', '', re.sub(r'^import [^;]*;\n', '', text, flags=re.M), flags=re.M)
+    def without_imports(text): return re.sub(r'^import [^;]*;\n', '', text, flags=re.M)
+    def inner(text): return re.sub(r'^export (?!default)', '', without_imports(text), flags=re.M)
     *parts,last = (static_text(f'{m}.js') for m in _modules)
-    return '\n'.join([*map(inner, parts), re.sub(r'^import [^;]*;\n', '', last, flags=re.M)])
+    return '\n'.join([*map(inner, parts), without_imports(last)])
 
 # %% ../nbs/09a_page.ipynb #p0000005
-_computed = {'right','trust','similarity'}      # from neighbours, similarities and weights
+_computed = {'right','trust','similarity'}      # columns that the script computes from neighbours, similarities and weights
 
 def _changes(o):
-    "An array in as few bytes as hold it, epochs as changes since the one before, and how many numbers an epoch has"
+    "An array in a small type, epochs as changes since the one before; and how many numbers an epoch has, if it has epochs"
     if o.dtype==np.int32 and o.size and -2**15<=o.min() and o.max()<2**15: o = o.astype(np.int16)
     if o.ndim<3 or o.dtype.kind not in 'iu': return o,[]
     return np.concatenate([o[:1], np.diff(o, axis=0)]),[o[0].size]
 
+class _Packer:
+    "Collects arrays and bytes one after another, in `parts`"
+    def __init__(self): self.parts,self.size = [],0
+
+    def put(self, o):
+        "`o` as JSON can hold it: an array or bytes are kept, and become a note of where they lie"
+        if isinstance(o, dict): return {str(k): self.put(v) for k,v in o.items()}
+        if isinstance(o, (list,tuple)): return [self.put(v) for v in o]
+        if isinstance(o, (float,np.floating)): return float(o) if math.isfinite(o) else None
+        if isinstance(o, np.integer): return int(o)
+        if isinstance(o, bytes): return self.keep('bytes', len(o), o)
+        if not isinstance(o, np.ndarray): return o
+        o,step = _changes(o)
+        return self.keep(o.dtype.str[1:], o.size, np.ascontiguousarray(o).tobytes(), step)
+
+    def keep(self, kind, size, raw, step=()):
+        at = self.size
+        self.parts.append(raw + bytes(-len(raw)%8))            # each begins at a multiple of 8, as typed arrays must
+        self.size += len(self.parts[-1])
+        return {'$type': kind, '$at': [at,size,*step]}
+
+# %% ../nbs/09a_page.ipynb #g0000001
 def pack_view(
     view:dict, # From `map_view`
 )->bytes: # Compressed with gzip
     "A view as the script reads it"
-    parts,at = [],[0]
-    def put(o):
-        if isinstance(o, dict): return {str(k): put(v) for k,v in o.items()}
-        if isinstance(o, (list,tuple)): return [put(v) for v in o]
-        if isinstance(o, (float,np.floating)): return float(o) if math.isfinite(o) else None
-        if isinstance(o, np.integer): return int(o)
-        if not isinstance(o, (bytes,np.ndarray)): return o
-        if isinstance(o, bytes): kind,size,raw,step = 'bytes',len(o),o,[]
-        else:
-            o,step = _changes(o)
-            kind,size,raw = o.dtype.str[1:],o.size,np.ascontiguousarray(o).tobytes()
-        parts.append(raw + bytes(-len(raw)%8))
-        at[0] += len(parts[-1])
-        return {'$type': kind, '$at': [at[0]-len(parts[-1]),size,*step]}
+    packer = _Packer()
     lean = dict(view, columns=[c for c in view.get('columns', []) if c['name'] not in _computed])
-    head = json.dumps(put(lean)).encode(errors='replace')        # a file's name need not be text
-    return gzip.compress(struct.pack('<I', len(head)) + head + bytes(-(4+len(head))%8) + b''.join(parts), 6, mtime=0)
+    head = json.dumps(packer.put(lean)).encode(errors='replace')        # the name of a file need not be valid text
+    body = struct.pack('<I', len(head)) + head + bytes(-(4+len(head))%8) + b''.join(packer.parts)
+    return gzip.compress(body, 6, mtime=0)
 
 # %% ../nbs/09a_page.ipynb #p0000008
-_colours = ['#2b83c6','#d98600','#12a07a','#c75b97','#5bb4e5','#d55e00','#b5a200','#8b8f98']
-
 def _tile(view, i):
     "The thumbnail of an image, None if there is none"
     t = view['thumbs']
-    if (at := int(t['place'][i]))<0: return None
+    at,px = int(t['place'][i]),t['px']
+    if at<0: return None
     s,j = divmod(at, t['per_sprite'])
-    sprite,(y,x),px = Image.open(io.BytesIO(t['sprites'][s])),divmod(j, t['cols']),t['px']
-    return sprite.convert('RGB').crop((x*px, y*px, (x+1)*px, (y+1)*px))
+    y,x = divmod(j, t['cols'])
+    return Image.open(io.BytesIO(t['sprites'][s])).convert('RGB').crop((x*px, y*px, (x+1)*px, (y+1)*px))
 
-def _line(draw, a, b, fill, width, dash):
-    "A line, or one of dashes `dash` long"
-    a,b = np.array(a),np.array(b)
-    steps = np.arange(0, max(1, np.hypot(*(b-a))), 2*dash or np.inf)
-    for s in steps:
-        ends = (a+(b-a)*min(1, t/max(1, np.hypot(*(b-a)))) for t in (s, s+dash if dash else np.inf))
-        draw.line([tuple(p) for p in ends], fill=fill, width=width)
-
-def _neighbours(view, query, epoch, run):
-    "Positions, weights and whether right of what is near an image"
+def _near(view, query, epoch, run):
+    "The neighbours of an image: their positions, their weights, and whether they are right, None if that is not known"
     r,labels = view['runs'][run],view['labels']
     for j,w in zip(r['near'][epoch,query].tolist(), r['weight'][epoch,query].tolist()):
         if j>=0: yield j,w,None if min(labels[query], labels[j])<0 else bool(labels[query]==labels[j])
 
+def _dash(weight, right):
+    "Length of the dashes of a line to a neighbour; 0: a solid line"
+    if not weight: return 5
+    return 16 if right is False else 0
+
+def _line(draw, a, b, fill, width, dash):
+    "A line, or one of dashes `dash` long"
+    a,b = np.array(a),np.array(b)
+    length = max(1, np.hypot(*(b-a)))
+    for s in np.arange(0, length, 2*dash or np.inf):
+        ends = (a+(b-a)*min(1, t/length) for t in (s, s+dash if dash else np.inf))
+        draw.line([tuple(p) for p in ends], fill=fill, width=width)
+
+# %% ../nbs/09a_page.ipynb #g0000008
+_colours = ['#2b83c6','#d98600','#12a07a','#c75b97','#5bb4e5','#d55e00','#b5a200','#8b8f98']       # of classes or clusters
+_gray,_chosen = '#8b8f98','#6b7280'
+_edges = {True: '#12875f', False: '#d1442f', None: '#4a90d9'}                                      # to right and wrong neighbours
+
+def _on_canvas(xy, size, pad=60):
+    "Pixels `[n, 2]` on a canvas twice as large as `size`, for places from 0 to 1; nan for an image without a place"
+    there = np.isfinite(xy).all(1)
+    lo,hi = np.min(xy[there], axis=0, initial=1),np.max(xy[there], axis=0, initial=0)
+    return pad + (xy-lo)/np.maximum(hi-lo, 1e-3)*(2*np.array(size)-2*pad)
+
+def _kinds(view):
+    "The class of each image, or else its cluster, or else 0"
+    columns = {c['name']: c['values'] for c in reversed(view['columns'])}
+    return next((columns[n] for n in ('class','cluster') if n in columns), np.zeros(len(view['ids']), int))
+
+def _frame(im, view, i, at, px, colour):
+    "Paste the thumbnail of an image, in a frame"
+    (x,y),tile = at,_tile(view, i)
+    ImageDraw.Draw(im).rectangle([x-px/2-5, y-px/2-5, x+px/2+4, y+px/2+4], fill=colour)
+    if tile: im.paste(tile.resize((px,px), Image.LANCZOS), (int(x-px/2),int(y-px/2)))
+
 # %% ../nbs/09a_page.ipynb #p0000009
 def map_picture(
     view:dict, # From `map_view`
-    query:int, # Position of the image that is chosen
-    epoch:int=-1, # Which of the epochs of the view
-    run:int=0,
+    query:int, # Position of the chosen image
+    epoch:int=-1, # Index into the epochs of the view
+    run:int=0, # Index into its runs
     size:tuple=(720,460), # Width and height
-)->Image.Image: # RGBA, its ground transparent
+)->Image.Image: # RGBA, its background transparent
     "The map as a picture"
-    xy,pad,r = view['runs'][run]['xy'][epoch].astype(float)/65535,60,7
-    there = (view['runs'][run]['xy'][epoch]<65535).any(1)
-    lo,hi = (f(xy[there], axis=0, initial=i) for f,i in ((np.min,1),(np.max,0)))
-    at = pad + (xy-lo)/np.maximum(hi-lo, 1e-3)*(2*np.array(size)-2*pad)
-    kinds = next((c['values'] for n in ('class','cluster') for c in view['columns'] if c['name']==n), np.zeros(len(xy), int))
+    at,r = _on_canvas(unit_places(view['runs'][run]['xy'][epoch]), size),7
+    there = np.isfinite(at).all(1)
     im = Image.new('RGBA', (2*size[0],2*size[1]))
     draw = ImageDraw.Draw(im)
-    def frame(i, px, colour):
-        (x,y),tile = at[i],_tile(view, i)
-        draw.rectangle([x-px/2-5, y-px/2-5, x+px/2+4, y+px/2+4], fill=colour)
-        if tile: im.paste(tile.resize((px,px), Image.LANCZOS), (int(x-px/2),int(y-px/2)))
-    for (x,y),c in zip(at[there], kinds[there]): draw.ellipse([x-r, y-r, x+r, y+r], fill=_colours[c%8] if c>=0 else '#8b8f98')
-    near = [o for o in _neighbours(view, query, epoch, run) if there[query] and there[o[0]]]
-    colour = {True: '#12875f', False: '#d1442f', None: '#4a90d9'}
-    for j,w,right in near: _line(draw, at[query], at[j], colour[right], 3+w//40, 0 if w and right is not False else 16 if w else 5)
-    for j,w,right in near: frame(j, 44, colour[right])
-    if there[query]: frame(query, 88, '#6b7280')
+    for (x,y),c in zip(at[there], _kinds(view)[there]): draw.ellipse([x-r, y-r, x+r, y+r], fill=_colours[c%8] if c>=0 else _gray)
+    near = [o for o in _near(view, query, epoch, run) if there[query] and there[o[0]]]
+    for j,w,right in near: _line(draw, at[query], at[j], _edges[right], 3+w//40, _dash(w, right))
+    for j,w,right in near: _frame(im, view, j, at[j], 44, _edges[right])
+    if there[query]: _frame(im, view, query, at[query], 88, _chosen)
     return im.resize(size, Image.LANCZOS)
 
 # %% ../nbs/09a_page.ipynb #33a72e10
-_policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"       # the browser refuses any request
+_policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 def _html(title, style, body):
-    head = f'<meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1"><meta http-equiv=Content-Security-Policy content="{_policy}">'
-    return f'<!doctype html><html lang=en><head>{head}<title>{escape(title)}</title><style>{style}</style></head><body class=psm-page>{body}</body></html>'
+    head = ('<meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv=Content-Security-Policy content="{_policy}"><title>{escape(title)}</title><style>{style}</style>')
+    return f'<!doctype html><html lang=en><head>{head}</head><body class=psm-page>{body}</body></html>'
 
 def view_page(
     view:dict, # From `map_view`
@@ -123,13 +154,23 @@ def view_page(
     "The page of a view"
     packed = base64.b64encode(pack_view(view)).decode()
     script = f'<script type=text/plain id=packed>{packed}</script><script type=module>{explorer_js()}\nopenPage();</script>'
-    return _html(view['title'], static_text('explorer.css'), f'<main id=map></main><noscript>This page needs JavaScript, its own; it loads nothing.</noscript>{script}')
+    without = '<noscript>This page needs JavaScript. The script is part of the page, and the page loads nothing.</noscript>'
+    return _html(view['title'], static_text('explorer.css'), f'<main id=map></main>{without}{script}')
+
+def _empty_page(title):
+    words = 'Nothing was kept yet: a history is filled at the end of each epoch of a training.'
+    return _html(title, '', f'<h1>{escape(title)}</h1><p>{words}</p>')
 
 # %% ../nbs/09a_page.ipynb #7083c9c0
+def _check_runs(runs):
+    "Raise `TypeError` if one is neither a history nor a learner"
+    if bad := [h for h in runs if not isinstance(h, (NeighbourHistory,Learner))]:
+        raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of these, got a {type(bad[0]).__name__}")
+
 def _as_histories(runs, ids):
-    "Histories, those of learners made now, of the same images as those beside them"
+    "Histories; a learner becomes one, of the images `ids` or of those of the histories next to it"
     hs = list(runs) if isinstance(runs, (list,tuple)) else [runs]
-    if bad := [h for h in hs if not isinstance(h, (NeighbourHistory,Learner))]: raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of such, got a {type(bad[0]).__name__}")
+    _check_runs(hs)
     given = [h for h in hs if isinstance(h, NeighbourHistory)]
     if ids is None and given: ids = given[0].ids
     last = min((h.epochs[-1]['epoch'] for h in given if h.epochs), default=None)
@@ -139,17 +180,16 @@ def _as_histories(runs, ids):
     return hs
 
 def neighbour_page(
-    history, # A `NeighbourHistory`, a learner with `PSMCallback`, whose bank is asked as it is now, or a list of such, to be shown side by side
+    history, # A `NeighbourHistory`, a learner with `PSMCallback` as it is now, or a list of these, to be shown side by side
     path, # File to write
     title:str='Mined neighbours', # Heading of the page
-    ids=None, # Images to follow if a learner is given; None: those of a history beside it, or 64 that are drawn
-    layout:str='tsne', # Of the map; 'pca' is quicker
+    ids=None, # Images to follow if a learner is given; None: those of a history next to it, or 64 that are drawn
+    layout:str='tsne', # Layout of the map; 'pca' is quicker
 )->Path: # The file
-    "Write one self-contained HTML file: the map of all images, what each mined and what was drawn against it, epoch by epoch. Raises `ValueError` if runs can't be shown side by side"
+    """Write one HTML file that needs nothing else: the map of all images, what each mined, and the negatives drawn for the probes,
+    epoch by epoch. Raises `ValueError` if the runs can't be shown side by side"""
     hs,path = _as_histories(history, ids),Path(path)
-    if hs and not all(h.tables for h in hs): return _write(path, _html(title, '', f'<h1>{escape(title)}</h1><p>Nothing was kept yet: a history is filled at the end of each epoch of a training.</p>'))
-    return _write(path, view_page(map_view(hs, layout=layout, title=title)))
-
-def _write(path, html):
-    with atomic_write(path) as tmp: tmp.write_text(html, encoding='utf-8', errors='replace')      # a class name, a folder's, need not be text
+    empty = hs and not all(h.tables for h in hs)
+    html = _empty_page(title) if empty else view_page(map_view(hs, layout=layout, title=title))
+    with atomic_write(path) as tmp: tmp.write_text(html, encoding='utf-8', errors='replace')      # names of classes need not be valid text
     return path
