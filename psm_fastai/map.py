@@ -1,4 +1,4 @@
-"""All that a map of the images shows, in arrays: places, neighbours, what tells images apart, curves
+"""All that a map of the images shows, in arrays: places, neighbours, columns to colour and sort by, curves
 
 Docs: https://psm-fastai.github.io/psm_fastai/map.html.md"""
 
@@ -19,60 +19,68 @@ from .layout import nowhere
 from .record import as_bytes, places
 
 # %% ../nbs/08c_map.ipynb #39e4e6e1
-_not = "they can't be shown side by side"
-
-def histories_of(
-    runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such
-)->list:
-    "Histories that can be shown side by side. Raises `ValueError` if they can't, and `TypeError` for anything else"
-    hs = [_history(r) for r in (runs if isinstance(runs, (list,tuple)) else [runs])]
-    if not hs: raise ValueError("A map needs at least one history, got an empty list")
-    for i,h in enumerate(hs, 1):
-        if not h.tables: raise ValueError(f"Nothing was kept yet in history {i}: it is filled at the end of each epoch of a training")
-        if {*h.ids}!={*hs[0].ids}: raise ValueError(f"The histories follow different images, so {_not}. Give each NeighbourHistory the same ids=")
-        if not np.array_equal(_ids(h), _ids(hs[0])):
-            raise ValueError(f"The histories have maps of different images, so {_not}. Give each the same n_map=, and train on the same images")
-    if not shared_epochs(hs): raise ValueError(f"The histories have no epoch in common, so {_not}")
-    return hs
-
 def _history(h):
+    "A history, or that of a learner. Raises `TypeError` for anything else"
     if isinstance(h, Learner):
         filled = (cb for cb in h.cbs if isinstance(cb, NeighbourHistory) and cb.tables)
         h = next(filled, None) or NeighbourHistory().look(h)
     if not isinstance(h, NeighbourHistory): raise TypeError(f"A map needs a learner or a NeighbourHistory, got a {type(h).__name__}")
     return h
 
+_not = "they can't be shown side by side"
+
+def _check_alike(h, first):
+    "Raise `ValueError` if two histories follow different images"
+    if {*h.ids}!={*first.ids}:
+        raise ValueError(f"The histories follow different images, so {_not}. Give each NeighbourHistory the same ids=")
+    if not np.array_equal(_ids(h), _ids(first)):
+        raise ValueError(f"The histories have maps of different images, so {_not}. Give each the same n_map=, and train on the same images")
+
+def histories_of(
+    runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of these
+)->list:
+    "Histories that can be shown side by side. Raises `ValueError` if they can't, and `TypeError` for anything else"
+    hs = [_history(r) for r in (runs if isinstance(runs, (list,tuple)) else [runs])]
+    if not hs: raise ValueError("A map needs at least one history, got an empty list")
+    for i,h in enumerate(hs, 1):
+        if not h.tables: raise ValueError(f"Nothing was kept yet in history {i}: it is filled at the end of each epoch of a training")
+        _check_alike(h, hs[0])
+    if not shared_epochs(hs): raise ValueError(f"The histories have no epoch in common, so {_not}")
+    return hs
+
 # %% ../nbs/08c_map.ipynb #7f79395e
 def _kept(h): return h.map.epochs if len(h.map) else [m['epoch'] for m in h.epochs]
 
 def shared_epochs(
     hs:list, # Histories
-)->list: # Their numbers, counted from 0
+)->list: # Numbers of epochs, counted from 0
     "Epochs that all histories have kept"
     return [e for e in _kept(hs[0]) if all(e in _kept(h) for h in hs)]
 
 def _ids(h):
-    "Images of the map; of a history without one those that its tables name"
+    "Ids of the images that are shown, ascending"
     if len(h.map): return h.map.ids
     return np.unique(np.concatenate([h.ids, *(t.id[t.id>=0] for t in h.tables)])).astype(np.int32)
 
 # %% ../nbs/08c_map.ipynb #e8cde235
 def _from_tables(h, ids, epoch):
-    "What the table of an epoch says of the neighbours of its probes"
+    "The parts of a `MapRecord` for an epoch, from the table of its probes"
     t = next(t for m,t in zip(h.epochs, h.tables) if m['epoch']==epoch)
     t,n,k = t[~t.negative],len(ids),h.k
     def blank(shape, v, dtype): return np.full(shape, v, dtype)
     res = dict(feats=blank((n,1), np.nan, np.float16), near=blank((n,k), -1, np.int32), sim=blank((n,k), 0, np.uint8))
     res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), loss=blank(n, np.nan, np.float16), rows=None)
     at = places(ids, t['query'].to_numpy()),t['rank'].to_numpy()-1
-    res['near'][at],res['sim'][at],res['weight'][at] = places(ids, t.id.to_numpy()),as_bytes(t.similarity),as_bytes(t.weight.fillna(1)>0)
+    res['near'][at] = places(ids, t.id.to_numpy())
+    res['sim'][at] = as_bytes(t.similarity)
+    res['weight'][at] = as_bytes(t.weight.fillna(1)>0)
     return res
 
 def map_parts(
     h:NeighbourHistory,
     epochs:list, # Counted from 0
-)->dict: # As of a `MapRecord`, an array an epoch
-    "What a history has of the images of its map"
+)->dict: # The parts of a `MapRecord`, each a list of arrays, one for each epoch
+    "What a history knows of the images of its map"
     if not len(h.map):
         parts = [_from_tables(h, _ids(h), e) for e in epochs]
         return {n: [p[n] for p in parts] for n in parts[0]}
@@ -81,15 +89,18 @@ def map_parts(
 
 # %% ../nbs/08c_map.ipynb #11d87910
 def _column(name, label, values, help, names=None, palette='sequential'):
+    "A column of numbers, or of categories if `names` are given"
     kind,palette = ('number',palette) if names is None else ('category','categorical')
     return dict(name=name, label=label, kind=kind, values=values, names=names, palette=palette, help=help)
 
-def _mean(values, use): return np.where(use.any(-1), (values*use).sum(-1)/use.sum(-1).clip(min=1), np.nan).astype(np.float32)
+def _mean(values, use):
+    "Mean of values `[..., k]` over those in use, nan if there are none"
+    return np.where(use.any(-1), (values*use).sum(-1)/use.sum(-1).clip(min=1), np.nan).astype(np.float32)
 
 def right_share(
     near:np.ndarray, # `[n, k]` positions, -1 = none
     labels:np.ndarray, # `[n]`, -1 = unknown
-)->np.ndarray: # `[n]`, nan where nothing is known
+)->np.ndarray: # `[n]`, nan if no label is known
     "Share of an image's neighbours that carry its label"
     of = labels[near]
     return _mean(of==labels[:,None], (near>=0) & (of>=0) & (labels[:,None]>=0))
@@ -97,14 +108,14 @@ def right_share(
 def kept_share(
     before:np.ndarray, # `[n, k]` positions, -1 = none
     near:np.ndarray, # `[n, k]`
-)->np.ndarray: # `[n]`, nan where there were none
-    "Share of an image's neighbours that it had in the epoch before"
+)->np.ndarray: # `[n]`, nan if there were no neighbours
+    "Share of an image's neighbours that were its neighbours in the epoch before, too"
     return _mean((near[:,:,None]==before[:,None]).any(2), (near>=0) & (before>=0).any(1, keepdims=True))
 
 def stability(
-    near:list, # Of each epoch `[n, k]` positions, -1 = none
-)->list: # Of each epoch `[n]`
-    "`kept_share` of each epoch. An index stays as it is until it is made again, and tells nothing new until then"
+    near:list, # For each epoch `[n, k]` positions, -1 = none
+)->list: # For each epoch `[n]`
+    "`kept_share` for each epoch. An index tells nothing new until it is made again, so its last value stands until then"
     res = [np.full(len(near[0]), np.nan, np.float32)]
     for a,b in zip(near, near[1:]):
         as_before = ((a==b) | (a<0) | (b<0)).all() and (a>=0).any()
@@ -114,28 +125,32 @@ def stability(
 # %% ../nbs/08c_map.ipynb #b47f443c
 _help = dict(
     right=('right neighbours', 'Share of the neighbours that carry the label of the image'),
-    trust=('trust in its neighbours', 'How far training trusts the neighbours, 0 to 1, the mean over them. Of a memory bank all count alike'),
+    trust=('trust in its neighbours', 'How far training trusts the neighbours, from 0 to 1, mean over them. '
+        'In a memory bank all count alike'),
     stability=('stability', 'Share of the neighbours that were neighbours in the epoch before, or in the index before'),
     similarity=('similarity of its neighbours', 'Mean cosine similarity of the neighbours'),
     age=('age of its key', 'Training steps since the key was computed'),
-    loss=('loss', "Loss of the image in this epoch. Losses of different methods, or before and after mining started, can't be compared"))
+    loss=('loss', 'Loss of the image in this epoch. Losses of different methods, or before and after mining started, '
+        "can't be compared"))
+
+def _epoch_column(name, values):
+    label,help = _help[name]
+    return _column(name, label, np.stack(values).astype(np.float32), help, palette='diverging' if name=='right' else 'sequential')
 
 def _of_neighbours(parts, labels):
+    "Columns that change with the epoch, from `map_parts`"
     near = parts['near']
     def means(name): return [_mean(v/255, n>=0) for v,n in zip(parts[name], near)]
     found = dict(trust=means('weight'), stability=stability(near), similarity=means('sim'))
     found.update(age=[np.where(a<0, np.nan, a) for a in parts['age']], loss=parts['loss'])
     if (labels>=0).any(): found = dict(right=[right_share(n, labels) for n in near], **found)
-    def column(name, values):
-        label,help = _help[name]
-        return _column(name, label, np.stack(values).astype(np.float32), help, palette='diverging' if name=='right' else 'sequential')
-    return [column(name, values) for name,values in found.items()]
+    return [_epoch_column(name, values) for name,values in found.items()]
 
 # %% ../nbs/08c_map.ipynb #9e424957
 def keys_collection(
     h:NeighbourHistory, # With a map
 )->tuple: # A `Collection` of the images that have a key at the last epoch, and their positions
-    "The images of a map, to ask for copies, outliers and clusters"
+    "The keys of a map as a collection, which knows copies, outliers and clusters"
     feats = np.asarray(h.map.keys.feats, np.float32)
     at = np.flatnonzero(np.isfinite(feats).all(1))
     ids = h.map.ids[at].tolist()
@@ -143,32 +158,43 @@ def keys_collection(
     table['pixels'] = [h.pixels.get(i, f'image {i}') for i in ids]
     return Collection(torch.from_numpy(feats[at]), None, table),at
 
-def _asked_of(h):
-    "What to ask for copies, outliers and clusters: a collection, its rows of the map's images, and their positions"
+def _collection_of(h):
+    "A collection, its rows of the map's images, and the positions of these images"
     if h.collection is None:
         c,at = keys_collection(h)
         return c,np.arange(len(at)),at
     row_of = {i: r for r,(i,kind) in enumerate(zip(h.collection.table.id, h.collection.table.set)) if kind=='train'}
     return h.collection,np.array([row_of[i] for i in h.map.ids.tolist()], int),np.arange(len(h.map.ids))
 
+# %% ../nbs/08c_map.ipynb #m0000006
 def _of_collection(h):
-    "Cluster, copy and distance, looked up once for the last epoch"
+    "Columns of clusters, copies and outliers, computed once for the last epoch"
     known,now = h.__dict__.get('_found', (None,)),(len(h.map),id(h.collection))
-    if known[0]!=now: h._found = known = now,_ask_collection(h)
+    if known[0]!=now: h._found = known = now,_collection_columns(h)
     return known[1]
 
-def _ask_collection(h):
-    n,(c,rows,at) = len(h.map.ids),_asked_of(h)
-    cluster,copy_of,far = np.full(n, -1, np.int32),np.full(n, -1, np.int32),np.full(n, np.nan, np.float32)
+def _first_copies(c, rows, at):
+    "For each of these rows of a collection the position of the first image with the same pixels, -1 if there is none before it"
+    place = dict(zip(rows.tolist(), at.tolist()))
+    first = np.array(c.first_alike())[rows].tolist()
+    return [-1 if f==r else place.get(f, -1) for f,r in zip(first, rows.tolist())]
+
+def _collection_columns(h):
+    n,(c,rows,at) = len(h.map.ids),_collection_of(h)
+    def spread(values, none, dtype):
+        res = np.full(n, none, dtype)
+        res[at] = values
+        return res
     number = best_number(c.unit[::math.ceil(len(c)/1000)].numpy()) if h.collection is None else None
-    cluster[at] = c.clusters(number).set_index('row').cluster.sort_index().to_numpy()[rows]
-    place,first = {r: p for r,p in zip(rows.tolist(), at.tolist())},np.array(c.first_alike())[rows]
-    copy_of[at] = [-1 if f==r else place.get(f, -1) for f,r in zip(first.tolist(), rows.tolist())]
-    if len(c)>1: far[at] = c.outliers(len(c)).set_index('row').distance.sort_index().to_numpy()[rows]
-    names,of = [f'cluster {i+1}' for i in range(cluster.max()+1)],'keys of the last epoch' if h.collection is None else "encoder's features"
+    cluster = spread(c.clusters(number).set_index('row').cluster.sort_index().to_numpy()[rows], -1, np.int32)
+    copy_of = spread(_first_copies(c, rows, at), -1, np.int32)
+    far = c.outliers(len(c)).set_index('row').distance.sort_index().to_numpy()[rows] if len(c)>1 else np.nan
+    names = [f'cluster {i+1}' for i in range(cluster.max()+1)]
+    of = 'keys of the last epoch' if h.collection is None else "encoder's features"
     return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}; 1 is the largest', names),
         _column('duplicate_of', 'copy of', copy_of, 'Position of the first image with the same pixels, -1 if there is none before it'),
-        _column('outlier', 'distance to its nearest', far, f'Mean of 1 - cosine similarity to the 10 nearest images, by the {of}')]
+        _column('outlier', 'distance to its nearest', spread(far, np.nan, np.float32),
+            f'Mean of 1 - cosine similarity to the 10 nearest images, by the {of}')]
 
 # %% ../nbs/08c_map.ipynb #c4e7cdbc
 def map_columns(
@@ -177,19 +203,22 @@ def map_columns(
     labels:np.ndarray, # `[n]`, -1 = unknown
     vocab:list, # Names of the classes
 )->list: # dicts: `name`, `label`, `kind` ('category' or 'number'), `values` `[n]` or `[E, n]`, `names`, `palette`, `help`
-    "By what images of a map are coloured, ordered and filtered"
+    "Columns by which images of a map are coloured, ordered and filtered"
     res = [_column('class', 'class', labels, 'The label of the image', names=vocab)] if (labels>=0).any() else []
     return res + _of_neighbours(parts, labels) + (_of_collection(h) if len(h.map) else [])
 
 # %% ../nbs/08c_map.ipynb #3e2dc96a
-_labelled = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance', false_neg='false negatives')
+_labelled = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance',
+    false_neg='false negatives')
 _unlabelled = dict(agreement='agreement of two views', stability='stability', similarity='similarity of neighbours',
     estimated='estimated purity of what is pulled', trusted='share that is trusted')
+
+def _mean_known(x): return float(np.nanmean(x)) if np.isfinite(x).any() else math.nan
 
 def map_curves(
     h:NeighbourHistory,
 )->list: # dicts: `name`, `label`, `values`, `epochs` (counted from 1), `unit`, `labelled`
-    "How a training went, as far as it can be told"
+    "The curves of a training, as far as its figures were kept"
     parts,metrics = map_parts(h, _kept(h)),h.metrics().set_index('epoch')
     stable = [_mean_known(s) for s in stability(parts['near'])]
     similar = [_mean_known(_mean(s/255, n>=0)) for s,n in zip(parts['sim'], parts['near'])]
@@ -201,13 +230,11 @@ def map_curves(
         if len(v): res.append(dict(curve, epochs=[int(e)+1 for e in v.index]))
     return res
 
-def _mean_known(x): return float(np.nanmean(x)) if np.isfinite(x).any() else math.nan
-
 # %% ../nbs/08c_map.ipynb #1fb38a7d
 def short_file(
-    path, # Of an image, or None
+    path, # Path of an image, or None
     root:str, # Folder that all images are in
-)->str:
+)->str: # None for None
     "The name of a file and at most two folders, on one line"
     if path is None: return None
     parts = Path(path).parts
@@ -215,8 +242,9 @@ def short_file(
     return shown('/'.join((inside or parts)[-3:]))
 
 def _common(paths):
+    "The folder that all these files are in, '' if there is none"
     try: return commonpath([dirname(p) for p in paths])
-    except ValueError: return ''       # none, or of several drives
+    except ValueError: return ''       # no paths, or on several drives
 
 def _thumbs(h, ids):
     "Sprites, the tile of each image, and the tiles of the two views of each probe"
@@ -230,37 +258,52 @@ def _thumbs(h, ids):
 
 # %% ../nbs/08c_map.ipynb #639168a7
 def _negatives(h, ids, epochs, rows):
-    "Of each probe and epoch `[position, id, similarity, times as likely as in a uniform draw]`"
+    "By the position of a probe, for each epoch its negatives `[position, id, similarity, times as likely as in a uniform draw]`"
     res = {int(p): [[] for _ in epochs] for p in places(ids, np.array(h.ids))}
-    row = {i: j for j,i in enumerate(h.ids)}
+    number = {i: j for j,i in enumerate(h.ids)}
     tables = {m['epoch']: t for m,t in zip(h.epochs, h.tables)}
     for j,e in enumerate(epochs):
         t = tables[e][tables[e].negative]
-        among = [math.nan if rows is None or rows[j] is None else rows[j][row[q]] for q in t['query']]
+        among = [math.nan if rows is None or rows[j] is None else rows[j][number[q]] for q in t['query']]
         t = t.assign(probe=places(ids, t['query'].to_numpy()), place=places(ids, t.id.to_numpy()), times=t.prob*among)
         for r in t.itertuples():
             res[r.probe][j].append([r.place, r.id, round(r.similarity, 4), None if math.isnan(r.times) else round(r.times, 4)])
     return res
 
 # %% ../nbs/08c_map.ipynb #e50fbca3
-def _run(h, j, n_runs, epochs, parts, layout):
-    ids,meta = _ids(h),{m['epoch']: m for m in h.epochs}
-    last = meta[epochs[-1]]
-    method = dict({n: last.get(n) for n in ('k','n_neg','hard_weight')}, index=bool(last.get('index')))
-    xy = np.full((len(epochs),len(ids),2), nowhere, np.uint16)
-    if len(h.map): xy = h.map_layout(layout)[[h.map.epochs.index(e) for e in epochs]]
-    began = [m['epoch']+1 for m in h.epochs if m['mining']]
-    return dict(name=h.title or (f'run {j+1}' if n_runs>1 else ''), method=method, mining=[bool(meta[e]['mining']) for e in epochs], xy=xy,
-        **{n: np.stack(parts[n]) for n in ('near','sim','weight')}, negatives=_negatives(h, ids, epochs, parts['rows']),
+def _method(h, epoch):
+    "The settings of mining at an epoch"
+    meta = next(m for m in h.epochs if m['epoch']==epoch)
+    return dict({n: meta.get(n) for n in ('k','n_neg','hard_weight')}, index=bool(meta.get('index')))
+
+def _places(h, epochs, layout):
+    "`[E, n, 2]`; a history without a map has no places"
+    if not len(h.map): return np.full((len(epochs),len(_ids(h)),2), nowhere, np.uint16)
+    return h.map_layout(layout)[[h.map.epochs.index(e) for e in epochs]]
+
+def _run(h, name, epochs, parts, layout):
+    "What the map shows of one run"
+    mining = {m['epoch']: bool(m['mining']) for m in h.epochs}
+    began = [e+1 for e,mines in mining.items() if mines]
+    return dict(name=name, method=_method(h, epochs[-1]), mining=[mining[e] for e in epochs], xy=_places(h, epochs, layout),
+        **{n: np.stack(parts[n]) for n in ('near','sim','weight')}, negatives=_negatives(h, _ids(h), epochs, parts['rows']),
         curves=map_curves(h), start=began[0] if began else None)
 
-# %% ../nbs/08c_map.ipynb #2a4edb31
 def _classes(h, ids):
+    "Names of the classes, and the label of each image, -1 if it is unknown"
     labels = np.array([h.labels.get(i, -1) for i in ids.tolist()], np.int32)
     return [str(c) for c in h.vocab or range(labels.max()+1)],labels
 
+# %% ../nbs/08c_map.ipynb #2a4edb31
+def _run_names(hs): return [h.title or (f'run {j}' if len(hs)>1 else '') for j,h in enumerate(hs, 1)]
+
+def _all_columns(h, parts, labels, vocab):
+    "Columns of the first run, and for each further run, marked by its number, those that change with the epoch"
+    res = map_columns(h, parts[0], labels, vocab)
+    return res + [dict(c, run=j) for j,p in enumerate(parts[1:], 1) for c in _of_neighbours(p, labels)]
+
 def map_view(
-    runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of such, to be shown side by side
+    runs, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of these, to be shown side by side
     layout:str='tsne', # As for `lay_out`
     title:str='', # Heading
 )->dict:
@@ -272,8 +315,8 @@ def map_view(
     files = [h.files.get(i) for i in ids.tolist()]
     root = _common([f for f in files if f])
     parts = [map_parts(o, epochs) for o in hs]
-    columns = map_columns(h, parts[0], labels, vocab)
-    for j,p in enumerate(parts[1:], 1): columns += [dict(c, run=j) for c in _of_neighbours(p, labels)]
-    return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files, labels=labels, vocab=vocab, labelled=bool((labels>=0).any()),
-        thumbs=_thumbs(h, ids), epochs=[e+1 for e in epochs], runs=[_run(o, j, len(hs), epochs, p, layout) for j,(o,p) in enumerate(zip(hs, parts))],
-        columns=columns, probes=places(ids, np.array(h.ids)))
+    columns = _all_columns(h, parts, labels, vocab)
+    runs = [_run(o, name, epochs, p, layout) for o,name,p in zip(hs, _run_names(hs), parts)]
+    return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files,
+        labels=labels, vocab=vocab, labelled=bool((labels>=0).any()), thumbs=_thumbs(h, ids),
+        epochs=[e+1 for e in epochs], runs=runs, columns=columns, probes=places(ids, np.array(h.ids)))
