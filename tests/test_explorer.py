@@ -186,4 +186,4 @@ def test_a_grid_begins_anew_with_other_images(monkeypatch):
     learn.dls = digits_dls(bs=32, limit=40)
     learn.fit(1)
     assert grid.history is not first and len(grid.history.epochs)==1
-    with pytest.raises(ValueError, match='of other images'): first.look(learn)
+    with pytest.raises(ValueError, match='follows other images'): first.look(learn)
