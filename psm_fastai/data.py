@@ -114,9 +114,11 @@ def digits_dls(
     images = (images*255).round().byte().numpy()
     order = np.random.default_rng(0).permutation(len(images))
     train,valid = order[450:][:limit],order[:450]
+    items = [(images[i],int(d.target[i])) for i in [*train,*valid]]
     block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=list(range(10)))), get_x=ItemGetter(0), get_y=ItemGetter(1),
+        get_items=lambda _: items,      # given as the source, all images would be formatted for a message that fastai doesn't print
         splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=Normalize.from_stats([images.mean()/255], [images.std()/255], cuda=False), dl_type=MemoryDL)
-    return block.dataloaders([(images[i],int(d.target[i])) for i in [*train,*valid]], bs=bs)
+    return block.dataloaders('digits', bs=bs)
 
 # %% ../nbs/00b_data.ipynb #620bd64c
 def _mark(x):
