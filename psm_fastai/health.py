@@ -1,4 +1,4 @@
-"""The signs of a pretraining that goes wrong, watched while it runs, each with the setting to try
+"""Signs that a pretraining goes wrong, watched for while it runs, each with the setting to try
 
 Docs: https://psm-fastai.github.io/psm_fastai/health.html.md"""
 
@@ -24,13 +24,14 @@ class HealthCallback(GuestCallback):
     "Keep figures of every `every`-th training batch, a row an epoch, and warn once of each sign of failure"
     order,run_valid = 9,False
     def __init__(self,
-        every:int=10, # Every so many batches, and the first of each epoch
+        every:int=10, # Look at one batch in this many, and at the first of each epoch
     ):
         check_number('every', every, 1, whole=True)
         self.every,self.rows,self.told = every,[],set()
 
     def before_train(self):
-        self.learn.psm_health,self.sums,self.pure,self.n = self,0.,0.,0
+        self.learn.psm_health = self
+        self.sums,self.pure,self.n = 0.,0.,0
         if self.epoch==0: self.told = set()      # another fit is told anew
 
     def after_loss(self):
@@ -38,83 +39,156 @@ class HealthCallback(GuestCallback):
         if self.iter%self.every or s is None or hasattr(self.learn, 'lr_finder'): return
         with torch.no_grad(), torch.autocast(s.q.device.type, enabled=False): self.look(s, psm_model(self.learn))
 
-    def look(self, s, m):
-        p,rows = m.loss,m.bank
-        right,known = purity(s.labels, p.pool(rows).labels[s.mined.pos_idx], s.mined.used)
-        spread = s.q.std(0).mean()*s.q.shape[1]**.5 if len(s.q)>1 else s.q.new_tensor(1.)
-        figures = [s.loss.mean(), spread, s.loss.new_tensor(math.nan) if p.pool(rows) is rows else s.mined.used.any(1).float().mean()]
-        if p.n_neg!=0:
-            n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # of a large bank some queries will do
-            mined = s.mined.first(n)
-            sims,g = similarity_gradients(p, s.q[:n], s.k[:n], rows, mined)
-            g = g.gather(1, sims.masked_fill(~mined.neg_mask, -2).argsort(1, descending=True))
-            figures += [s.mined.neg_mask.sum(1).float().mean().add(1).log(), g.mean(), g.var(0).mean()]
-        self.sums,self.pure,self.n = self.sums+torch.stack(figures),self.pure+torch.stack([right,known]),self.n+1
-
-    def after_train(self):
-        if not self.n: return
-        m = psm_model(self.learn)
-        loss,*figures = (self.sums/self.n).tolist()
-        right,known = self.pure.tolist()
-        row = dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan, **dict(zip(['spread','pulling','ceiling','grad_mean','grad_var'], figures)))
-        self.rows.append(dict(row, chance=chance_purity(m.bank.labels, m.bank.labels), mining=m.loss.mining and bool(m.loss.k or m.loss.n_neg), since=m.loss.index.since if m.loss.index is not None and m.loss.index.made else math.nan, pct=(self.epoch+1)/self.n_epoch))
-        for sign,text in signs(self.frame).items():
-            if sign not in self.told: warnings.warn(f"epoch {self.epoch}: {text}", PSMWarning, stacklevel=2)
-            self.told.add(sign)
-
-    def state_dict(self): return dict(rows=self.rows, told=list(self.told))
-    def load_state_dict(self, state): self.rows,self.told,self.learn.psm_health = list(state['rows']),set(state['told']),self
-
     @property
     def frame(self)->pd.DataFrame: return pd.DataFrame(self.rows)
 
+    def state_dict(self): return dict(rows=self.rows, told=list(self.told))
+    def load_state_dict(self, state):
+        self.rows,self.told = list(state['rows']),set(state['told'])
+        self.learn.psm_health = self
+
+# %% ../nbs/05c_health.ipynb #6e0a4641
+def _gradient_figures(s, p, bank):
+    "Ceiling of the loss; mean and variance of the gradients at the similarity ranks of the negatives"
+    n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # if the bank is large, some of the queries will do
+    mined = s.mined.first(n)
+    sims,grads = similarity_gradients(p, s.q[:n], s.k[:n], bank, mined)
+    ranks = sims.masked_fill(~mined.neg_mask, -2).argsort(1, descending=True)
+    grads = grads.gather(1, ranks)
+    ceiling = s.mined.neg_mask.sum(1).float().mean().add(1).log()
+    return [ceiling, grads.mean(), grads.var(0).mean()]
+
+@patch
+def look(self:HealthCallback, s, m):
+    "Add the figures of a batch to those of the epoch"
+    p,pool = m.loss,m.loss.pool(m.bank)
+    unknown = s.loss.new_tensor(math.nan)
+    spread = s.q.std(0).mean()*s.q.shape[1]**.5 if len(s.q)>1 else s.q.new_tensor(1.)
+    pulling = unknown if pool is m.bank else s.mined.used.any(1).float().mean()
+    figures = [s.loss.mean(), spread, pulling]
+    if p.n_neg!=0: figures += _gradient_figures(s, p, m.bank)
+    right,known = purity(s.labels, pool.labels[s.mined.pos_idx], s.mined.used)
+    self.sums = self.sums + torch.stack(figures)
+    self.pure = self.pure + torch.stack([right,known])
+    self.n += 1
+
+# %% ../nbs/05c_health.ipynb #00e8a380
+@patch
+def after_train(self:HealthCallback):
+    if not self.n: return
+    self.rows.append(self.epoch_row(psm_model(self.learn)))
+    for sign,text in signs(self.frame).items():
+        if sign not in self.told: warnings.warn(f"epoch {self.epoch}: {text}", PSMWarning, stacklevel=2)
+        self.told.add(sign)
+
+@patch
+def epoch_row(self:HealthCallback, m):
+    "Means of the figures of the epoch, and how far the training is"
+    p = m.loss
+    loss,*figures = (self.sums/self.n).tolist()
+    right,known = self.pure.tolist()
+    return dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan,
+        **dict(zip(['spread','pulling','ceiling','grad_mean','grad_var'], figures)),
+        chance=chance_purity(m.bank.labels, m.bank.labels),
+        mining=p.mining and bool(p.k or p.n_neg),
+        since=p.index.since if p.index is not None and p.index.made else math.nan,
+        pct=(self.epoch+1)/self.n_epoch)
+
 # %% ../nbs/05c_health.ipynb #70b1af63
-def _last_fit(frame): return frame[(frame.epoch.diff()<=0).cumsum().pipe(lambda s: s==s.iloc[-1])]
+def _last_fit(frame):
+    "The rows since epochs were last counted from the beginning"
+    fit = (frame.epoch.diff()<=0).cumsum()
+    return frame[fit==fit.iloc[-1]]
+
+# %% ../nbs/05c_health.ipynb #7af0357d
+def _low_purity(fit):
+    last = fit.iloc[-1]
+    if fit.mining.sum()<3 or last.pct<.5 or last.pulling<.01: return
+    if not last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)): return
+    return (f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. "
+        "Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs")
+
+def _no_trust(fit):
+    last = fit.iloc[-1]
+    if 'since' not in fit or (fit.since==0).sum()<3 or last.pct<.5 or not last.pulling<.01: return
+    return ("hardly any neighbour is more likely right than wrong, by an estimate without labels, "
+        "so next to nothing is pulled together and the training is MoCo's. "
+        "If the images have relatives, try more epochs, a pretrained encoder, or views that change less")
+
+# %% ../nbs/05c_health.ipynb #f3aa7077
+def _jumping_variance(fit):
+    mined = fit[fit.mining]
+    if 'grad_var' not in fit or len(mined)<4 or not fit.mining.iloc[-1]: return
+    now,usual = fit.grad_var.iloc[-1],mined.grad_var.iloc[:-1].median()
+    if not now>4*usual: return
+    return (f"the variance of the gradients jumped to {now/usual:.0f} times its median: "
+        "harder negatives are drawn, and the most similar ones are the most often false. "
+        "Try a smaller b (further below the positive), a smaller a, or a later mine_after")
+
+def _at_ceiling(fit):
+    last = fit.iloc[-1]
+    if 'ceiling' not in fit or last.epoch<2 or not (fit.ceiling-fit.loss).tail(2).abs().max()<.03*last.ceiling: return
+    return (f"the loss sits at {last.loss:.2f}, and ln(number of negatives + 1) is {last.ceiling:.2f}: "
+        "the network can't tell its own key from any other row. "
+        "Try gentler views, such as photo_views(jitter=.2, hue=0), a smaller temp, or a smaller learning rate")
+
+def _no_negatives(fit):
+    if 'ceiling' not in fit or _at_ceiling(fit) or not fit.ceiling.iloc[-1]<.01: return
+    return "no negatives are left, so the loss is 0 and nothing is learned. Try a smaller k, or a larger bank_size"
+
+def _plateau(fit):
+    if 'ceiling' not in fit or _at_ceiling(fit) or _no_negatives(fit): return
+    last = fit.iloc[-1]
+    late = fit[(fit.mining==last.mining) & (fit.pct>last.pct/2)].loss
+    if len(late)<8 or not late.max()-late.min()<.03*late.mean(): return
+    return (f"the loss has stopped at {last.loss:.2f} after {last.pct:.0%} of the training. "
+        "If the bank is not diverse enough, try a larger bank_size; if the choice is too strict, "
+        "a smaller k and hard_weight nearer to 1, or a smaller a; or else a larger learning rate")
+
+# %% ../nbs/05c_health.ipynb #74dd8852
+def _collapsed(fit):
+    last = fit.iloc[-1]
+    if last.epoch<2 or not last.spread<.1: return
+    return (f"all queries point the same way (their spread is {last.spread:.2f}; 1 is even): collapse. "
+        "Try gentler views, a smaller learning rate, a larger momentum, and, without negatives, predictor=True")
+
+_checks = dict(purity=_low_purity, trust=_no_trust, variance=_jumping_variance,
+    ceiling=_at_ceiling, negatives=_no_negatives, plateau=_plateau, collapse=_collapsed)
 
 def signs(
     frame:pd.DataFrame, # `HealthCallback.frame`
 )->dict: # Name of each sign to what was seen and what to try
-    "What the rows of a training, up to now, show of the signs of failure"
+    "The signs of failure that the rows of a training show so far"
     if not len(frame): return {}
     fit = _last_fit(frame)
-    res,last,mined = {},fit.iloc[-1],fit[fit.mining]
-    if len(mined)>=3 and last.pct>=.5 and not last.pulling<.01 and last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)):
-        res['purity'] = f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs"
-    if 'since' in fit and (fit.since==0).sum()>=3 and last.pct>=.5 and last.pulling<.01:          # the first index is of young features
-        res['trust'] = "hardly any neighbour is more likely right than wrong, by an estimate without labels, so next to nothing is pulled together and the training is MoCo's. If the images have relatives, try more epochs, a pretrained encoder, or views that change less"
-    if 'grad_var' in fit and len(mined)>=4 and last.mining and last.grad_var > 4*mined.grad_var.iloc[:-1].median():
-        res['variance'] = f"the variance of the gradients jumped to {last.grad_var/mined.grad_var.iloc[:-1].median():.0f} times its median: harder negatives are drawn, and the most similar ones are the most often false. Try a smaller b (further below the positive), a smaller a, or a later mine_after"
-    if 'ceiling' in fit and last.epoch>=2 and (fit.ceiling-fit.loss).tail(2).abs().max() < .03*last.ceiling:
-        res['ceiling'] = f"the loss sits at {last.loss:.2f}, and ln(number of negatives + 1) is {last.ceiling:.2f}: the network can't tell its own key from any other row. Try gentler views, such as photo_views(jitter=.2, hue=0), a smaller temp, or a smaller learning rate"
-    elif 'ceiling' in fit and last.ceiling<.01:
-        res['negatives'] = "no negatives are left, so the loss is 0 and nothing is learned. Try a smaller k, or a larger bank_size"
-    elif 'ceiling' in fit and len(late := fit[(fit.mining==last.mining) & (fit.pct>last.pct/2)].loss)>=8 and late.max()-late.min() < .03*late.mean():
-        res['plateau'] = f"the loss has stopped at {last.loss:.2f} after {last.pct:.0%} of the training. If the bank is not diverse enough, try a larger bank_size; if the choice is too strict, a smaller k and hard_weight nearer to 1, or a smaller a; or else a larger learning rate"
-    if last.epoch>=2 and last.spread<.1:
-        res['collapse'] = f"all queries point the same way (their spread is {last.spread:.2f}; 1 is even): collapse. Try gentler views, a smaller learning rate, a larger momentum, and, without negatives, predictor=True"
-    return res
+    return {name: text for name,check in _checks.items() if (text := check(fit))}
 
 # %% ../nbs/05c_health.ipynb #33f726e9
-def _alike(learn, n=64):
-    "Spread of the queries of images as they are: 0 if the network makes no difference between images, whatever it makes of their views"
+def _spread_of_images(learn, n=64):
+    "Spread of the queries of `n` images without augmentation: 0 if the network sees no difference between them"
     m,size = psm_model(learn),len(learn.dls.train_ds)
+    some = list(range(0, size, math.ceil(size/n)))
     with torch.no_grad(), keep_modes(m):
         m.eval()
-        q = torch.cat([m.query(as_floats(x.to(m.bank.feats.device))) for x,*_ in plain_batches(learn.dls, ids=list(range(0, size, math.ceil(size/n))))])
+        batches = [as_floats(x.to(m.bank.feats.device)) for x,*_ in plain_batches(learn.dls, ids=some)]
+        q = torch.cat([m.query(x) for x in batches])
     return (q.std(0).mean()*q.shape[1]**.5).item()
 
 class Signs(dict):
-    "Signs of failure, which were printed already: a notebook does not show them a second time"
+    "Signs of failure that were printed already, so a notebook does not show them a second time"
     def _ipython_display_(self): pass
 
 @patch
 def diagnose(self:Learner)->dict: # Name of each sign of failure to what was seen and what to try; empty if there is none
-    "What the last training shows of the signs of failure. Raises `ValueError` before the first epoch"
+    "Print and return the signs of failure of the last training. Raises `ValueError` before the first epoch"
     health = getattr(self, 'psm_health', None)
-    if health is None or not health.rows: raise ValueError("There is nothing to diagnose yet: train with PSMCallback for an epoch first")
+    if health is None or not health.rows:
+        raise ValueError("There is nothing to diagnose yet: train with PSMCallback for an epoch first")
     res = Signs(signs(health.frame))
-    if not res and len(self.dls.train_ds)>1 and _alike(self)<.01:
-        res['alike'] = "all images as they are get the same features: they are the same once they are read, or look so to the network. Look at them: dls.show_batch(). If they differ there, try gentler views or a smaller learning rate"
+    if not res and len(self.dls.train_ds)>1 and _spread_of_images(self)<.01:
+        res['alike'] = ("all images get the same features without augmentation: either reading makes them the same, "
+            "or the network sees no difference. Look at them: dls.show_batch(). "
+            "If they differ there, try gentler views or a smaller learning rate")
     for name,text in res.items(): say(f"{name}: {text}")
     if not res: say(f"No sign of failure in {len(_last_fit(health.frame))} epochs")
     return res
