@@ -1,4 +1,4 @@
-"""Is what was mined right, do the features collapse, and what can be seen without labels? Four callbacks that watch a training
+"""Four callbacks that watch a training: purity of what was mined, collapse, agreement without labels, and gradients of negatives
 
 Docs: https://psm-fastai.github.io/psm_fastai/monitor.html.md"""
 
@@ -10,6 +10,7 @@ __all__ = ['MonitorCallback', 'PurityCallback', 'effective_rank', 'CollapseCallb
 # %% ../nbs/08_monitor.ipynb #47bb18bb
 import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
+from fastcore.basics import patch
 from .folders import short_name
 from .learner import *
 from .loss import check_number, similarity_gradients
@@ -17,51 +18,76 @@ from .mining import admissible, mine_positives, overlap
 
 # %% ../nbs/08_monitor.ipynb #50cf3a02
 class MonitorCallback(GuestCallback):
-    "Looks at one training batch in `every`, and adds a row an epoch to the DataFrame `frame`; a subclass says what to look for"
+    "Look at one training batch in `every`, and add a row an epoch to the DataFrame `frame`; a subclass says what to look for"
     order,names = 40,()   # MixedPrecision (10) has left autocast; the Recorder (50) has yet to read the columns
     seen,_stateattrs = (),('seen',)
     def __init__(self,
-        every:int=10, # One batch in so many is looked at, and at least one an epoch
+        every:int=10, # Look at one batch in this many, and at least at one an epoch
     ):
         check_number('every', every, 1, whole=True)
         self.every,self.frame,self.now,self.active = every,pd.DataFrame(),{},False
 
     def need_psm(self):
-        if not hasattr(self.learn, 'psm_step'): raise TypeError(f"{type(self).__name__} watches what PSMCallback trains, and this learner has none yet. Give it a PSMCallback first: psm_learner does, in `cbs` it goes before this one")
+        if hasattr(self.learn, 'psm_step'): return
+        raise TypeError(f"{type(self).__name__} watches what PSMCallback trains, and this learner has none yet. "
+            "Give it a PSMCallback first: psm_learner does so, and in `cbs` it must come before this callback")
 
     def attach(self):
         self.need_psm()
         self.columns = {n: partial(self.value, n) for n in self.names}
 
     def value(self, name): return float(self.now.get(name, math.nan))
-    def before_fit(self): self.active = False      # the fit before may have been cut off
-    def before_train(self):
-        self.need_psm()
-        self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
-    def after_loss(self):
-        if not self.active or self.iter%self.every != min(self.every, self.n_iter)//2: return
-        step = self.learn.psm_step
-        with torch.no_grad(), torch.autocast(step.q.device.type, enabled=False): self.seen.append(self.look(step, psm_model(self.learn)))
-    def after_train(self):
-        if self.seen:
-            seen = {n: torch.cat([s[n] for s in self.seen]).cpu() for n in self.seen[0]}
-            self.now = dict(epoch=max(self.epoch, self.frame.epoch.max()+1 if len(self.frame) else 0))
-            with torch.autocast(torch.device(getattr(self.dls, 'device', None) or 'cpu').type, enabled=False): self.now.update(self.sum_up(seen))
-            self.add('frame', pd.DataFrame([self.now]))
-        self.active,self.seen = False,[]
 
     def look(self, step, m)->dict: "Tensors `[n, ...]`, on the device, of a `PSMStep` and the `PSMModel`"
-    def sum_up(self, seen)->dict: "The epoch's figures, from what `look` saw, put together"
+    def sum_up(self, seen)->dict: "The epoch's figures, from what `look` saw in all batches, put together"
 
-    def frames(self): return {n: f for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
-    def state_dict(self): return {n: f.to_dict('records') for n,f in self.frames().items()}
-    def load_state_dict(self, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
+# %% ../nbs/08_monitor.ipynb #c024f1de
+@patch
+def before_fit(self:MonitorCallback): self.active = False      # the fit before may have been interrupted
 
-    def add(self, name, rows): setattr(self, name, pd.concat([getattr(self, name), rows], ignore_index=True) if len(getattr(self, name)) else rows)
-    def plot(self):
-        "Draw `frame`. Raises `ValueError` before the first epoch"
-        if not len(self.frame): raise ValueError(f"{type(self).__name__} has seen no epoch yet. Train first")
-        self.draw(self.frame)
+@patch
+def before_train(self:MonitorCallback):
+    self.need_psm()
+    self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
+
+@patch
+def after_loss(self:MonitorCallback):
+    if not self.active or self.iter%self.every != min(self.every, self.n_iter)//2: return
+    step = self.learn.psm_step
+    with torch.no_grad(), torch.autocast(step.q.device.type, enabled=False):
+        self.seen.append(self.look(step, psm_model(self.learn)))
+
+@patch
+def after_train(self:MonitorCallback):
+    if self.seen:
+        seen = {n: torch.cat([s[n] for s in self.seen]).cpu() for n in self.seen[0]}
+        self.now = dict(epoch=max(self.epoch, self.frame.epoch.max()+1 if len(self.frame) else 0))
+        device = torch.device(getattr(self.dls, 'device', None) or 'cpu')
+        with torch.autocast(device.type, enabled=False): self.now.update(self.sum_up(seen))
+        self.add('frame', pd.DataFrame([self.now]))
+    self.active,self.seen = False,[]
+
+# %% ../nbs/08_monitor.ipynb #81f190e7
+@patch
+def add(self:MonitorCallback, name, rows):
+    "Put rows below those of the table `name`"
+    before = getattr(self, name)
+    setattr(self, name, pd.concat([before, rows], ignore_index=True) if len(before) else rows)
+
+@patch
+def frames(self:MonitorCallback): return {n: f for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
+
+@patch
+def state_dict(self:MonitorCallback): return {n: f.to_dict('records') for n,f in self.frames().items()}
+
+@patch
+def load_state_dict(self:MonitorCallback, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
+
+@patch
+def plot(self:MonitorCallback):
+    "Draw `frame`. Raises `ValueError` before the first epoch"
+    if not len(self.frame): raise ValueError(f"{type(self).__name__} has seen no epoch yet. Train first")
+    self.draw(self.frame)
 
 # %% ../nbs/08_monitor.ipynb #5c80d726
 _blue,_grey,_red = '#0072B2','#767676','#D55E00'   # differ for colour-blind people too (Okabe & Ito), and by their dashes
@@ -91,89 +117,142 @@ def _bars(ax, names, y, chance, title):
     ax.legend(fontsize=8, frameon=False, ncols=2, loc='upper right')
 
 # %% ../nbs/08_monitor.ipynb #cba50d8b
-def _share(right, among): return (right & among).sum(1) / among.sum(1)   # nan where there is none
+def _share(right, among): return (right & among).sum(1) / among.sum(1)   # nan if there is none
+
+def _share_at(idx, ok, right, among): return _share(right.gather(1, idx), ok & among.gather(1, idx))
 
 def _negative_pool(step, m):
     "`[B, K]`, the rows that negatives may be drawn from"
     return m.loss.candidates(step.k, step.ids, m.bank)[-1]
 
+# %% ../nbs/08_monitor.ipynb #57c1381f
+def _pulled_figures(step, pool):
+    "Purity of each query, and for each of its neighbours whether it is right, whether that is known, and its age"
+    idx,label = step.mined.pos_idx,step.labels[:,None]
+    mined_label = pool.labels[idx]
+    right = mined_label==label
+    found = step.mined.used & (mined_label>=0) & (label>=0)
+    return dict(purity=_share(right & found, found), right=right, found=found, age=pool.age[idx].int())
+
+def _negative_figures(step, m, same, known):
+    "False-negative rate of each query; with drawn negatives also those of a uniform draw and of the hardest rows"
+    idx,mask = step.mined.neg_idx,step.mined.neg_mask
+    res = dict(false_neg=_share(same, mask & known) if idx is None else _share_at(idx, mask, same, known))
+    if not m.loss.n_neg: return res
+    allowed = _negative_pool(step, m)
+    hardest = mine_positives(step.q @ m.bank.feats.T.to(step.q), allowed, m.loss.n_neg)
+    return dict(res, fn_uniform=_share(same, allowed & known), fn_hardest=_share_at(*hardest, same, known))
+
 # %% ../nbs/08_monitor.ipynb #5a13db1f
+def _check_labels(learn):
+    if has_labels(learn.dls): return
+    raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
+
+def _check_mines(loss):
+    if loss.k or loss.n_neg!=0: return
+    raise ValueError("PurityCallback looks at mined positives and at negatives; with k=0 and n_neg=0 there are neither. "
+        "Use CollapseCallback")
+
 class PurityCallback(MonitorCallback):
-    "Purity of mined positives beside chance, false-negative rate beside uniform and hardest draws; by rank, label and age. Needs labels"
+    "Purity of mined positives with its chance level, and false-negative rate with those of uniform and hardest draws. Needs labels"
     def __init__(self,
-        every:int=10, # One batch in so many is looked at, and at least one an epoch
+        every:int=10, # Look at one batch in this many, and at least at one an epoch
     ):
         super().__init__(every)
         self.by_label = self.by_rank = self.by_age = pd.DataFrame()
 
     def attach(self):
-        if not has_labels(self.learn.dls): raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
+        _check_labels(self.learn)
         if hasattr(self.learn, 'psm_step'):
             loss = psm_model(self.learn).loss
-            if not loss.k and loss.n_neg==0: raise ValueError("PurityCallback looks at mined positives and at negatives; with k=0 and n_neg=0 there are neither. Use CollapseCallback")
+            _check_mines(loss)
             self.names = ['chance'] + ['fn_uniform','fn_hardest']*bool(loss.n_neg)
         super().attach()
 
     def look(self, step, m):
-        bank,mined,label = m.bank,step.mined,step.labels[:,None]
+        bank,p,label = m.bank,m.loss,step.labels[:,None]
         known = bank.ready & (bank.labels>=0) & (label>=0)
         same = known & (bank.labels==label)
-        def rate(idx, ok): return _share(same.gather(1, idx), ok & known.gather(1, idx))
-        seen = dict(label=step.labels, mining=torch.full_like(step.loss, m.loss.mining), chance=_share(same, known))
-        if m.loss.k:
-            pool,mined_label = m.loss.pool(bank),m.loss.pool(bank).labels[mined.pos_idx]
-            right,found = mined_label==label,mined.used & (mined_label>=0) & (label>=0)
-            seen.update(purity=_share(right & found, found), right=right, found=found, age=pool.age[mined.pos_idx].int())
-        if m.loss.n_neg!=0: seen['false_neg'] = _share(same, mined.neg_mask & known) if mined.neg_idx is None else rate(mined.neg_idx, mined.neg_mask)
-        if m.loss.n_neg:
-            allowed = _negative_pool(step, m)
-            seen.update(fn_uniform=_share(same, allowed & known), fn_hardest=rate(*mine_positives(step.q @ bank.feats.T.to(step.q), allowed, m.loss.n_neg)))
+        seen = dict(label=step.labels, mining=torch.full_like(step.loss, p.mining), chance=_share(same, known))
+        if p.k: seen.update(_pulled_figures(step, p.pool(bank)))
+        if p.n_neg!=0: seen.update(_negative_figures(step, m, same, known))
         return seen
 
-    def draw(self, df):
-        what = 'purity' if 'purity' in df else 'false_neg'
-        rows = [['purity','by rank','by age']]*(what=='purity') + [['by label']*2 + ['false negatives' if 'false_neg' in df else 'by label']]
-        fig,axs = plt.subplot_mosaic(rows, figsize=(11,2.9*len(rows)), layout='constrained')
-        def of(part, i): return part[part.epoch==df.epoch.iloc[i]]
-        label = of(self.by_label, -1).dropna(subset=what).nsmallest(20, what).sort_index()
-        _bars(axs['by label'], label.label.map(lambda l: short_name(l, 15)), label[what], label.chance, f"{what} by label, last epoch{', the 20 lowest' if len(label)==20 else ''}")
-        if what=='purity':
-            first,last,age = of(self.by_rank, 0),of(self.by_rank, -1),of(self.by_age, -1)
-            age = age[age.n>age.n.sum()/100]
-            _curves(axs['purity'], df.epoch, {'mined': df.purity, 'chance': df.chance}, 'purity')
-            _curves(axs['by rank'], last['rank'], {'last epoch': last.purity, 'chance': last.chance, 'first epoch': first.set_index('rank').purity.reindex(last['rank'])}, 'purity by rank', 'rank of the mined row')
-            _curves(axs['by age'], (age.age+age.age_to)/2, {'last epoch': age.purity, 'chance': age.chance}, 'purity by age', 'steps since the row came in')
-        if 'false_neg' in df: _curves(axs['false negatives'], df.epoch, {n: df[c] for n,c in (('used','false_neg'),('uniform draw','fn_uniform'),('hardest','fn_hardest')) if c in df}, 'false negatives')
-        for n,ax in axs.items():
-            ax.set_ylim(bottom=0)
-            if n in ('purity','false negatives'):
-                for i,e in enumerate(df.epoch[df.mining<.5]): ax.axvspan(e+.5, e+1.5, color=_grey, alpha=.12, lw=0, label=None if i else 'before mining')
-                ax.legend(fontsize=8, frameon=False)
+# %% ../nbs/08_monitor.ipynb #ac3d0e2f
+@patch
+def group(self:PurityCallback, name, df, **by):
+    "Add the means of groups of rows to the table `name`"
+    groups = df.assign(**by).groupby(list(by))
+    rows = groups.mean().assign(n=groups.size()).reset_index()
+    rows.insert(0, 'epoch', self.now['epoch'])
+    self.add(name, rows)
 
-    def sum_up(self, seen):
-        of_queries = [n for n in ('purity','chance','false_neg','fn_uniform','fn_hardest','mining') if n in seen]
-        queries = pd.DataFrame({n: seen[n].double() for n in of_queries})[(seen['label']>=0).numpy()]
-        label,vocab = seen['label'][seen['label']>=0].numpy(),getattr(self.dls, 'vocab', None)
-        self.group('by_label', queries.drop(columns='mining'), label=label if vocab is None else [vocab[i] for i in label])
-        if 'found' in seen:
-            found,width = seen['found'],max(1, math.ceil(len(psm_model(self.learn).bank.ids)/self.dls.train.bs/8))
-            pairs = pd.DataFrame(dict(purity=seen['right'][found].double(), chance=seen['chance'].double()[:,None].expand(found.shape)[found]))
-            self.group('by_rank', pairs, rank=torch.arange(1, found.shape[1]+1).expand(found.shape)[found].numpy())
-            age = seen['age'][found].numpy()//width*width
-            self.group('by_age', pairs, age=age, age_to=age+width-1)
-        return dict(queries.mean(), n=len(queries))
+@patch
+def group_neighbours(self:PurityCallback, seen):
+    "Add to `by_rank` and `by_age`, over all pairs of a query and a neighbour"
+    found = seen['found']
+    chance,rank = seen['chance'].double()[:,None],torch.arange(1, found.shape[1]+1)
+    pairs = pd.DataFrame(dict(purity=seen['right'][found].double(), chance=chance.expand(found.shape)[found]))
+    self.group('by_rank', pairs, rank=rank.expand(found.shape)[found].numpy())
+    width = max(1, math.ceil(len(psm_model(self.learn).bank.ids)/self.dls.train.bs/8))
+    age = seen['age'][found].numpy()//width*width
+    self.group('by_age', pairs, age=age, age_to=age+width-1)
 
-    def group(self, name, df, **by):
-        groups = df.assign(**by).groupby(list(by))
-        rows = groups.mean().assign(n=groups.size()).reset_index()
-        rows.insert(0, 'epoch', self.now['epoch'])
-        self.add(name, rows)
+@patch
+def sum_up(self:PurityCallback, seen):
+    labelled = seen['label']>=0
+    names = [n for n in ('purity','chance','false_neg','fn_uniform','fn_hardest','mining') if n in seen]
+    queries = pd.DataFrame({n: seen[n].double() for n in names})[labelled.numpy()]
+    label,vocab = seen['label'][labelled].numpy(),getattr(self.dls, 'vocab', None)
+    self.group('by_label', queries.drop(columns='mining'), label=label if vocab is None else [vocab[i] for i in label])
+    if 'found' in seen: self.group_neighbours(seen)
+    return dict(queries.mean(), n=len(queries))
+
+# %% ../nbs/08_monitor.ipynb #b7bb0c90
+def _shade_before_mining(ax, df):
+    for i,e in enumerate(df.epoch[df.mining<.5]):
+        ax.axvspan(e+.5, e+1.5, color=_grey, alpha=.12, lw=0, label=None if i else 'before mining')
+    ax.legend(fontsize=8, frameon=False)
+
+def _draw_pulled(axs, df, by_rank, by_age):
+    "Purity by epoch, by rank in the first and the last epoch, and by age in the last"
+    _curves(axs['purity'], df.epoch, {'mined': df.purity, 'chance': df.chance}, 'purity')
+    first,last = (by_rank[by_rank.epoch==df.epoch.iloc[i]] for i in (0,-1))
+    first = first.set_index('rank').purity.reindex(last['rank'])
+    ranks = {'last epoch': last.purity, 'chance': last.chance, 'first epoch': first}
+    _curves(axs['by rank'], last['rank'], ranks, 'purity by rank', 'rank of the mined row')
+    age = by_age[by_age.epoch==df.epoch.iloc[-1]]
+    age = age[age.n>age.n.sum()/100]
+    ages = {'last epoch': age.purity, 'chance': age.chance}
+    _curves(axs['by age'], (age.age+age.age_to)/2, ages, 'purity by age', 'steps since the row came in')
+
+# %% ../nbs/08_monitor.ipynb #c4421e8d
+@patch
+def draw(self:PurityCallback, df):
+    pulls,pushes = 'purity' in df,'false_neg' in df
+    rows = [['purity','by rank','by age']]*pulls + [['by label']*2 + ['false negatives' if pushes else 'by label']]
+    fig,axs = plt.subplot_mosaic(rows, figsize=(11,2.9*len(rows)), layout='constrained')
+    self.draw_labels(axs['by label'], df.epoch.iloc[-1], 'purity' if pulls else 'false_neg')
+    if pulls: _draw_pulled(axs, df, self.by_rank, self.by_age)
+    if pushes:
+        kinds = {'used':'false_neg', 'uniform draw':'fn_uniform', 'hardest':'fn_hardest'}
+        _curves(axs['false negatives'], df.epoch, {n: df[c] for n,c in kinds.items() if c in df}, 'false negatives')
+    for ax in axs.values(): ax.set_ylim(bottom=0)
+    for n in ('purity','false negatives'):
+        if n in axs: _shade_before_mining(axs[n], df)
+
+@patch
+def draw_labels(self:PurityCallback, ax, epoch, what):
+    "Bars of the classes with the lowest figures, 20 at most"
+    table = self.by_label[self.by_label.epoch==epoch].dropna(subset=what).nsmallest(20, what).sort_index()
+    names = table.label.map(lambda l: short_name(l, 15))
+    _bars(ax, names, table[what], table.chance, f"{what} by label, last epoch{', the 20 lowest' if len(table)==20 else ''}")
 
 # %% ../nbs/08_monitor.ipynb #0daa76c4
 def effective_rank(
     x:Tensor, # `[N, D]`
 )->float: # Between 1 and min(N, D)
-    "`exp` of the entropy of the singular values, divided by their sum (Roy & Vetterli 2007). The mean is not taken off"
+    "`exp` of the entropy of the singular values, divided by their sum (Roy & Vetterli 2007). The mean is not subtracted"
     x = x.cpu().double()
     s = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()
     return torch.special.entr(s/s.sum()).sum().exp().item()
@@ -185,7 +264,8 @@ class CollapseCallback(MonitorCallback):
     def look(self, step, m):
         q,other = step.q,step.ids[:,None]!=step.ids
         near = (4*(q@q.T)-4).exp()*other        # ‖q_i-q_j‖² is 2 - 2 q_i·q_j
-        return dict(std=q.std(0).mean()[None]*q.shape[1]**.5, alignment=2-2*(q*step.k).sum(1), near=near.sum(1), pairs=other.sum(1))
+        std = q.std(0).mean()[None]*q.shape[1]**.5
+        return dict(std=std, alignment=2-2*(q*step.k).sum(1), near=near.sum(1), pairs=other.sum(1))
 
     def sum_up(self, seen):
         std,alignment,near,pairs = (seen[n].double() for n in ('std','alignment','near','pairs'))
@@ -196,20 +276,36 @@ class CollapseCallback(MonitorCallback):
     def draw(self, df):
         fig,axs = plt.subplots(1, 4, figsize=(12,2.8), layout='constrained')
         D = df.dim.iloc[-1]
-        for ax,name,even,flat in zip(axs, ('std','eff_rank','alignment','uniformity'), (1,D,2,8/D-4), (0,1,0,0)):
+        levels = dict(std=(1,0), eff_rank=(D,1), alignment=(2,0), uniformity=(8/D-4,0))
+        for ax,(name,(even,flat)) in zip(axs, levels.items()):
             _curves(ax, df.epoch, {'measured': df[name], 'directions spread evenly': even, 'all the same': flat}, name)
             ax.get_legend().remove()
         fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
 
+# %% ../nbs/08_monitor.ipynb #fa4009e0
+def _latest_rows(bank):
+    "Ids of the images in the bank, and the latest row of each"
+    rows = bank.steps.argsort(descending=True, stable=True)[:len(bank)]
+    ids,first = np.unique(bank.ids[rows].cpu(), return_index=True)      # the first is the latest
+    return ids,bank.feats[rows[first.tolist()]]
+
+def _kept_share(before, now, k, n_queries=256):
+    "Share of the `k` nearest among the rows `[n, D]` of the same images that are the nearest before and now"
+    n = len(now)
+    asking = torch.arange(0, n, math.ceil(n/n_queries), device=now.device)
+    others = asking[:,None]!=torch.arange(n, device=now.device)
+    near_before,near_now = (mine_positives(f[asking]@f.T, others, k) for f in (before,now))
+    kept,asked = overlap(*near_before, *near_now)
+    return (kept/asked).item()
 
 # %% ../nbs/08_monitor.ipynb #444ffef4
 class AgreementCallback(MonitorCallback):
-    "Two-view retrieval, and neighbours that agree between views and between epochs: needs no labels"
+    "Two-view retrieval, and how far neighbours agree between views and between epochs. Needs no labels"
     names = 'retrieval','overlap','stable'
-    last,_stateattrs = None,('seen','last')
+    last,_stateattrs = None,('seen','last')      # `last`: the data set, and ids and rows at the end of the epoch before
     def __init__(self,
-        every:int=10, # One batch in so many is looked at, and at least one an epoch
-        k:int|None=None, # Neighbours of each image; None: as many as training mines, or 5 where it mines none
+        every:int=10, # Look at one batch in this many, and at least at one an epoch
+        k:int|None=None, # Neighbours of each image; None: as many as training mines, or 5 if it mines none
     ):
         super().__init__(every)
         check_number('k', k, 1, whole=True, none=True)
@@ -219,102 +315,141 @@ class AgreementCallback(MonitorCallback):
         bank,k = m.bank,self.k or m.loss.k or 5
         allowed = admissible(step.ids, bank.ids, bank.ready)
         sims,n = step.q @ bank.feats.T.to(step.q),allowed.sum(1)
-        by_key,by_query = (mine_positives(s, allowed, k) for s in (step.k @ bank.feats.T.to(step.k), sims))
-        both,asked = overlap(*by_key, *by_query)
+        by_key = mine_positives(step.k @ bank.feats.T.to(step.k), allowed, k)
+        both,asked = overlap(*by_key, *mine_positives(sims, allowed, k))
         own = (step.q*step.k).sum(1) > sims.masked_fill(~allowed, -torch.inf).amax(1)
-        return dict(retrieval=own, retrieval_chance=1/(n+1), overlap=both[None], asked=asked[None], overlap_chance=by_key[1].sum(1)/n)
+        return dict(retrieval=own, retrieval_chance=1/(n+1), overlap=both[None], asked=asked[None],
+                    overlap_chance=by_key[1].sum(1)/n)
 
     def sum_up(self, seen):
         row = {n: t.double().nanmean().item() for n,t in seen.items()}
         row['overlap'] /= row.pop('asked')
         return dict(row, **self.kept(psm_model(self.learn)))
 
-    def state_dict(self): return dict(super().state_dict(), last=None if self.last is None else [torch.as_tensor(self.last[1]), self.last[2]])
+    def state_dict(self):
+        last = None if self.last is None else [torch.as_tensor(self.last[1]), self.last[2]]
+        return dict(super().state_dict(), last=last)
+
     def load_state_dict(self, state):
         last = state['last']
         super().load_state_dict({n: rows for n,rows in state.items() if n!='last'})
         self.last = None if last is None else (self.dls.train_ds, last[0].cpu().numpy(), last[1])
 
-    def kept(self, m):
-        bank,k,before = m.bank,self.k or m.loss.k or 5,self.last
-        rows = bank.steps.argsort(descending=True, stable=True)[:len(bank)]      # the latest first, which np.unique keeps
-        ids,first = np.unique(bank.ids[rows].cpu(), return_index=True)
-        self.last = self.dls.train_ds,ids,bank.feats[rows[first.tolist()]]
-        both,i,j = np.intersect1d(before[1], ids, True, True) if before and before[0] is self.dls.train_ds else ([],[],[])
-        n = len(both)
-        if n<=2*k: return dict(stable=math.nan, stable_chance=math.nan, images=n)
-        probe = torch.arange(0, n, math.ceil(n/256), device=rows.device)
-        others = probe[:,None]!=torch.arange(n, device=rows.device)
-        was,now = (mine_positives(f[probe]@f.T, others, k) for f in (before[2][i.tolist()], self.last[2][j.tolist()]))
-        kept,asked = overlap(*was, *now)
-        return dict(stable=(kept/asked).item(), stable_chance=k/(n-1), images=n)
+# %% ../nbs/08_monitor.ipynb #836b949d
+@patch
+def kept(self:AgreementCallback, m):
+    "How stable neighbours are from the epoch before to this one, over the images that the bank held both times"
+    k,before = self.k or m.loss.k or 5,self.last
+    ids,feats = _latest_rows(m.bank)
+    self.last = self.dls.train_ds,ids,feats
+    same_data = before is not None and before[0] is self.dls.train_ds
+    both,i,j = np.intersect1d(before[1], ids, assume_unique=True, return_indices=True) if same_data else ([],[],[])
+    n = len(both)
+    if n<=2*k: return dict(stable=math.nan, stable_chance=math.nan, images=n)
+    return dict(stable=_kept_share(before[2][i.tolist()], feats[j.tolist()], k), stable_chance=k/(n-1), images=n)
 
-    def draw(self, df):
-        fig,axs = plt.subplots(1, 3, figsize=(10,2.8), layout='constrained')
-        for ax,name,what in zip(axs, self.names, ('own key is the nearest','shared between views','kept since the last epoch')):
-            _curves(ax, df.epoch, {what: df[name], 'chance': df[name+'_chance']}, name)
-            ax.set_ylim(bottom=0)
-
+@patch
+def draw(self:AgreementCallback, df):
+    fig,axs = plt.subplots(1, 3, figsize=(10,2.8), layout='constrained')
+    for ax,name,what in zip(axs, self.names, ('own key is the nearest','shared between views','kept since the last epoch')):
+        _curves(ax, df.epoch, {what: df[name], 'chance': df[name+'_chance']}, name)
+        ax.set_ylim(bottom=0)
 
 # %% ../nbs/08_monitor.ipynb #6827460c
 _look = 2**22      # similarities looked at in a batch
 
+def _check_negatives(loss):
+    if loss.n_neg!=0: return
+    raise ValueError("GradientCallback looks at gradients by the similarity of negatives, and with n_neg=0 the loss has none. "
+        "Use CollapseCallback")
+
 class GradientCallback(MonitorCallback):
-    "Mean and variance over queries, as many as make 4 million similarities a batch, of `∂L/∂s` at each similarity rank of the negatives in use; with labels, of true and of false negatives apart"
+    "Mean and variance of `∂L/∂s` over queries, at each similarity rank of the negatives; with labels, of true and false ones apart"
     names = 'false_push','rank_corr'
     def __init__(self,
-        every:int=10, # One batch in so many is looked at, and at least one an epoch
+        every:int=10, # Look at one batch in this many, and at least at one an epoch
     ):
         super().__init__(every)
         self.by_rank,self.mining = pd.DataFrame(),None
 
     def attach(self):
         super().attach()
-        if psm_model(self.learn).loss.n_neg==0: raise ValueError("GradientCallback looks at gradients by the similarity of negatives, and with n_neg=0 the loss has none. Use CollapseCallback")
+        _check_negatives(psm_model(self.learn).loss)
 
     def look(self, step, m):
-        bank,n = m.bank,max(1, _look//step.mined.neg_mask.shape[1])
-        mined = step.mined.first(n)
-        sims,grad = similarity_gradients(m.loss, step.q[:n], step.k[:n], bank, mined)
-        order = sims.masked_fill(~mined.neg_mask, -torch.inf).argsort(1, descending=True)
-        rows = order if mined.neg_idx is None else mined.neg_idx.gather(1, order)
-        sims,grad,used = (t.gather(1, order) for t in (sims,grad,mined.neg_mask))
-        label,labels = step.labels[:n,None],bank.labels[rows]
-        known,same = used & (label>=0) & (labels>=0),label==labels
         if m.loss.mining!=self.mining: self.seen.clear()      # now the ranks are of other negatives
         self.mining = m.loss.mining
-        kinds = torch.stack([used, known & ~same, known & same]).to(grad)                     # [3, B, R]
+        n = max(1, _look//step.mined.neg_mask.shape[1])
+        sims,grad,kinds = _by_similarity(step, m, n)
         count = kinds.sum(1)
         mean = (kinds*grad).sum(1)/count.clamp(min=1)
-        return dict(n=count[None], mean=mean[None], spread=(kinds*(grad-mean[:,None])**2).sum(1)[None], sims=(kinds[0]*sims).sum(0)[None], positive=(step.q*step.k).sum(1))
+        spread = (kinds*(grad-mean[:,None])**2).sum(1)
+        return dict(n=count[None], mean=mean[None], spread=spread[None], sims=(kinds[0]*sims).sum(0)[None],
+                    positive=(step.q*step.k).sum(1))
 
-    def sum_up(self, seen):
-        n,mean,spread,sims = (seen[s].double() for s in ('n','mean','spread','sims'))           # [looks, 3, R], and sims [looks, R]
-        total = n.sum(0)
-        middle = (n*mean).sum(0)/total
-        var = (spread + n*(mean-middle.nan_to_num())**2).sum(0)/total
-        self.by_rank = pd.DataFrame({'rank': range(1, total.shape[1]+1), 'n': total[0], 'similarity': sims.sum(0)/total[0], **{f'{what}{kind}': t[i].numpy()
-            for what,t in dict(mean=middle, var=var).items() for i,kind in enumerate(('','_true','_false'))}, 'false_neg': (total[2]/total[1:].sum(0)).numpy()})[lambda d: d.n>0]
-        push = (total*middle.nan_to_num()).sum(1)
-        bins = self.bins()
-        return dict(n=int(total[0].max()), positive=seen['positive'].double().mean().item(), false_neg=(total[2].sum()/total[1:].sum()).item(), false_push=(push[2]/push[1:].sum()).item(), rank_corr=bins['var'].corr(bins.false_neg, method='spearman') if min(bins['var'].nunique(), bins.false_neg.nunique())>1 else math.nan)
+# %% ../nbs/08_monitor.ipynb #8d4fe3eb
+def _by_similarity(step, m, n):
+    "Of `n` queries, most similar negatives first: similarities and gradients `[n, R]`, and which are used, true, false `[3, n, R]`"
+    mined,labels = step.mined.first(n),m.bank.labels
+    sims,grad = similarity_gradients(m.loss, step.q[:n], step.k[:n], m.bank, mined)
+    order = sims.masked_fill(~mined.neg_mask, -torch.inf).argsort(1, descending=True)
+    sims,grad,used = (t.gather(1, order) for t in (sims, grad, mined.neg_mask))
+    rows = order if mined.neg_idx is None else mined.neg_idx.gather(1, order)
+    own,other = step.labels[:n,None],labels[rows]
+    known = used & (own>=0) & (other>=0)
+    same = own==other
+    return sims,grad,torch.stack([used, known & ~same, known & same]).to(grad)
 
-    def bins(self,
-        n:int=40, # Bins, at most, each wider than the one before
-    )->pd.DataFrame: # `rank`, the first of each bin, `n`, and the means of the columns of `by_rank`
-        "Neighbouring ranks of the last epoch put together"
-        if not len(self.by_rank): raise ValueError("GradientCallback has seen no epoch yet. Train first")
-        rank = self.by_rank['rank']
-        edges = np.unique(np.geomspace(1, rank.max()+1, n+1).astype(int))
-        first = edges[np.searchsorted(edges, rank, side='right')-1]
-        res = self.by_rank.groupby(first).mean()
-        return res.assign(rank=res.index, n=self.by_rank.n.groupby(first).sum()).reset_index(drop=True)
+# %% ../nbs/08_monitor.ipynb #c549247c
+def _moments(n, mean, spread):
+    "Numbers, means and variances `[3, R]` of all batches, from those of each `[batches, 3, R]`"
+    total = n.sum(0)
+    middle = (n*mean).sum(0)/total
+    var = (spread + n*(mean-middle.nan_to_num())**2).sum(0)/total
+    return total,middle,var
 
-    def draw(self, df):
-        b,labelled = self.bins(),self.by_rank.false_neg.notna().any()
-        fig,axs = plt.subplots(1, 2+labelled, figsize=(11,2.9), layout='constrained')
-        kinds = {'false':'_false', 'all':'', 'true':'_true'} if labelled else {'all':''}
-        for ax,what,title in zip(axs, ('mean','var'), ('mean of ∂L/∂s','variance of ∂L/∂s')): _curves(ax, b['rank'], {n: b[what+kind] for n,kind in kinds.items()}, title, 'similarity rank of the negative')
-        if labelled: _curves(axs[2], b['rank'], {'false negatives': b.false_neg, 'over all ranks': df.false_neg.iloc[-1]}, 'share of false negatives', 'similarity rank of the negative')
-        for ax in axs: ax.set(xscale='log', ylim=(0,None))
+def _spearman(a, b):
+    "Rank correlation of two columns; nan if one of them is constant"
+    return a.corr(b, method='spearman') if min(a.nunique(), b.nunique())>1 else math.nan
 
+# %% ../nbs/08_monitor.ipynb #b017ff3b
+@patch
+def sum_up(self:GradientCallback, seen):
+    n,mean,spread,sims = (seen[s].double() for s in ('n','mean','spread','sims'))
+    total,middle,var = _moments(n, mean, spread)
+    columns = dict(rank=range(1, total.shape[1]+1), n=total[0], similarity=sims.sum(0)/total[0])
+    for what,of_kinds in dict(mean=middle, var=var).items():
+        for kind,t in zip(('','_true','_false'), of_kinds): columns[what+kind] = t.numpy()
+    table = pd.DataFrame(dict(columns, false_neg=(total[2]/total[1:].sum(0)).numpy()))
+    self.by_rank = table[table.n>0]
+    push = (total*middle.nan_to_num()).sum(1)
+    bins = self.bins()
+    return dict(n=int(total[0].max()), positive=seen['positive'].double().mean().item(),
+        false_neg=(total[2].sum()/total[1:].sum()).item(), false_push=(push[2]/push[1:].sum()).item(),
+        rank_corr=_spearman(bins['var'], bins.false_neg))
+
+@patch
+def bins(self:GradientCallback,
+    n:int=40, # Maximum number of bins, each wider than the one before
+)->pd.DataFrame: # `rank`, the first of each bin, `n`, and the means of the columns of `by_rank`
+    "Neighbouring ranks of the last epoch put together"
+    if not len(self.by_rank): raise ValueError("GradientCallback has seen no epoch yet. Train first")
+    rank = self.by_rank['rank']
+    edges = np.unique(np.geomspace(1, rank.max()+1, n+1).astype(int))
+    first = edges[np.searchsorted(edges, rank, side='right')-1]
+    res = self.by_rank.groupby(first).mean()
+    return res.assign(rank=res.index, n=self.by_rank.n.groupby(first).sum()).reset_index(drop=True)
+
+# %% ../nbs/08_monitor.ipynb #86ef5d36
+@patch
+def draw(self:GradientCallback, df):
+    b,xlabel = self.bins(),'similarity rank of the negative'
+    labelled = self.by_rank.false_neg.notna().any()
+    kinds = {'false':'_false', 'all':'', 'true':'_true'} if labelled else {'all':''}
+    fig,axs = plt.subplots(1, 2+labelled, figsize=(11,2.9), layout='constrained')
+    for ax,what,title in zip(axs, ('mean','var'), ('mean of ∂L/∂s','variance of ∂L/∂s')):
+        _curves(ax, b['rank'], {n: b[what+kind] for n,kind in kinds.items()}, title, xlabel)
+    if labelled:
+        shares = {'false negatives': b.false_neg, 'over all ranks': df.false_neg.iloc[-1]}
+        _curves(axs[2], b['rank'], shares, 'share of false negatives', xlabel)
+    for ax in axs: ax.set(xscale='log', ylim=(0,None))
