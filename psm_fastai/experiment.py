@@ -1,4 +1,4 @@
-"""Many trainings, one table: run what is not there yet, and compare settings over seeds
+"""Run many trainings into one table, and compare settings over seeds
 
 Docs: https://psm-fastai.github.io/psm_fastai/experiment.html.md"""
 
@@ -24,65 +24,75 @@ from .mining import bank_purity, draw_probs, effective_number
 from .monitor import MonitorCallback, PurityCallback, _negative_pool
 from .pretrain import _cycle, _opts, environment, recipe_for
 
-# %% ../nbs/11_experiment.ipynb #93677b10
-@lru_cache(maxsize=2)
-def _all_images(data):
-    with no_random(): return dict(digits=digits_dls, cifar10=cifar10_dls, cifar100=cifar100_dls)[data]()      # the first training of a process is then like any other
-
+# %% ../nbs/11_experiment.ipynb #d1f33d18
 def some_items(
     dl, # A loader
-    idx:list, # Places in its data set
+    idx:list, # Indices of items in its data set
     **kwargs, # For the new loader, such as `bs` and `shuffle`
 ):
-    "A loader like `dl` of some of its items"
+    "A loader like `dl` for some of its items"
     part = Subset(dl.dataset, idx)
     part.vocab = dl.dataset.vocab
     return dl.new(part, **kwargs)
 
+# %% ../nbs/11_experiment.ipynb #ad22c519
+@lru_cache(maxsize=2)
+def _all_images(data):
+    with no_random(): return dict(digits=digits_dls, cifar10=cifar10_dls, cifar100=cifar100_dls)[data]()
+
 def experiment_dls(
     data:str='digits', # digits, cifar10 or cifar100
     bs:int=64, # Batch size
-    limit:int|None=None, # At most so many training images
-    held_out:int=0, # So many training images to measure by, in place of the test images; the same ones whatever `limit`
-    classes:int|None=None, # Images of the first so many classes only
+    limit:int|None=None, # Maximum number of training images
+    held_out:int=0, # Number of training images to measure with instead of the test images; they don't depend on `limit`
+    classes:int|None=None, # Use images of this many classes, the first ones
 ): # `DataLoaders`
-    "A data set, or a part of it, drawn by a fixed seed. Raises `ValueError` where too few images are left"
+    "A data set, or a part of it that is drawn with a fixed seed. Raises `ValueError` if too few images are left"
     dls = _all_images(data)
     def wanted(dl, idxs): return [i for i in idxs if classes is None or int(dl.dataset.tls[1][i])<classes]
     order = torch.randperm(len(dls.train_ds), generator=torch.Generator().manual_seed(0)).tolist()
     train = wanted(dls.train, order[held_out:])[:limit]
     source,idxs = (dls.train,order[:held_out]) if held_out else (dls.valid,range(len(dls.valid_ds)))
     valid = wanted(source, idxs)
-    if len(train)<bs or not valid: raise ValueError(f"{data} with limit={limit}, held_out={held_out} and classes={classes} leaves {len(train)} training and {len(valid)} validation images; a batch of {bs} and one image are needed")
-    return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True), some_items(source, valid, bs=256, shuffle=False, drop_last=False))
+    if len(train)<bs or not valid:
+        raise ValueError(f"{data} with limit={limit}, held_out={held_out} and classes={classes} leaves {len(train)} training "
+            f"and {len(valid)} validation images; it needs at least a batch of {bs} and one image")
+    return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True),
+        some_items(source, valid, bs=256, shuffle=False, drop_last=False))
 
 # %% ../nbs/11_experiment.ipynb #bf2add6a
+def _of_method(method, recipe, given):
+    "Settings of the method: those that were given, and for the others those of the recipe that the method takes"
+    usual = dict(recipe['psm'])
+    if method!='byol': usual['momentum'] = recipe['momentum']
+    takes = _takes(method, given.get('rule', 'index'))
+    return {**{n: v for n,v in usual.items() if n in takes}, **given}
+
 def resolved(
     data:str='digits', # digits, cifar10 or cifar100
     method:str='psm', # One of `psm_methods`
     arch='small_resnet', # Encoder
-    epochs:int|None=None, # Epochs; this and the next three: None takes the recipe of the data set
+    epochs:int|None=None, # Epochs. None means the recipe of the data set, here and for the next three
     bs:int|None=None, # Batch size
     lr:float|None=None, # Highest learning rate
     wd:float|None=None, # Weight decay
     seed:int=0, # Seed of weights, views and order
-    limit:int|None=None, # At most so many training images
-    held_out:int=0, # So many training images to measure by, in place of the test images
-    classes:int|None=None, # Images of the first so many classes only
-    opt:str|None=None, # Optimizer, with the rest of what `recipe_for` gives with it; None: Adam, by the data alone
+    limit:int|None=None, # Maximum number of training images
+    held_out:int=0, # Number of training images to measure with instead of the test images
+    classes:int|None=None, # Use images of this many classes, the first ones
+    opt:str|None=None, # Optimizer, with the rest of its recipe from `recipe_for`; None: Adam, with a recipe that depends on the data alone
     **psm, # Settings of the method
 )->dict: # By name
-    "All settings of a training by `pretrain`, those that were not given included"
+    "All settings of a training by `pretrain`, including those that were not given"
     r = recipe_for(data, arch, opt or 'adam')
-    s = dict(data=data, method=method, arch=arch, epochs=epochs, bs=bs, lr=lr, wd=wd, seed=seed, limit=limit, held_out=held_out, classes=classes)
+    s = dict(data=data, method=method, arch=arch, epochs=epochs, bs=bs, lr=lr, wd=wd, seed=seed, limit=limit, held_out=held_out,
+        classes=classes)
     if opt: s.update(opt=opt, warmup=r['warmup'])       # rows from before there was a choice have no such columns
-    return {**s, **{n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}, **psm_methods[method](**_of_method(method, r, psm)).settings}
+    from_recipe = {n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}
+    of_method = psm_methods[method](**_of_method(method, r, psm)).settings
+    return {**s, **from_recipe, **of_method}
 
-def _of_method(method, recipe, given):
-    "Settings for the method: the recipe's that it takes, and before them those that were given"
-    usual = dict(recipe['psm'], **(dict(momentum=recipe['momentum']) if method!='byol' else {}))
-    return {**{n: v for n,v in usual.items() if n in _takes(method, given.get('rule', 'index'))}, **given}
-
+# %% ../nbs/11_experiment.ipynb #4b04c397
 @delegates(resolved, keep=True)
 def pretrain(
     cbs=None, # Further callbacks
@@ -90,137 +100,208 @@ def pretrain(
 )->Learner: # After its last epoch
     "A learner that was pretrained silently"
     s = resolved(**settings)
+    opt = s.get('opt', 'adam')
+    recipe = recipe_for(s['data'], s['arch'], opt)
+    given = {n: v for n,v in settings.items() if n not in inspect.signature(resolved).parameters}
     set_seed(s['seed'])
     dls = experiment_dls(*(s[n] for n in ('data','bs','limit','held_out','classes')))
-    psm = {n: v for n,v in settings.items() if n not in inspect.signature(resolved).parameters}
-    opt = s.get('opt', 'adam')
-    learn = psm_learner(dls, s['arch'], pretrained=False, cbs=psm_methods[s['method']](**_of_method(s['method'], recipe_for(s['data'], s['arch'], opt), psm)))
+    method = psm_methods[s['method']](**_of_method(s['method'], recipe, given))
+    learn = psm_learner(dls, s['arch'], pretrained=False, cbs=method)
     learn.opt_func = _opts[opt]
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs, **_cycle(opt, s['epochs'], s.get('warmup')))
+    cycle = _cycle(opt, s['epochs'], s.get('warmup'))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs, **cycle)
     return learn
 
-# %% ../nbs/11_experiment.ipynb #e7feff62
+# %% ../nbs/11_experiment.ipynb #67efada0
 class _Effective(MonitorCallback):
     "Median over queries of the number of rows that the draw of negatives spreads over"
     def look(self, step, m):
-        return dict(rows=effective_number(draw_probs(step.q @ m.bank.feats.T.to(step.q), (step.q*step.k).sum(1), _negative_pool(step, m), m.loss.a, m.loss.b)))
+        sims = step.q @ m.bank.feats.T.to(step.q)
+        probs = draw_probs(sims, (step.q*step.k).sum(1), _negative_pool(step, m), m.loss.a, m.loss.b)
+        return dict(rows=effective_number(probs))
     def sum_up(self, seen): return dict(effective_n=seen['rows'].median().item())
 
 def _monitors(s):
-    "Those for which there is something to watch with the settings `s`"
-    return ([PurityCallback()] if s['k'] or s['n_neg']!=0 else []) + ([_Effective()] if s['n_neg'] else [])
+    "Monitors that have something to look at with the settings `s`"
+    res = []
+    if s['k'] or s['n_neg']!=0: res.append(PurityCallback())
+    if s['n_neg']: res.append(_Effective())
+    return res
 
 def _last(monitors):
-    "Their figures of the last epoch"
-    return {n: v for w in monitors for n,v in w.frame.iloc[-1].items() if n in ('purity','chance','false_neg','fn_uniform','effective_n')}
+    "The monitors' figures of the last epoch"
+    kept = ('purity','chance','false_neg','fn_uniform','effective_n')
+    return {n: v for m in monitors for n,v in m.frame.iloc[-1].items() if n in kept}
+
+# %% ../nbs/11_experiment.ipynb #e7feff62
+def _linear(learn, wanted): return dict(linear=float(learn.linear_probe())) if wanted else {}
 
 def pretrain_and_measure(
     linear:bool=False, # Fit a linear probe too
     knn_k:int=20, # Neighbours that vote
     **settings, # For `pretrain`
-)->dict: # `knn`, `linear`, `bank_purity` and so on; `n` images were classified; and the settings, `resolved`
+)->dict: # The settings, `resolved`; `knn`, `linear`, `bank_purity` and so on; the number `n` of images that were classified
     "Pretrain, and measure features and mining at the end"
     s = resolved(**settings)
-    learn = pretrain(cbs=(watch := _monitors(s)), **settings)
+    watch = _monitors(s)
+    learn = pretrain(cbs=watch, **settings)
     acc = learn.knn_accuracy(knn_k)
-    return dict(**s, knn=float(acc), **(dict(linear=float(learn.linear_probe())) if linear else {}), n=acc.n, bank_purity=bank_purity(psm_model(learn).bank, 20)[0], **_last(watch))
+    return dict(**s, knn=float(acc), **_linear(learn, linear), n=acc.n, bank_purity=bank_purity(psm_model(learn).bank, 20)[0],
+        **_last(watch))
 
 # %% ../nbs/11_experiment.ipynb #cours002
 class _Course(Callback):
-    "Measure each tenth of a training, and do not validate"
+    "Measure after each tenth of a training, and do not validate"
     order,rows = 60,()
     def __init__(self, monitors, each): self.monitors,self.each = monitors,each
     def before_validate(self): raise CancelValidException()
     def after_epoch(self):
-        if (self.epoch+1)%max(1, self.n_epoch//10) and self.epoch+1<self.n_epoch: return
+        done = self.epoch+1
+        if done%max(1, self.n_epoch//10) and done<self.n_epoch: return
         m = psm_model(self.learn)
-        row = dict(epoch=self.epoch+1, mining=float(m.loss.mining), bank_purity=bank_purity(m.bank, 20)[0], knn=float(self.learn.knn_accuracy(200)), **_last(self.monitors))
-        self.rows = [*self.rows, dict(row, **(self.each and self.each(self.learn, row) or {}))]
+        row = dict(epoch=done, mining=float(m.loss.mining), bank_purity=bank_purity(m.bank, 20)[0],
+            knn=float(self.learn.knn_accuracy(200)), **_last(self.monitors))
+        more = self.each(self.learn, row) if self.each else None
+        self.rows = [*self.rows, dict(row, **(more or {}))]
 
+# %% ../nbs/11_experiment.ipynb #368332bc
 def pretrain_and_follow(
     cbs=None, # Further callbacks
     each=None, # Function that is called with the learner and each row; a dict that it returns is added to the row
     linear:bool=True, # Fit a linear probe at the end, for the last row
     **settings, # For `pretrain`
-)->list: # A dict each tenth of the training and at its end: the settings, `resolved`, `epoch`, `knn` of 200 neighbours, `bank_purity` and so on
-    "Pretrain, and measure features and mining on the way"
+)->list: # A dict for each tenth of the training: the settings, `resolved`, `epoch`, `knn` of 200 neighbours, `bank_purity` ...
+    "Pretrain, and measure features and mining on the way and at the end"
     s = resolved(**settings)
     course = _Course(_monitors(s), each)
     learn = pretrain(cbs=[*course.monitors, course, *listify(cbs)], **settings)
-    return [dict(s, **row) for row in [*course.rows[:-1], dict(course.rows[-1], **(dict(linear=float(learn.linear_probe())) if linear else {}))]]
+    *before,last = course.rows
+    return [dict(s, **row) for row in [*before, dict(last, **_linear(learn, linear))]]
 
 # %% ../nbs/11_experiment.ipynb #e50c4fbd
 def git_commit(
     path='.', # A folder of the repository
-)->str: # With + where files differ from it; empty where there is no repository
+)->str: # Ends with + if files differ from the commit; empty if there is no repository
     "The commit that is checked out"
     def git(*args): return subprocess.run(['git','-C',str(path),*args], capture_output=True, text=True).stdout.strip()
     try: return git('rev-parse','--short=12','HEAD') + '+'*bool(git('status','--porcelain','--',':/*.py'))
     except OSError: return ''
 
-def _key(settings): return json.dumps(settings, sort_keys=True)
-def _call(run, settings):
-    "The call, so that Python can evaluate it"
-    return f"{run.__name__}({', '.join(n+'='+(repr(v) if v!=math.inf else 'float(%r)' % 'inf') for n,v in settings.items())})"
+def _provenance():
+    "Versions, machine, commit and date"
+    env = environment()
+    hardware = {n: env['hardware'][n] for n in ('system','machine','threads')}
+    return dict(**env['versions'], **hardware, gpu=', '.join(env['hardware']['gpus']), commit=git_commit(), date=time.strftime('%Y-%m-%d'))
 
+# %% ../nbs/11_experiment.ipynb #a52e6237
+def _key(settings): return json.dumps(settings, sort_keys=True)
+
+def _call(run, settings):
+    "The call as Python code"
+    args = [f'{n}={v!r}' if v!=math.inf else f"{n}=float('inf')" for n,v in settings.items()]
+    return f"{run.__name__}({', '.join(args)})"
+
+def _rows(run, s, how):
+    "Call `run` with the settings `s`, and make rows of what it returns"
+    start = time.time()
+    try: res = run(**s)
+    except Exception as e: res = dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
+    last = dict(seconds=round(time.time()-start, 1), **how, call=_call(run, s), settings=_key(s))
+    rows = pd.DataFrame([{**s, **r, **last} for r in listify(res)])
+    if 'error' in rows: rows['error'] = no_formulas(rows[['error']])
+    return rows
+
+# %% ../nbs/11_experiment.ipynb #701cb4d0
+def _stored(out):
+    "The table as it is now"
+    return pd.read_csv(out) if out.exists() else pd.DataFrame(dict(settings=[], call=[]), dtype=str)
+
+def _computed(out, run, keys):
+    "Rows of the table that `run` computed with these settings. A row belongs to the function that computed it"
+    table = _stored(out)
+    return table[table.call.str.startswith(f'{run.__name__}(') & table.settings.isin(keys)]
+
+def _add(rows, out, run, s):
+    "Add the rows of the settings `s` to the table, unless another process has done so"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if len(_computed(out, run, [_key(s)])): return
+        table = _stored(out)
+        table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+        with atomic_write(out) as tmp: table.to_csv(tmp, index=False)
+
+# %% ../nbs/11_experiment.ipynb #d6202993
+def _by_key(settings, seeds):
+    "Name and arguments of each call, by the key of its rows"
+    named = settings if isinstance(settings, dict) else dict(enumerate(settings))
+    seeds = [{}] if seeds is None else [dict(seed=index(seed)) for seed in seeds]
+    res = {}
+    for seed in seeds:
+        for n,s in named.items():
+            args = {**s, **seed}
+            res[_key(args)] = n,args
+    if len(res)<len(named)*len(seeds): raise ValueError("Two of the settings are the same. Leave one out")
+    return res
+
+def _tell_failed(rows, n, out):
+    "Print how many of the `n` settings failed"
+    if 'error' not in rows: return
+    if (bad := rows[rows.error.notna()]).size:
+        print(f"{len(bad)} of {n} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more; "
+            "delete them to try again")
+
+# %% ../nbs/11_experiment.ipynb #f8c84db4
 def sweep(
     settings, # Arguments of `run`, dicts of what JSON can hold: a list of them, or a dict of name to arguments
-    out, # CSV file; what it holds already is not run again
-    run=pretrain_and_measure, # Function that returns a dict of figures, or a list of such for several rows
+    out, # CSV file; what it already holds is not run again
+    run=pretrain_and_measure, # Function that returns a dict of figures, or a list of dicts for several rows
     seeds=None, # Run each of the settings with each of these as `seed`
-)->pd.DataFrame: # The rows of these settings, seed by seed, in their order; column `name` where they have names
+)->pd.DataFrame: # The rows of these settings, seed by seed, in their order; with a column `name` if they have names
     "Run the settings that are not in the table yet, and add them to it"
-    if not hasattr(run, '__name__'): raise TypeError(f"run must be a function with a name, as each row holds the call that computes it again; got {run!r}")
-    named = settings if isinstance(settings, dict) else dict(enumerate(settings))
-    seeds = [None] if seeds is None else [index(s) for s in seeds]
-    names = {_key(a): (n,a) for seed in seeds for n,s in named.items() for a in [s if seed is None else {**s, 'seed': seed}]}
-    if len(names)<len(named)*len(seeds): raise ValueError("Two of the settings are the same. Leave one out")
-    out,keys = Path(out),list(names)
-    def stored(): return pd.read_csv(out) if out.exists() else pd.DataFrame(dict(settings=[], call=[]), dtype=str)
-    def ours(table): return table[table.call.str.startswith(f'{run.__name__}(') & table.settings.isin(keys)]
-    def done(s, table): return _key(s) in {*ours(table).settings}
-    there = {*ours(stored()).settings}
-    todo = [a for k,(_,a) in names.items() if k not in there]
-    if todo:
-        env = environment()
-        how = dict(**env['versions'], **{n: env['hardware'][n] for n in ('system','machine','threads')}, gpu=', '.join(env['hardware']['gpus']), commit=git_commit(), date=time.strftime('%Y-%m-%d'))
+    if not hasattr(run, '__name__'):
+        raise TypeError(f"run must be a function with a name, as each row holds the call that computes it again; got {run!r}")
+    out,wanted = Path(out),_by_key(settings, seeds)
+    there = {*_computed(out, run, list(wanted)).settings}
+    todo = [s for key,(_,s) in wanted.items() if key not in there]
+    how = _provenance() if todo else {}
     for s in long_bar(todo, len(todo), 1):
-        if done(s, stored()): continue       # by another process, meanwhile
-        start = time.time()
-        try: res = run(**s)
-        except Exception as e: res = dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
-        rows = pd.DataFrame([{**s, **r, 'seconds': round(time.time()-start, 1), **how, 'call': _call(run, s), 'settings': _key(s)} for r in listify(res)])
-        if 'error' in rows: rows['error'] = no_formulas(rows[['error']])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out):
-            table = stored()
-            if done(s, table): continue
-            table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
-            with atomic_write(out) as tmp: table.to_csv(tmp, index=False)
-    res = ours(stored())
-    res = res.iloc[res.settings.map({k: i for i,k in enumerate(keys)}).argsort(kind='stable')].reset_index(drop=True)
-    called = [names[k][0] for k in res.settings]
+        if len(_computed(out, run, [_key(s)])): continue       # another process has done it meanwhile
+        _add(_rows(run, s, how), out, run, s)
+    res = _computed(out, run, list(wanted))
+    place = {key: i for i,key in enumerate(wanted)}
+    res = res.iloc[res.settings.map(place).argsort(kind='stable')].reset_index(drop=True)
+    called = [wanted[key][0] for key in res.settings]
     res = res.dropna(axis=1, how='all')
     if isinstance(settings, dict): res.insert(0, 'name', called)
-    if 'error' in res and (bad := res[res.error.notna()]).size: print(f"{len(bad)} of {len(keys)} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more; delete them to try again")
+    _tell_failed(res, len(wanted), out)
     return res
 
 # %% ../nbs/11_experiment.ipynb #cabe5ee8
+def _interval(differences):
+    "Ends of the 95 % interval for the mean; nan for fewer than two differences"
+    if len(differences)<2: return math.nan,math.nan
+    return tuple(ttest_1samp(differences, 0).confidence_interval(.95))
+
 def paired_differences(
     table:pd.DataFrame, # Rows with a `seed`
-    by:str|list, # Column, or columns, that tell the settings apart
+    by:str|list, # Column, or columns, that identify the setting
     than, # Value of `by` that the others are compared with; None stands for the rows that have none
-    value:str='knn', # What is compared
-)->pd.DataFrame: # For each setting `seeds`, `mean`, and of the pairs, the seeds that both have, `difference`, `low` and `high` of the 95 % interval; nan for fewer than two pairs
-    "Means over seeds, and paired differences with their intervals. Raises `ValueError` where a seed occurs twice or `than` is not there"
-    if table.duplicated([*listify(by), 'seed']).any(): raise ValueError(f"A setting has a seed twice, so there is no telling which rows are pairs. Tell the settings apart by more columns than {by}")
+    value:str='knn', # Column to compare
+)->pd.DataFrame: # `seeds` and `mean` of each setting; over common seeds `difference`, and `low` and `high` of its 95 % interval
+    "Means over seeds and paired differences; nan below two pairs. Raises `ValueError` if a seed occurs twice or `than` is missing"
+    if table.duplicated([*listify(by), 'seed']).any():
+        raise ValueError(f"A setting has a seed twice, so it is unclear which rows are pairs. "
+            f"Tell the settings apart by more columns than {by}")
     wide = table.pivot(index='seed', columns=by, values=value)
     if than is None: than = math.nan
     def is_than(name): return name==than or name!=name and than!=than      # nan is not itself
     if than not in wide: raise ValueError(f"There is no row with {by} = {than!r}; there are {list(wide)}")
     rows = []
     for name in wide:
-        d = (wide[name]-wide[than]).dropna()
-        ci = ttest_1samp(d, 0).confidence_interval(.95) if len(d)>1 and not is_than(name) else (math.nan,)*2
-        rows.append(dict(seeds=int(wide[name].notna().sum()), mean=wide[name].mean(), difference=math.nan if is_than(name) else d.mean(), low=ci[0], high=ci[1]))
+        row = dict(seeds=int(wide[name].notna().sum()), mean=wide[name].mean(), difference=math.nan, low=math.nan, high=math.nan)
+        if not is_than(name):
+            d = (wide[name]-wide[than]).dropna()
+            low,high = _interval(d)
+            row.update(difference=d.mean(), low=low, high=high)
+        rows.append(row)
     return pd.DataFrame(rows, index=wide.columns)
