@@ -6,16 +6,17 @@ Docs: https://psm-fastai.github.io/psm_fastai/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['recipes', 'RunLog', 'plot_curves', 'Default', 'psm_options', 'environment', 'write_run', 'recipe_for', 'by_size',
-           'check_options', 'start_and_arch', 'going_on', 'PretrainRun', 'measured_by', 'EpochLines', 'learned',
-           'check_resume', 'summary', 'found_in', 'run_folder', 'psm_pretrain']
+           'check_options', 'start_and_arch', 'going_on', 'PretrainRun', 'measured_by', 'EpochLines', 'ValidateEvery',
+           'learned', 'check_resume', 'summary', 'found_in', 'run_folder', 'psm_pretrain']
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
-import fastai, inspect, json, math, os, platform, re, shlex, sys, time, torch, torchvision
+import ctypes, fastai, inspect, json, math, os, platform, re, shlex, sys, time, torch, torchvision
 import matplotlib.pyplot as plt, pandas as pd
 from contextlib import ExitStack, contextmanager
-from fastai.vision.all import Adam, Callback, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, noop, partial, patch, ranger, set_seed
+from fastai.vision.all import (Adam, Callback, CancelValidException, ChannelsLast, Lamb, Larc, Path, RMSProp, SGD, delegates, nn, noop, partial, patch,
+    ranger, set_seed, store_attr)
 from fastprogress.core import format_time
 from types import SimpleNamespace
 from fastcore.script import call_parse, is_cli
@@ -218,6 +219,15 @@ def _device(name, precision):
     if precision!='fp32' and dev.type!='cuda': raise ValueError(f"--precision {precision} needs a CUDA GPU, and this run is on {dev}. Leave it out")
     return dev
 
+# %% ../nbs/10_pretrain.ipynb #2d7c18e3
+_mmap_max,_trim_threshold,_top_pad = -4,-1,-2        # of glibc's malloc.h
+
+def keep_memory()->bool: # Whether the C library is glibc and took the settings
+    "Ask glibc to keep freed memory for the next step"
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False
+    return all([mallopt(_mmap_max, 0), mallopt(_trim_threshold, 2**31-1), mallopt(_top_pad, 2**28)])
+
 # %% ../nbs/10_pretrain.ipynb #635599ae
 def _why(e):
     "An error in one line"
@@ -291,6 +301,15 @@ class PretrainRun:
     def methods(self): return [self.o.method] + [self.o.compare]*bool(self.o.compare)
     @property
     def reading(self): return {n: getattr(self.o, n) for n in _reading}
+    @property
+    def measured_every(self):
+        "Epochs between two measurements, which are 20 in all"
+        return math.ceil(self.o.epochs/20)
+    @property
+    def saved_every(self):
+        "Epochs between two checkpoints. An epoch of few steps takes hardly longer than writing one"
+        return self.measured_every if len(self.dls.train)<50 else 1
+
     def of_method(self, m):
         "Settings for method `m`: all for the one asked for; for one to compare with, those that it takes"
         takes = _takes(m, self.psm.get('rule', 'index'))
@@ -311,6 +330,7 @@ def check(self:PretrainRun):
         if getattr(o, n) is None: setattr(o, n, self.recipe[n])
     check_options(o, self.out)
     self.device = _device(o.device, o.precision)
+    if self.device.type=='cpu' and is_cli(psm_pretrain): keep_memory()
     folder = Path(o.data)
     if folder.is_dir() and folder.resolve() in [self.out.resolve(), *self.out.resolve().parents]: raise ValueError(f"the results would go to {self.out.resolve()}, into the folder of images; give --out a folder elsewhere")
     self.settings = dict(self.reading, **{n: getattr(o, n) for n in _compared}, bs=self.given_bs, epochs=self.given_epochs, warmup=self.recipe['warmup'], psm=self.of_method(o.method))
@@ -417,6 +437,19 @@ class EpochLines(Callback):
         epoch,*figures = [f'{o:.6f}' if isinstance(o, float) else '' if o is None else str(o) for o in row]
         print(f'{epoch:<10}' + ''.join(f'{o:<12}' for o in figures), flush=True)
 
+class ValidateEvery(Callback):
+    "Validate after one epoch in `every`, and after the last one. The table shows nan for the others"
+    order = 51      # after the Recorder (50), whose row it completes
+    def __init__(self,
+        every:int, # Epochs between two validations
+    ): store_attr()
+
+    def due(self): return (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch
+    def before_validate(self):
+        if not self.due(): raise CancelValidException()
+    def after_validate(self):
+        if not self.due(): self.recorder.log = self.recorder.log.map(lambda v: math.nan if v is None else v)
+
 @patch
 def train(self:PretrainRun, m):
     "Train by method `m`, from the checkpoint if the run is resumed"
@@ -424,8 +457,8 @@ def train(self:PretrainRun, m):
     if m!=o.method:
         set_seed(o.seed)
         learn = self.learner(m)
-    log,checkpoint = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.k or 20),CheckpointCallback(self.out/f'checkpoint{tail}.pth')
-    history = NeighbourHistory(every=math.ceil(o.epochs/20), n_neg=10, title=name)
+    log,checkpoint = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.k or 20),CheckpointCallback(self.out/f'checkpoint{tail}.pth', self.saved_every)
+    history = NeighbourHistory(every=self.measured_every, n_neg=10, title=name)
     self.logs[name],self.histories[name] = log,history
     self.told.checkpoint,self.told.name = checkpoint,name
     begin = checkpoint.resume(learn, o.epochs) if o.resume else 0
@@ -434,7 +467,8 @@ def train(self:PretrainRun, m):
     print(f"{name}: {o.epochs} epochs on {len(self.dls.train_ds):,} images" + going_on(begin, checkpoint, o.epochs))
     set_seed(o.seed)
     self.dls.train.rng.setstate(self.order)   # every run sees the same batches
-    cbs = [log, history, checkpoint] + [KNNCallback(math.ceil(o.epochs/20), self.recipe['knn_k'])]*('knn' in self.measured)
+    cbs = [log, history, checkpoint, ValidateEvery(self.measured_every)]
+    if 'knn' in self.measured: cbs.append(KNNCallback(self.measured_every, self.recipe['knn_k']))
     with self.bar(learn): learn.fit_one_cycle(o.epochs, o.lr, wd=o.wd, start_epoch=begin, **_cycle(o.opt, o.epochs, self.recipe['warmup']), cbs=cbs)
     self.scores[name] = self.score(learn)
     self.used[name] = dict(learn.psm.settings, bank_size=len(learn.model.bank.ids))

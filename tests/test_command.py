@@ -137,7 +137,7 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
 def test_any_encoding(encoding):
     "Of a terminal or a file"
-    res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._Told(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
+    res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._RunFolder(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
     assert res.returncode==0 and b'gr' in res.stdout, res.stderr
 
 def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, capsys):
