@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 from fastai.vision.all import ProgressCallback, TensorCategory, TensorImage, noop
 from psm_fastai.experiment import git_commit
-from psm_fastai.pretrain import environment
+from psm_fastai.report import environment
 
 here = Path(__file__).parent
 

@@ -22,7 +22,8 @@ from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
 from .monitor import MonitorCallback, PurityCallback, _negative_pool
-from .pretrain import _cycle, _opts, environment, recipe_for
+from .recipe import cycle_args, optimizers, recipe_for
+from .report import environment
 
 # %% ../nbs/11_experiment.ipynb #d1f33d18
 def some_items(
@@ -107,8 +108,8 @@ def pretrain(
     dls = experiment_dls(*(s[n] for n in ('data','bs','limit','held_out','classes')))
     method = psm_methods[s['method']](**_of_method(s['method'], recipe, given))
     learn = psm_learner(dls, s['arch'], pretrained=False, cbs=method)
-    learn.opt_func = _opts[opt]
-    cycle = _cycle(opt, s['epochs'], s.get('warmup'))
+    learn.opt_func = optimizers[opt]
+    cycle = cycle_args(opt, s['epochs'], s.get('warmup'))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s['epochs'], s['lr'], wd=s['wd'], cbs=cbs, **cycle)
     return learn
 
