@@ -192,7 +192,7 @@ def test_momentum_and_weight_decay_are_those_of_torch(name, steps, torchs):
     torch.manual_seed(0)
     start,grads = torch.randn(20),torch.randn(steps+1, 20)
     p,r = (start.clone().requires_grad_() for _ in 'pr')
-    opt,other = pretrain._opts[name]([p], lr=.06, wd=.05),torchs([r])
+    opt,other = pretrain.optimizers[name]([p], lr=.06, wd=.05),torchs([r])
     for g in grads[:steps]:
         for w,o in ((p,opt),(r,other)): w.grad = g.clone(); o.step()
     assert torch.allclose(p, r, atol=1e-6)
