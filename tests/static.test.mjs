@@ -159,7 +159,7 @@ test('words', () => {
   assert.equal(wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[1]), 'image 222, similarity 0.40, not trusted, new in this epoch');
   assert.match(aboutMining(view.runs[0], 0), /has not begun.*whole bank/);
   assert.equal(aboutMining(view.runs[0], 1), '');
-  assert.match(aboutMining({ method: { k: 0 } }, 0), /mines none/);
+  assert.match(aboutMining({ method: { k: 0 } }, 0), /mines nothing/);
   assert.equal(view.negatives(0, 1, 0)[0].false, true);
 });
 

@@ -313,7 +313,7 @@ def test_the_page_of_a_history(browser, tmp_path):
     assert [int(s.split('image ')[1].split(',')[0]) for s in said]==[r['id'] for r in pos]
     assert [', right,' in s for s in said]==[r['right'] for r in pos]
     page.locator('summary').click()
-    assert page.locator('.negatives button').count()==len(neg) and 'times as often as evenly' in page.locator('.negatives button').first.get_attribute('title')
+    assert page.locator('.negatives button').count()==len(neg) and 'times as often as in a uniform draw' in page.locator('.negatives button').first.get_attribute('title')
     assert page.locator('.views canvas').count()==2 and not page.bad
 
 def test_a_page_of_the_usual_size_is_small():

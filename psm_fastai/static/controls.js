@@ -1,4 +1,4 @@
-// What stands around the map: head, lists and search, legend, epochs, what is kept, the word beside the mouse
+// What stands around the map: heading, lists and search, legend, epochs, selections and flags, tooltip
 
 import { button, h, icon, select } from './dom.js';
 import { drawMark } from './map.js';
@@ -42,7 +42,7 @@ export class Tools {
         [...colours, { name: 'none', label: 'nothing' }],
         state.colour,
         recolour,
-        'What the colour of the dots tells',
+        'The column that colours the dots',
       ),
       order: select('Order', ordersOf(view), state.order, (order) => app.set({ order }), 'Which images come first in the strip'),
       show: select('Show', showsOf(view), state.show, (show) => filter({ show }), 'Which images are shown'),
@@ -126,7 +126,7 @@ export class Time {
     this.el.hidden = view.last === 0;
   }
 
-  // Where mining started, below the slider
+  // The epoch in which mining started, below the slider
   starts() {
     const { epochs, last, runs } = this.view;
     const at = [...new Set(runs.map((r) => r.start))].map((s) => epochs.indexOf(s)).filter((e) => e > 0);
@@ -146,7 +146,7 @@ export class Time {
   }
 }
 
-// What was selected and flagged
+// The images that were selected and flagged
 export class Bag {
   constructor(app) {
     const group = (save, clear) => {
@@ -172,7 +172,7 @@ export class Bag {
   }
 }
 
-// Picture and name of what the mouse points at
+// The tooltip: picture and name of the image under the mouse
 export class Tip {
   constructor(view, pictures) {
     Object.assign(this, { view, pictures });

@@ -96,7 +96,7 @@ const KEYS = [
   ['Shift and an arrow', 'the nearest image on the map in that direction'],
   ['b, n', 'back to the image before, forward again'],
   ['f', 'flag the image, or the neighbour that has the focus'],
-  ['s', 'select the image, or take it out'],
+  ['s', 'select the image, or deselect it'],
   ['e', 'enlarge: the image and its neighbour side by side'],
   ['r', 'a random image'],
   ['+ − 0', 'zoom in, zoom out, all'],
@@ -106,13 +106,16 @@ const KEYS = [
 
 function terms(view) {
   return [
-    ['Neighbours', 'Images that look most alike to the model, by cosine similarity. Lines on the map lead to them.'],
-    ['Trusted', 'Training pulls these. A thicker line is a stronger pull. Those near but not trusted are hollow.'],
-    view.labelled && ['Right and wrong', 'Whether a neighbour has the label of the image. ✓ and a solid line, ✗ and a dashed line.'],
-    ['Stability', 'Share of the neighbours that it had in the epoch before, too.'],
+    ['Neighbours', 'The images that the model finds most similar, by cosine similarity. Lines on the map lead to them.'],
+    ['Trusted', 'Neighbours that training pulls. A thicker line is a stronger pull. The others are near, but not trusted, and hollow.'],
+    view.labelled && [
+      'Right and wrong',
+      'Whether a neighbour has the label of the image: ✓ and a solid line if it has, ✗ and a dashed line if not.',
+    ],
+    ['Stability', 'Share of the neighbours that were neighbours in the epoch before, too.'],
     [
       'Negatives',
-      'Images that it is pushed from, marked × on the map. 1.4× was drawn 1.4 times as often as evenly. They are kept for followed images only.',
+      'Images that the chosen one is pushed away from, marked × on the map. 1.4× means: drawn 1.4 times as often as in a uniform draw. They are kept only for the images that are followed.',
     ],
     view.labelled && ['False negative', 'A negative of the same class, marked ⚠.'],
     ['Map', 'Images that look alike to the model lie close together. Distances across the map mean little.'],

@@ -258,7 +258,7 @@ export class Explorer {
     this.set({ selected });
   }
 
-  // Of an image, or of what the chosen one has for a neighbour
+  // Whether an image is flagged, or a neighbour `r` of it
   isFlagged(run, r, i = this.state.query) {
     return isIn(this.state.flags, flagOf(this.view, i, this.state.epoch, run, r));
   }

@@ -1,4 +1,4 @@
-// What a person marks, and the tables of it
+// Selections and flags, and their tables
 
 import { csv } from './view.js';
 

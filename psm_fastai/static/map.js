@@ -1,7 +1,7 @@
 // The map itself: dots written pixel by pixel, so that 50,000 of them take no graphics card, and lines and pictures above them.
 
 import { rgb } from './palette.js';
-import { inPolygon, spread, thinned } from './view.js';
+import { FAR, inPolygon, NOWHERE, spread, thinned } from './view.js';
 import { markOf } from './words.js';
 
 const PAD = 30;
@@ -143,16 +143,16 @@ export class MapCanvas {
     this.sizes.observe(this.el);
   }
 
-  // What an epoch needs of the layout's square: left, top, right, bottom
+  // The part of the layout's square that an epoch fills: left, top, right, bottom
   bounds(e) {
     const { n, runs } = this.view;
     const { xy } = runs[this.run];
     const res = [1, 1, 0, 0];
     for (let p = 2 * e * n, end = p + 2 * n; p < end; p += 2) {
-      if (xy[p] === 0xffff && xy[p + 1] === 0xffff) continue;
+      if (xy[p] === NOWHERE && xy[p + 1] === NOWHERE) continue;
       for (const a of [0, 1]) {
-        res[a] = Math.min(res[a], xy[p + a] / 65535);
-        res[2 + a] = Math.max(res[2 + a], xy[p + a] / 65535);
+        res[a] = Math.min(res[a], xy[p + a] / FAR);
+        res[2 + a] = Math.max(res[2 + a], xy[p + a] / FAR);
       }
     }
     return res[0] > res[2] ? [0, 0, 1, 1] : res;
@@ -176,9 +176,9 @@ export class MapCanvas {
     const xy = view.runs[run].xy;
     this.goal = new Float32Array(2 * view.n);
     for (let p = 0; p < 2 * view.n; p += 2) {
-      const none = xy[at + p] === 0xffff && xy[at + p + 1] === 0xffff;
-      this.goal[p] = none ? NaN : xy[at + p] / 65535;
-      this.goal[p + 1] = none ? NaN : xy[at + p + 1] / 65535;
+      const none = xy[at + p] === NOWHERE && xy[at + p + 1] === NOWHERE;
+      this.goal[p] = none ? NaN : xy[at + p] / FAR;
+      this.goal[p + 1] = none ? NaN : xy[at + p + 1] / FAR;
     }
     const still = !smooth || matchMedia('(prefers-reduced-motion: reduce)').matches;
     this.from = still ? this.goal : this.now.slice();

@@ -1,4 +1,4 @@
-// Beside the map: the chosen image, its views, what it is pulled to, what it is pushed from
+// Next to the map: the chosen image, its two views, its neighbours and its negatives
 
 import { button, h, icon } from './dom.js';
 import { aboutMining, countsOf, markOf, wordsOf } from './words.js';
@@ -95,7 +95,7 @@ class Cards {
     const words = [
       r.at < 0 ? `image ${r.id}` : this.view.words(r.at),
       `similarity ${r.similarity.toFixed(2)}`,
-      r.times === null ? '' : `drawn ${Number(r.times.toPrecision(2))} times as often as evenly`,
+      r.times === null ? '' : `drawn ${Number(r.times.toPrecision(2))} times as often as in a uniform draw`,
       r.false && this.view.labelled ? 'of the same class: a false negative' : '',
     ];
     const said = words.filter(Boolean).join(', ');
@@ -119,7 +119,7 @@ export class Panel {
     this.name = h('b', { dir: 'auto', class: 'name' });
     this.copy = button('copy', 'Copy its path', () => app.copyPath(app.state.query));
     this.about = h('div', { class: 'about', dir: 'auto' });
-    this.views = h('div', { class: 'views', title: 'What training saw of it: one view is the query, the other the key' });
+    this.views = h('div', { class: 'views', title: 'What training saw of this image: one view as the query, the other as the key' });
     this.back = button('back', 'Back to the image before (b)', () => app.travel(-1));
     this.forward = button('forward', 'Forward again (n)', () => app.travel(1));
     this.flag = h('button', { type: 'button', title: 'Flag this image (f)', onclick: () => app.flag() }, icon('flag'), ' Flag');

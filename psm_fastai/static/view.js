@@ -10,7 +10,8 @@ const TYPES = {
   f4: Float32Array,
   f8: Float64Array,
 };
-const NOWHERE = 0xffff;
+export const NOWHERE = 0xffff; // both coordinates of an image without a key
+export const FAR = NOWHERE - 1; // the largest coordinate of any other
 
 export async function unpack(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
@@ -63,7 +64,7 @@ export class View {
     const xy = this.runs[run].xy;
     const at = 2 * (e * this.n + i);
     if (xy[at] === NOWHERE && xy[at + 1] === NOWHERE) return null;
-    return [xy[at] / 65535, xy[at + 1] / 65535];
+    return [xy[at] / FAR, xy[at + 1] / FAR];
   }
 
   k(run) {
@@ -77,7 +78,7 @@ export class View {
     return a < 0 || b < 0 ? null : a === b;
   }
 
-  // The images that lie nearest to one, as `run` found them in epoch `e`
+  // The neighbours of an image in a run and epoch
   neighbours(run, e, i) {
     const { near, sim, weight } = this.runs[run];
     const k = this.k(run);
@@ -123,7 +124,7 @@ export class View {
     return this.columns.find((c) => c.name === name);
   }
 
-  // The values of a column in one run and epoch, one for each image; NaN or -1 where there is none
+  // The values of a column in one run and epoch, one for each image; NaN or -1 if there is none
   values(name, run, e) {
     const key = `${name} ${run} ${e}`;
     if (!this.kept.has(key)) {
@@ -163,7 +164,7 @@ function perImage(f) {
   };
 }
 
-// Mean of a value over what lies near an image, NaN where nothing does
+// Mean of a value over the neighbours of an image, NaN if it has none
 function meanNear(f) {
   return perImage((view, run, e, i) => {
     const k = view.k(run);
@@ -218,16 +219,16 @@ function ownColumns(view) {
       of: () => view.labels,
     },
     number('right', 'right neighbours', 'Share of the neighbours that have the label of the image', SHARE_RIGHT, view.labelled),
-    number('trust', 'trust in its neighbours', 'How far training trusts the neighbours, the mean over them; 0 is no pull', MEAN_TRUST),
+    number('trust', 'trust in its neighbours', 'How far training trusts the neighbours, mean over them; 0 is no pull', MEAN_TRUST),
     number('trusted', 'trusted neighbours', 'Share of the neighbours that training trusts', SHARE_TRUSTED),
-    number('stability', 'stability', 'Share of the neighbours that it had in the epoch before, too', SHARE_KEPT, view.last > 0),
+    number('stability', 'stability', 'Share of the neighbours that were neighbours in the epoch before, too', SHARE_KEPT, view.last > 0),
     number('similarity', 'similarity', 'Mean cosine similarity to its neighbours', MEAN_SIMILARITY),
-    number('edge', 'longest edge', 'How far on the map the farthest neighbour is that it pulls; 1 is the width of the map', longest(false)),
-    number('wrong_edge', 'longest wrong edge', 'How far on the map the farthest wrong neighbour is', longest(true), view.labelled),
+    number('edge', 'longest edge', 'Distance on the map to the farthest pulled neighbour; 1 is the width of the map', longest(false)),
+    number('wrong_edge', 'longest wrong edge', 'Distance on the map to the farthest wrong neighbour', longest(true), view.labelled),
     number(
       'differ',
       'difference of the runs',
-      'Share of its neighbours in the first run that are none in the second',
+      'Share of the neighbours in the first run that are not neighbours in the second',
       SHARE_OTHER,
       view.runs.length > 1,
     ),

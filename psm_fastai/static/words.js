@@ -3,11 +3,11 @@
 // What is special about mining in this epoch, in a sentence
 export function aboutMining(run, e) {
   const { k, n_neg: drawn, hard_weight: hard } = run.method ?? {};
-  if (k === 0) return 'This method mines none: these are its nearest images.';
+  if (k === 0) return 'This method mines nothing. These are its nearest images.';
   if (run.mining && !run.mining[e]) {
-    return `Mining has not begun: training pulls the other view alone${drawn === 0 ? '' : ' and pushes from the whole bank'}.`;
+    return `Mining has not begun. Training pulls only the other view${drawn === 0 ? '' : ', and pushes away the whole bank'}.`;
   }
-  if (hard === 1) return 'This method pulls none: trusted ones are left out of the negatives.';
+  if (hard === 1) return 'This method pulls none of them. The trusted ones are left out of the negatives.';
   return '';
 }
 
@@ -33,7 +33,7 @@ export function wordsOf(view, run, e, query, r) {
     .join(', ');
 }
 
-// How a neighbour is drawn, wherever it is: right or wrong if that is known, hollow if it is not pulled
+// How a neighbour is drawn: right or wrong if that is known, hollow if it is not pulled
 export function markOf(r, mines) {
   const hollow = mines && !r.trusted;
   if (r.right === null) return { kind: 'plain', hollow, sign: hollow ? '○' : '' };
