@@ -1,4 +1,4 @@
-"""The map as a table that other tools for embeddings open: Embedding Atlas, Spotlight, FiftyOne
+"""The map as a table for other tools that show embeddings: Embedding Atlas, Spotlight, FiftyOne
 
 Docs: https://psm-fastai.github.io/psm_fastai/export.html.md"""
 
@@ -8,37 +8,49 @@ Docs: https://psm-fastai.github.io/psm_fastai/export.html.md"""
 __all__ = []
 
 # %% ../nbs/08d_export.ipynb #bd9bd3e3
-import io, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from fastai.vision.all import patch
 from .collection import _as_utf8
 from .files import atomic_write
 from .history import NeighbourHistory
-from .layout import nowhere
+from .layout import unit_places
 from .map import histories_of, map_columns, map_parts, _classes
+from .thumbs import image_bytes
 
 # %% ../nbs/08d_export.ipynb #06aa0e48
-def _png(im):
-    buf = io.BytesIO()
-    im.save(buf, 'PNG')
-    return buf.getvalue()
-
 def _picture(h, i):
+    "The thumbnail of an image as a PNG in a dict, None if there is none"
     im = h.thumbs.picture(str(i)) or h.recent.picture(str(i))
-    return None if im is None else dict(bytes=_png(im), path=f'{i}.png')
+    return None if im is None else dict(bytes=image_bytes(im), path=f'{i}.png')
 
 def _neighbours(near, sim, row):
-    "Of an image the rows of its neighbours, and their distances"
+    "For an image the rows of its neighbours in the table, and their distances"
     keep = near>=0
     return dict(ids=row[near[keep]].tolist(), distances=(1-sim[keep]/255).round(4).tolist())
 
+def _neighbour_column(part, there):
+    "`_neighbours` for each image, among the images that are `there`, which have rows"
+    near,sim = part
+    row = there.cumsum()-1                        # for each position its row in the table
+    near = np.where((near>=0) & there[near], near, -1)
+    return [_neighbours(n, s, row) for n,s in zip(near, sim)]
+
 def _value(c, i, names):
-    "A column at an epoch, its categories by name"
+    "The values of a column at an epoch, a category by its name"
     v = c['values'] if c['values'].ndim==1 else c['values'][i]
     if c['name']=='duplicate_of': return pd.Series([names[j] if j>=0 else None for j in v], dtype=object)
     if c['kind']=='number': return v
     return pd.Series([c['names'][j] if j>=0 else None for j in v], dtype=object)
 
 # %% ../nbs/08d_export.ipynb #8b3eead8
+def _index_of(h, epoch):
+    "Index of an epoch among those of the map. Raises `ValueError` if there is no map, or the epoch was not kept"
+    if not len(h.map): raise ValueError("This history has no map: it is of an older version, or was made with n_map=0")
+    epochs = h.map.epochs
+    if epoch is None: return len(epochs)-1
+    if epoch-1 not in epochs: raise ValueError(f"Epoch {epoch} was not kept; kept are {[e+1 for e in epochs][:20]}")
+    return epochs.index(epoch-1)
+
 @patch
 def map_table(self:NeighbourHistory,
     epoch:int|None=None, # Counted from 1; None: the last one
@@ -46,19 +58,14 @@ def map_table(self:NeighbourHistory,
 )->pd.DataFrame: # `id`, `filepath`, `image`, `projection_x`, `projection_y`, `neighbors`, `embedding`, and the columns of the map
     "A row for each image that has a key at an epoch. `embedding` is the newest key. Raises `ValueError` for an epoch that was not kept"
     h, = histories_of(self)
-    if not len(h.map): raise ValueError("This history has no map: it is of an older version, or was made with n_map=0")
-    epochs = h.map.epochs
-    if epoch is not None and epoch-1 not in epochs: raise ValueError(f"Epoch {epoch} was not kept; kept are {[e+1 for e in epochs][:20]}")
-    i,ids = len(epochs)-1 if epoch is None else epochs.index(epoch-1),h.map.ids
-    parts,xy = map_parts(h, epochs),h.map_layout(layout)[i]
+    i,ids = _index_of(h, epoch),h.map.ids
+    parts,xy = map_parts(h, h.map.epochs),unit_places(h.map_layout(layout)[i])
     vocab,labels = _classes(h, ids)
     files = pd.Series([_as_utf8(h.files.get(j)) for j in ids.tolist()], dtype=object)
-    there = (xy<nowhere).all(1)
-    row = there.cumsum()-1                        # of each position; neighbours have keys, so they have rows
-    near = np.where((parts['near'][i]>=0) & there[parts['near'][i]], parts['near'][i], -1)
+    there = np.isfinite(xy).all(1)
     res = pd.DataFrame(dict(id=ids, filepath=files, image=[_picture(h, j) for j in ids.tolist()]))
-    res['projection_x'],res['projection_y'] = (xy/(nowhere-1)).T
-    res['neighbors'] = [_neighbours(n, s, row) for n,s in zip(near, parts['sim'][i])]
+    res['projection_x'],res['projection_y'] = xy.T
+    res['neighbors'] = _neighbour_column((parts['near'][i], parts['sim'][i]), there)
     res['embedding'] = list(np.asarray(h.map.keys.feats, np.float32))
     names = [f or str(j) for f,j in zip(files, ids.tolist())]
     for c in map_columns(h, parts, labels, vocab): res['label' if c['name']=='class' else c['name']] = _value(c, i, names)

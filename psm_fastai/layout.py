@@ -1,4 +1,4 @@
-"""Where each image stands on a map, epoch by epoch, so that what is alike lies together and the map keeps its shape
+"""The place of each image on a map, epoch by epoch, so that images that are alike lie together and the map keeps its shape
 
 Docs: https://psm-fastai.github.io/psm_fastai/layout.html.md"""
 
@@ -19,44 +19,46 @@ from .mining import query_parts, top_rows
 def _principal(x):
     "`[n, 2]`, the two principal components of `[n, D]`"
     x = x-x.mean(0)
-    val,vec = np.linalg.eigh(x.T @ x)
+    _,vec = np.linalg.eigh(x.T @ x)
     y = x @ vec[:,:-3:-1]
-    y = y*np.where(y.sum(0)<0, -1, 1)                 # the sign of a direction means nothing
+    y = y*np.where(y.sum(0)<0, -1, 1)                 # the sign of a direction means nothing, so it is fixed
     res = np.zeros((len(x),2), np.float32)
     res[:,:y.shape[1]] = y
     return res
 
 # %% ../nbs/08b_layout.ipynb #a29e69f2
-_most,_least = 1500,8      # images that t-SNE moves; fewer than these it can't
+_most,_least = 1500,8      # t-SNE moves at most `_most` images, and needs `_least`
 
 def _moved(x, start, first, seed):
-    "`[n, 2]`, places after t-SNE from `start`; `first`: from far away"
+    "`[n, 2]`, places of keys `x` after t-SNE from `start`: with long moves if this is the `first` layout, else with short ones"
     n,rng = len(x),np.random.default_rng(seed)
-    spread = start.std() or 1.
-    how = dict(max_iter=400)
-    if not first: how = dict(max_iter=250, early_exaggeration=1., learning_rate=400., min_grad_norm=1e9)       # a norm always reached: 100 steps
-    start = (start/spread*1e-2 if first else start) + rng.normal(size=(n,2))*1e-4       # images that are alike would never part
-    with threadpool_limits(1):            # sums of several threads come in any order, and the map would be another one each time
-        y = TSNE(2, perplexity=min(15, (n-1)/3), angle=.8, init=start.astype(np.float32), random_state=seed, **how).fit_transform(x)
+    if first:
+        start = start/(start.std() or 1.)*1e-2
+        how = dict(max_iter=400)
+    else: how = dict(max_iter=250, early_exaggeration=1., learning_rate=400., min_grad_norm=1e9)     # any norm is below: 100 steps
+    start = start + rng.normal(size=(n,2))*1e-4       # without it, images that are alike would never part
+    tsne = TSNE(2, perplexity=min(15, (n-1)/3), angle=.8, init=start.astype(np.float32), random_state=seed, **how)
+    with threadpool_limits(1): y = tsne.fit_transform(x)       # several threads would add in any order, and each map would differ
     return y if np.isfinite(y).all() else start
 
 # %% ../nbs/08b_layout.ipynb #a48255f8
 def _between(x, anchors, places, seed, near=3):
-    "`[n, 2]`, of images with keys `x` the mean of the places of the nearest anchors, weighed by similarity"
+    "`[n, 2]`, for each key the mean of the places of the nearest anchors, weighted by similarity; anchors keep their places"
     to,at = torch.from_numpy(x[anchors]),torch.from_numpy(places)
     def mean(q):
         sims,idx = top_rows(q @ to.T, near)
         return (at[idx]*(sims/.05).softmax(1)[:,:,None]).sum(1)
     res = torch.cat([mean(q) for q, in query_parts(len(to), torch.from_numpy(x))]).numpy()
-    res += np.random.default_rng(seed).normal(size=res.shape)*places.std()*.01       # images between the same three would cover each other
+    res += np.random.default_rng(seed).normal(size=res.shape)*places.std()*.01       # else images with the same anchors would coincide
     res[anchors] = places
     return res
 
 def _place(x, start, method, seed):
-    "`[n, 2]` places of images with keys `x`, from those of the epoch after, or None"
+    "`[n, 2]`, places of images with keys `x`. `start`: their places in the epoch after, None for the last epoch"
     if method=='pca' or len(x)<_least: return _principal(x)
     anchors = np.arange(0, len(x), math.ceil(len(x)/_most))
-    y = _moved(x[anchors], _principal(x[anchors]) if start is None else start[anchors], start is None, seed)
+    first = _principal(x[anchors]) if start is None else start[anchors]
+    y = _moved(x[anchors], first, start is None, seed)
     return y if len(y)==len(x) else _between(x, anchors, y, seed)
 
 # %% ../nbs/08b_layout.ipynb #9db16a63
@@ -78,7 +80,7 @@ def _turned(y, to, same):
     return (y-a.mean(0)) @ turn + b.mean(0)
 
 def _whole_numbers(ys):
-    "`[E, n, 2]` uint16 of places that are nan where there are none"
+    "`[E, n, 2]` uint16, for places that are nan if an image has none. A few images far outside are moved to the edge"
     seen = ys[np.isfinite(ys).all(2)]
     if not len(seen): return np.full(ys.shape, nowhere, np.uint16)
     lo,hi = np.percentile(seen, [.1,99.9], axis=0)
@@ -88,35 +90,38 @@ def _whole_numbers(ys):
 
 # %% ../nbs/08b_layout.ipynb #84f43b18
 def _laid_out(feats, method, seed):
-    "`[E, n, 2]`, nan where there is no key"
-    ys,after = np.full((len(feats),len(feats[0]),2), np.nan),None
+    "`[E, n, 2]`, nan if an image has no key"
+    ys = np.full((len(feats),len(feats[0]),2), np.nan)
+    after = ys[-1]
     for e in long_bar(range(len(feats)-1, -1, -1), len(feats), least=5):
         x = np.asarray(feats[e], np.float32)
         there = np.isfinite(x).all(1)
         if not there.any(): continue
-        known = there & np.isfinite(after).all(1) if after is not None else there & False
+        known = there & np.isfinite(after).all(1)
         start = np.where(known[:,None], after, after[known].mean(0))[there] if known.any() else None
         ys[e,there] = _place(x[there], start, method, seed)
         if known.any(): ys[e,there] = _turned(ys[e,there], after[there], known[there])
         after = ys[e]
     return ys
 
+# %% ../nbs/08b_layout.ipynb #l0000004
 def _straight(ys, at, n):
-    "Places of `n` epochs from those of the epochs `at`"
+    "`[n, ...]`, places in `n` epochs, from the places `ys` in the epochs `at`"
+    if len(at)==1: return np.repeat(ys, n, axis=0)
     e = np.arange(n)
-    j = np.searchsorted(at, e).clip(min=1) if len(at)>1 else np.zeros(n, int)
-    share = ((at[j]-e)/(at[j]-at[j-1]))[:,None,None] if len(at)>1 else np.zeros((n,1,1))
-    a,b = ys[j-1],ys[j]
-    return np.where(np.isfinite(a), a*share + b*(1-share), b)
+    j = np.searchsorted(at, e).clip(min=1)
+    share = ((at[j]-e)/(at[j]-at[j-1]))[:,None,None]
+    before,after = ys[j-1],ys[j]
+    return np.where(np.isfinite(before), before*share + after*(1-share), after)
 
 # %% ../nbs/08b_layout.ipynb #cfd4a1f7
 def lay_out(
-    feats:list, # Of each epoch `[n, D]` keys of unit length, nan where there is none
-    method:str='tsne', # 'tsne', or 'pca', which takes no time and shows less
-    seed:int=0,
-    most:int=20, # Epochs that are laid out
+    feats:list, # For each epoch `[n, D]` keys of unit length, nan if an image has none
+    method:str='tsne', # 'tsne', or 'pca', which takes almost no time and shows less
+    seed:int=0, # For t-SNE
+    most:int=20, # Maximum number of epochs to lay out
 )->np.ndarray: # `[E, n, 2]` uint16
-    "Places of images on a map, epoch by epoch; the same ones each time"
+    "Places of images on a map, epoch by epoch. The same keys give the same places. Raises `ValueError` for an unknown method"
     if method not in layouts: raise ValueError(f"layout must be one of {', '.join(layouts)}, got {method!r}")
     at = np.unique(np.linspace(len(feats)-1, 0, min(most, len(feats))).round().astype(int))
     ys = _straight(_laid_out([feats[i] for i in at], method, seed), at, len(feats))

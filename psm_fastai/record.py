@@ -1,4 +1,4 @@
-"""The whole bank, epoch by epoch: of every image its newest key, what lies near it, and how far that is trusted
+"""The bank, epoch by epoch: for every image its newest key, its neighbours, and how far each is trusted
 
 Docs: https://psm-fastai.github.io/psm_fastai/record.html.md"""
 
@@ -15,8 +15,8 @@ from .mining import admissible, mine_positives, query_parts
 # %% ../nbs/07e_record.ipynb #e4017ea5
 def map_ids(
     n:int, # Images in the training set
-    most:int, # How many a map shows at most, but for `probes`
-    probes:list=(), # Images that it shows in any case
+    most:int, # Maximum number of images on the map, without `probes`
+    probes:list=(), # Images that are always on the map
 )->np.ndarray: # `[n_map]` places in the training set, ascending
     "The images of a map"
     return np.union1d(np.arange(0, n, max(1, math.ceil(n/most))), np.array(probes, int)).astype(np.int32)
@@ -24,47 +24,49 @@ def map_ids(
 # %% ../nbs/07e_record.ipynb #d875d66c
 def places(
     ids:np.ndarray, # `[n]`, ascending
-    of:np.ndarray, # `[...]` ids
-)->np.ndarray: # `[...]` int32, -1 for those that are not among `ids`
-    "Where ids stand in a list of ids"
+    of:np.ndarray, # `[...]` ids to look up
+)->np.ndarray: # `[...]` int32, -1 for an id that is not among `ids`
+    "Positions in a list of ids"
     at = np.searchsorted(ids, of).clip(max=len(ids)-1)
     return np.where(ids[at]==of, at, -1).astype(np.int32)
 
 class NewestKeys:
-    "The newest key of each image of a map, its label, and the step in which it came"
+    "The newest key of each image of a map, its label, and the step in which it was computed"
     def __init__(self,
         ids:np.ndarray, # `[n]` places in the training set
         dim:int, # Length of a key
     ):
-        self.ids,self.feats = ids,np.full((len(ids),dim), np.nan, np.float16)
-        self.labels,self.steps = np.full(len(ids), -1, np.int32),np.full(len(ids), -1, np.int64)
+        self.ids = ids
+        self.feats = np.full((len(ids),dim), np.nan, np.float16)        # nan if there is no key yet
+        self.labels = np.full(len(ids), -1, np.int32)
+        self.steps = np.full(len(ids), -1, np.int64)
 
     def take(self,
         bank, # A `MemoryBank` or a `NeighbourIndex`
     ):
-        "Copy what a bank or an index has"
+        "Copy the keys of a bank or an index"
         rows = torch.where(bank.ready & (bank.ids>=0))[0]
-        rows = rows[bank.steps[rows].argsort(stable=True)]        # of an image that has several rows the newest is written last
+        rows = rows[bank.steps[rows].argsort(stable=True)]        # if an image has several rows, the newest is written last
         at = places(self.ids, bank.ids[rows].cpu().numpy())
         rows,at = rows[torch.from_numpy(at>=0).to(rows.device)],at[at>=0]
         for name in ('feats','labels','steps'): getattr(self, name)[at] = getattr(bank, name)[rows].cpu().numpy()
         self.now = int(bank.step)
 
     @property
-    def age(self)->np.ndarray: # `[n]`, -1 where there is no key yet
-        "How many steps ago each key came in"
+    def age(self)->np.ndarray: # `[n]`, -1 for an image without a key
+        "Number of steps since each key was computed"
         return np.where(self.steps<0, -1, self.now-1-self.steps).astype(np.int32)
 
 # %% ../nbs/07e_record.ipynb #c430fc94
 def _of_index(index, ids, k):
-    "Ids of neighbours in an index, -1 if one has no key yet, their similarities and how far they are trusted"
+    "Ids of neighbours in an index, -1 if one has no key yet, their similarities and how far they are trusted, each `[n, k]`"
     rows,known = index.rows(ids)
     near = index.near[rows,:k].long()
     found = known[:,None] & index.ready[near]
     return torch.where(found, near*index.every, -1),index.sims[rows,:k],index.trust[rows,:k]*found
 
 def _of_bank(bank, feats, ids, k):
-    "Ids of the rows of a bank nearest to some keys, -1 if there is none, their similarities, and 1"
+    "Ids of the rows of a bank nearest to some keys, -1 if there is none, their similarities, and 1, each `[n, k]`"
     res = []
     for q,i in query_parts(len(bank.ids), feats, ids):
         sims = q @ bank.feats.T.to(q)
@@ -74,7 +76,7 @@ def _of_bank(bank, feats, ids, k):
 
 # %% ../nbs/07e_record.ipynb #b72d0f83
 def as_bytes(
-    x:np.ndarray, # 0 to 1; what is below counts as 0
+    x:np.ndarray, # Numbers from 0 to 1; others are clipped
 )->np.ndarray: # uint8
     "Numbers from 0 to 1 as 0 to 255"
     return (x.clip(0, 1)*255).round().astype(np.uint8)
@@ -85,12 +87,13 @@ def nearest_by_rule(
     keys:NewestKeys,
     k:int, # Neighbours of each
 )->dict: # `near` `[n, k]` positions, -1 = none or not on the map; `sim` and `weight` `[n, k]`, 0 to 255 for 0 to 1
-    "What each image of a map would mine now"
+    "The neighbours that each image of a map would mine now"
     pool,device = m.loss.pool(m.bank),m.bank.feats.device
     ids,feats = (torch.from_numpy(a).to(device) for a in (keys.ids.astype(np.int64),keys.feats))
     near,sim,weight = _of_bank(pool, feats.float(), ids, k) if pool is m.bank else _of_index(pool, ids, k)
     def fill(t, v=0):
-        t = t.float() if t.is_floating_point() else t       # numpy knows no bfloat16
+        "To `k` columns, as a NumPy array"
+        t = t.float() if t.is_floating_point() else t       # NumPy knows no bfloat16
         return torch.nn.functional.pad(t, (0,k-t.shape[1]), value=v).cpu().numpy()
     near = fill(near, -1)
     sim,weight = (as_bytes(np.where(near<0, 0, fill(t))) for t in (sim,weight))
@@ -101,40 +104,44 @@ class Losses:
     "The loss of each image in an epoch"
     def __init__(self,
         n:int, # Images in the training set
-        device,
-    ): self.values = torch.full((n+1,), math.nan, device=device)         # the last one is for images that nobody knows
+        device, # Device of the losses
+    ): self.values = torch.full((n+1,), math.nan, device=device)         # the last one takes the losses of images without an id
 
     def see(self,
         step, # A `PSMStep`
     ):
-        "Remember the losses of a batch; of the symmetric loss that of one of its views"
+        "Remember the losses of a batch. The symmetric loss gives that of one of its views"
         unknown = len(self.values)-1
         self.values[torch.where(step.ids<0, unknown, step.ids)] = step.loss.to(self.values)
 
     def of(self,
         ids:np.ndarray, # `[n]` places in the training set
-        gather=lambda t: t, # Function that puts together what several processes have
-    )->np.ndarray: # `[n]`, nan for images that were not trained on
+        gather=lambda t: t, # Function that puts together the tensors of several processes
+    )->np.ndarray: # `[n]`, nan for an image that was not trained on
+        "The losses of some images"
         return gather(self.values[None]).nanmean(0).cpu().numpy()[ids]
 
 # %% ../nbs/07e_record.ipynb #f6011649
-_kinds = dict(feats=np.float16, near=np.int32, sim=np.uint8, weight=np.uint8, age=np.int32, loss=np.float16, rows=np.int32)
-
 def in_short(
-    feats:np.ndarray, # `[n, D]`, nan where there is no key
-    d:int=32, # Numbers to keep of each at most
+    feats:np.ndarray, # `[n, D]`, nan if an image has no key
+    d:int=32, # Maximum number of directions
 )->np.ndarray: # `[n, min(D, d)]` float16
-    "Keys along the directions in which they lie most, of length 1 again"
+    "Keys along the directions in which they lie most, scaled to length 1 again"
     x = np.asarray(feats, np.float32)
     there = np.isfinite(x).all(1)
     res = x @ np.linalg.eigh(x[there].T @ x[there])[1][:,:-d-1:-1]
     return (res/np.linalg.norm(res, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float16)
 
 # %% ../nbs/07e_record.ipynb #0d6352a9
+_kinds = dict(feats=np.float16, near=np.int32, sim=np.uint8, weight=np.uint8, age=np.int32, loss=np.float16, rows=np.int32)
+
 class MapRecord:
     """What a map shows of each kept epoch: `feats` `[n, d]`, `near`, `sim` and `weight` `[n, k]`, `age` and `loss` `[n]`,
-    and `rows`, from how many the negatives of each probe are drawn"""
-    def __init__(self): self.keys,self.epochs,self.parts,self.layouts = None,[],{n: [] for n in _kinds},{}
+    and `rows`, for each probe the number of rows that its negatives are drawn from"""
+    def __init__(self):
+        self.keys,self.epochs = None,[]
+        self.parts = {n: [] for n in _kinds}           # an array for each epoch
+        self.layouts = {}                              # places by the name of a layout, once they were computed
     @property
     def ids(self)->np.ndarray: return self.keys.ids
     @property
@@ -147,24 +154,26 @@ def begin(self:MapRecord,
     m, # A `PSMModel`
     ids:np.ndarray, # Of the images of the map
 ):
-    "Choose the images, or more of them as long as no epoch was kept"
+    "Choose the images. They can be changed as long as no epoch was kept, and keys that are known stay"
     if self.keys is not None and (len(self) or np.array_equal(ids, self.ids)): return
     old,self.keys = self.keys,NewestKeys(ids, m.bank.feats.shape[1])
     if old is None: return
     for n in ('feats','labels','steps'): getattr(self.keys, n)[places(ids, old.ids)] = getattr(old, n)
 
 @patch
-def take(self:MapRecord, m):
-    "Take the keys of a model's bank, before it forgets them; an index forgets none"
+def take(self:MapRecord,
+    m, # A `PSMModel`
+):
+    "Copy the keys of a model's index if it has any, else those of its bank"
     index = m.loss.index
     self.keys.take(index if index is not None and len(index) and index.ready.any() else m.bank)
 
 @patch
 def look(self:MapRecord,
     m, # A `PSMModel`
-    epoch:int,
+    epoch:int, # Counted from 0
     k:int, # Neighbours of each
-    rows, # From how many rows of the bank the negatives of each probe are drawn
+    rows, # For each probe the number of rows of the bank that its negatives are drawn from
     loss=None, # `[n]`; None: not known
 ):
     "Keep one more epoch"
@@ -173,13 +182,14 @@ def look(self:MapRecord,
     new = dict(feats=in_short(self.keys.feats), age=self.keys.age, rows=np.array(rows), loss=loss, **nearest_by_rule(m, self.keys, k))
     for n,dtype in _kinds.items(): self.parts[n].append(new[n].astype(dtype))
     self.epochs.append(epoch)
-    self.layouts = {}                 # they are of the epochs before
+    self.layouts = {}                 # they lack this epoch
 
 # %% ../nbs/07e_record.ipynb #064cd8d2
-_of_keys = dict(feats=(np.float16,2), labels=(np.int32,1), steps=(np.int64,1), ids=(np.int32,1))
+_of_keys = dict(feats=(np.float16,2), labels=(np.int32,1), steps=(np.int64,1), ids=(np.int32,1))       # type and axes
 
 @patch
 def state(self:MapRecord)->dict: # Tensors by name; empty if there is no map
+    "What is saved of a record"
     if self.keys is None: return {}
     res = {f'key_{n}': getattr(self.keys, n) for n in _of_keys} | dict(epochs=np.array(self.epochs, np.int32))
     if len(self): res |= {n: np.stack(v) for n,v in self.parts.items()}
@@ -194,29 +204,41 @@ def _check(ok, what):
 def restore(cls:MapRecord,
     state:dict, # From `state`
 )->MapRecord:
-    "Raises `ValueError` if this is not what `state` gives"
+    "A record from what was saved of it. Raises `ValueError` if this is not what `state` gives"
     res,t = cls(),{n: v.cpu().numpy() for n,v in state.items()}
     if not t: return res
+    res._take_keys(t)
+    if len(res): res._take_parts(t)
+    res._take_layouts(t)
+    return res
+
+@patch
+def _take_keys(self:MapRecord, t):
     _check({f'key_{n}' for n in _of_keys}|{'epochs'} <= t.keys(), 'parts')
     for n,(dtype,axes) in _of_keys.items():
         a = t[f'key_{n}']
         _check(a.dtype==dtype and a.ndim==axes and len(a)==len(t['key_ids']), 'keys')
     ids,epochs = t['key_ids'],t['epochs']
     _check(len(ids) and ids[0]>=0 and (np.diff(ids)>0).all() and epochs.ndim==1 and (np.diff(epochs)>0).all(), 'images and epochs')
-    res.keys = NewestKeys(ids, t['key_feats'].shape[1])
-    res.keys.feats,res.keys.labels,res.keys.steps = t['key_feats'],t['key_labels'],t['key_steps']
-    res.epochs = epochs.tolist()
-    if len(res): res._take_parts(t)
-    places = {n.removeprefix('layout_'): v for n,v in t.items() if n.startswith('layout_')}
-    res.layouts = {n: v.astype(np.uint16) for n,v in places.items() if v.shape==(len(res),len(ids),2) and v.dtype==np.int32}
-    return res
+    self.keys = NewestKeys(ids, t['key_feats'].shape[1])
+    self.keys.feats,self.keys.labels,self.keys.steps = t['key_feats'],t['key_labels'],t['key_steps']
+    self.epochs = epochs.tolist()
 
+# %% ../nbs/07e_record.ipynb #k0000003
 @patch
 def _take_parts(self:MapRecord, t):
     E,n = len(self),len(self.ids)
     _check(_kinds.keys() <= t.keys(), 'parts')
-    for name,dtype in _kinds.items(): _check(t[name].dtype==dtype and len(t[name])==E and (name=='rows' or t[name].shape[1]==n), name)
+    for name,dtype in _kinds.items():
+        _check(t[name].dtype==dtype and len(t[name])==E and (name=='rows' or t[name].shape[1]==n), name)
     _check(t['near'].ndim==t['feats'].ndim==3 and t['age'].ndim==t['loss'].ndim==2, 'parts')
     _check(t['near'].shape==t['sim'].shape==t['weight'].shape, 'parts')
     _check(((t['near']>=-1) & (t['near']<n)).all(), 'neighbours')
     self.parts = {name: list(t[name]) for name in _kinds}
+
+@patch
+def _take_layouts(self:MapRecord, t):
+    "Layouts that fit; another one is left out, for it can be computed again"
+    found = {n.removeprefix('layout_'): v for n,v in t.items() if n.startswith('layout_')}
+    shape = len(self),len(self.ids),2
+    self.layouts = {n: v.astype(np.uint16) for n,v in found.items() if v.shape==shape and v.dtype==np.int32}
