@@ -1,4 +1,4 @@
-"""Two random views of each image of a batch, made on the device, every parameter drawn per image
+"""Two random views of each image of a batch, made on the device; every parameter is drawn for each image
 
 Docs: https://psm-fastai.github.io/psm_fastai/views.html.md"""
 
@@ -13,70 +13,88 @@ import math, torch, torch.nn.functional as F
 from copy import copy
 from functools import partial
 from torch import Tensor
-from fastai.vision.all import (AffineCoordTfm, DisplayedTransform, Normalize, PadMode, TensorImage, compose_tfms, flip_mat, get_grid, rotate_mat, show_image, L)
+from fastai.vision.all import (AffineCoordTfm, DisplayedTransform, Normalize, PadMode, TensorImage, compose_tfms, flip_mat, get_grid,
+    patch, rotate_mat, show_image, store_attr, L)
 
 # %% ../nbs/04_views.ipynb #89e88ebe
+def _uniform(x, lo, hi):
+    "`[B]`, a random number from `lo` to `hi` for each image of `x`"
+    return torch.empty(len(x), device=x.device).uniform_(lo, hi)
+
+def _look_at(w, h, dx, dy):
+    "`[B, 3, 3]`, matrices of views that show a part of width `w` and height `h`, moved by `dx` and `dy`"
+    m = torch.eye(3, device=w.device).repeat(len(w),1,1)
+    m[:,0,0],m[:,1,1] = w,h
+    m[:,0,2],m[:,1,2] = dx,dy
+    return m
+
 class crop_mat:
     "For `AffineTfm`: a crop of random area, aspect ratio and place for each image"
     def __init__(self,
-        min_scale:float, # Smallest share of the image's area, above 0
+        min_scale:float, # Smallest share of the image's area, above 0 and at most 1
         ratio:tuple=(3/4,4/3), # Range of width over height
     ):
         if not 0<min_scale<=1: raise ValueError(f"min_scale must be above 0 and at most 1, got {min_scale}")
-        self.min_scale,self.ratio = min_scale,ratio
+        store_attr()
 
     def __call__(self,
         x:Tensor, # `[B, C, H, W]`
-    )->Tensor: # `[B, 3, 3]`, from places in the view to places in the image, both from -1 to 1
-        def draw(lo, hi): return torch.empty(len(x), device=x.device).uniform_(lo, hi)
-        area,aspect = draw(self.min_scale, 1.),draw(*map(math.log, self.ratio)).exp()
-        w,h = (area*aspect).sqrt().clamp(max=1),(area/aspect).sqrt().clamp(max=1)
-        m = torch.eye(3, device=x.device).repeat(len(x),1,1)
-        m[:,0,0],m[:,1,1] = w,h
-        m[:,0,2],m[:,1,2] = (1-w)*draw(-1,1),(1-h)*draw(-1,1)
-        return m
+    )->Tensor: # `[B, 3, 3]`
+        area = _uniform(x, self.min_scale, 1.)
+        aspect = _uniform(x, *map(math.log, self.ratio)).exp()
+        w = (area*aspect).sqrt().clamp(max=1)
+        h = (area/aspect).sqrt().clamp(max=1)
+        return _look_at(w, h, (1-w)*_uniform(x, -1, 1), (1-h)*_uniform(x, -1, 1))
 
 # %% ../nbs/04_views.ipynb #b498ad5d
 class move_mat:
     "For `AffineTfm`: zoom, change of aspect and move, for each image"
     def __init__(self,
-        zoom:tuple, # Range of the size of what is seen, log-uniform
+        zoom:tuple, # Range of the zoom, log-uniform; above 1 shows a part of the image, larger
         aspect:float, # Largest change of width over height, as a logarithm
         shift:float, # Largest move, as a share of half the image
-    ): self.zoom,self.aspect,self.shift = zoom,aspect,shift
+    ): store_attr()
 
     def __call__(self,
         x:Tensor, # `[B, C, H, W]`
-    )->Tensor: # `[B, 3, 3]`, from places in the view to places in the image, both from -1 to 1
-        def draw(lo, hi): return torch.empty(len(x), device=x.device).uniform_(lo, hi)
-        zoom,aspect = draw(*map(math.log, self.zoom)),draw(-self.aspect, self.aspect)
-        m = torch.eye(3, device=x.device).repeat(len(x),1,1)
-        m[:,0,0],m[:,1,1] = (-zoom-aspect).exp(),(-zoom+aspect).exp()
-        m[:,0,2],m[:,1,2] = draw(-self.shift, self.shift),draw(-self.shift, self.shift)
-        return m
+    )->Tensor: # `[B, 3, 3]`
+        zoom = _uniform(x, *map(math.log, self.zoom))
+        aspect = _uniform(x, -self.aspect, self.aspect)
+        w = (-zoom-aspect).exp()
+        h = (-zoom+aspect).exp()
+        return _look_at(w, h, _uniform(x, -self.shift, self.shift), _uniform(x, -self.shift, self.shift))
 
 # %% ../nbs/04_views.ipynb #affin002
 class AffineTfm(AffineCoordTfm):
-    "fastai's `AffineCoordTfm`, but that nothing waits for the device where images keep their size"
+    "fastai's `AffineCoordTfm`, but nothing waits for the device if images keep their size"
     def _encode(self, x, mode, reverse=False):
         if not isinstance(x, TensorImage) or self.size is not None or self.coord_fs: return super()._encode(x, mode, reverse)
-        grid = F.affine_grid(self.mat.as_subclass(Tensor), x.shape, align_corners=self.align_corners)
-        return F.grid_sample(x.as_subclass(Tensor), grid, mode=mode, padding_mode=self.pad_mode, align_corners=self.align_corners).as_subclass(type(x))
+        corners = dict(align_corners=self.align_corners)
+        grid = F.affine_grid(self.mat.as_subclass(Tensor), x.shape, **corners)
+        view = F.grid_sample(x.as_subclass(Tensor), grid, mode=mode, padding_mode=self.pad_mode, **corners)
+        return view.as_subclass(type(x))
 
 # %% ../nbs/04_views.ipynb #b26afaa6
 class RandomTone(DisplayedTransform):
     "Change contrast (around middle gray) and brightness of each image; values stay in [0, 1]"
     split_idx,order = 0,55
-    def __init__(self, brightness:float=.1, contrast:float=.2): self.brightness,self.contrast = brightness,contrast
+    def __init__(self,
+        brightness:float=.1, # Largest change, added
+        contrast:float=.2, # Largest change, as a logarithm
+    ): store_attr()
+
     def encodes(self, x:TensorImage):
         x = x.as_subclass(Tensor)   # small operations on a subclass take five times as long; fastai puts it back
         def draw(m): return (torch.rand(len(x),1,1,1, device=x.device)*2-1)*m
         return ((x-.5)*draw(self.contrast).exp()+.5+draw(self.brightness)).clamp(0,1)
 
 class RandomNoise(DisplayedTransform):
-    "Add Gaussian noise, its standard deviation drawn for each image between 0 and `max_std`; values stay in [0, 1]"
+    "Add Gaussian noise to each image; values stay in [0, 1]"
     split_idx,order = 0,60
-    def __init__(self, max_std:float=.1): self.max_std = max_std
+    def __init__(self,
+        max_std:float=.1, # The standard deviation is drawn for each image, between 0 and this
+    ): store_attr()
+
     def encodes(self, x:TensorImage):
         x = x.as_subclass(Tensor)
         std = torch.rand(len(x),1,1,1, device=x.device)*self.max_std
@@ -84,44 +102,56 @@ class RandomNoise(DisplayedTransform):
 
 # %% ../nbs/04_views.ipynb #5d2b9e17
 _yiq = torch.tensor([[.299,.587,.114], [.5959,-.2746,-.3213], [.2115,-.5227,.3112]])
-_luma,_turn = _yiq[:1].expand(3,3),_yiq.inverse() @ torch.tensor([[0.,0.,0.], [0.,0.,-1.], [0.,1.,0.]]) @ _yiq
+_luma = _yiq[:1].expand(3,3)
+_turn = _yiq.inverse() @ torch.tensor([[0.,0.,0.], [0.,0.,-1.], [0.,1.,0.]]) @ _yiq
 
 class ColorMatrix(DisplayedTransform):
-    "Change brightness, contrast, saturation and hue of a share `p` of the images of a batch, and make a share `gray` gray; values stay in [0, 1]"
+    """Change brightness, contrast, saturation and hue of a share `p` of the images of a batch, and make a share `gray` of them gray;
+    values stay in [0, 1]"""
     split_idx,order = 0,50
     def __init__(self,
         jitter:float=.4, # Factors of brightness, contrast and saturation lie between 1-jitter and 1+jitter
-        hue:float=.1, # Largest turn of the hue, as a share of a full one
+        hue:float=.1, # Largest turn of the hue, as a share of a full turn
         p:float=.8, # Share of images that are changed
-        gray:float=.2, # Share of images without colour
-    ): self.jitter,self.hue,self.p,self.gray = jitter,hue,p,gray
+        gray:float=.2, # Share of images that lose their colour
+    ): store_attr()
+
+    def _draw(self, x):
+        "Brightness, contrast, saturation and turn of the hue (in radians) for each image of a batch, each `[B, 1, 1]`"
+        def rand(): return torch.rand(len(x),1,1, device=x.device)
+        on = rand()<self.p
+        def spread(m): return (rand()*2-1)*m*on
+        b = 1+spread(self.jitter)
+        c = 1+spread(self.jitter)
+        s = 1+spread(self.jitter)
+        turn = spread(self.hue)*2*math.pi
+        return b,c,s*(rand()>=self.gray),turn
 
     def encodes(self, x:TensorImage):
         x = x.as_subclass(Tensor)
-        def draw(m): return (torch.rand(len(x),1,1, device=x.device)*2-1)*m*on
-        on = torch.rand(len(x),1,1, device=x.device)<self.p
-        b,c,s,turn = 1+draw(self.jitter),1+draw(self.jitter),1+draw(self.jitter),draw(self.hue)*2*math.pi
-        s = s*(torch.rand(len(x),1,1, device=x.device)>=self.gray)
+        b,c,s,turn = self._draw(x)
         eye,luma,quarter = (t.to(x, non_blocking=True) for t in (torch.eye(3),_luma,_turn))
         m = luma + s*(turn.cos()*(eye-luma) + turn.sin()*quarter)
         flat = x.flatten(2)
-        return torch.baddbmm(b*(1-c)*(luma[:1] @ flat.mean(2, keepdim=True)), b*c*m, flat).clamp_(0,1).view_as(x)
+        mean_luma = luma[:1] @ flat.mean(2, keepdim=True)
+        return torch.baddbmm(b*(1-c)*mean_luma, b*c*m, flat).clamp_(0,1).view_as(x)
 
 # %% ../nbs/04_views.ipynb #0b1433d1
 def find_normalize(
     dl, # A loader
-)->Normalize: # None where its batches are not normalised
+)->Normalize: # None if its batches are not normalised
     "The `Normalize` that the batches of a loader go through"
     return next((t for t in getattr(dl.after_batch, 'fs', []) if isinstance(t, Normalize)), None)
 
 class TwoViews:
-    "Two views of each image: `tfms`, which draw their parameters per image, applied to the batch twice"
+    "Two views of each image: `tfms`, which draw their parameters for each image, applied to the batch twice"
     def __init__(self,
         tfms:list, # Batch transforms for images in [0, 1], such as fastai's
-        channels:int|None=None, # The number of channels that they need; none = any
+        channels:int|None=None, # The number of channels that they need; None: any
         weak_key:bool=False, # Make the view for the key by the geometric transforms alone
     ):
         self.tfms,self.channels,self.weak_key,self.norm = L(tfms),channels,weak_key,None
+    def __repr__(self): return f"TwoViews({', '.join(type(t).__name__ for t in self.tfms)})"
 
     def setup(self,
         dls, # The `DataLoaders` whose batches will come in
@@ -131,73 +161,96 @@ class TwoViews:
         res.norm = find_normalize(dls.train)
         return res
 
-    def check_range(self,
-        x:Tensor, # `[B, C, H, W]`, some images, normalised as they are for `__call__`
-    ):
-        "Raise `ValueError` where images aren't in [0, 1]: what lies outside would be cut off"
-        if not self.norm and not any(isinstance(t, (ColorMatrix,RandomTone,RandomNoise)) for t in self.tfms): return      # nothing cuts
-        lo,hi = (o.item() for o in (self.norm.decode(TensorImage(x)) if self.norm else x).aminmax())
-        slack = 1 if self.norm else .1       # transforms of the loader may overshoot, and erase with normalised noise
-        if lo<-slack or hi>1+slack: raise ValueError(f"Views are made of images in [0, 1]; these go from {lo:.3g} to {hi:.3g}{' once their Normalize is undone' if self.norm else ''}, and what lies outside would be cut off. Scale the images to 0 to 1 and leave their normalisation to a `Normalize` among the batch transforms, or pass `views=` of your own")
+# %% ../nbs/04_views.ipynb #c2f0d721
+@patch
+def _view(self:TwoViews, x, tfms):
+    "One view of each image of `x`, normalised as `x` is"
+    x = TensorImage(x.detach())
+    if self.norm: x = self.norm.decode(x).clamp(0,1)
+    x = compose_tfms(x, tfms, split_idx=0)
+    if self.norm: x = self.norm(TensorImage(x))
+    return x.as_subclass(Tensor)
 
-    def __call__(self,
-        x:Tensor, # `[B, C, H, W]`, in [0, 1], or normalised by the `dls` given to `setup`
-    )->tuple[Tensor,Tensor]: # Views for query and key, each `[B, C, H, W]`, normalised as `x` was
-        "Two views of each image of `x`; raises `ValueError` where the number of channels doesn't fit"
-        if self.channels and x.shape[1]!=self.channels:
-            raise ValueError(f"These views change colours and need {self.channels} channels; the batch has the shape {list(x.shape)}. Use `digit_views()` or pass your own `views=`")
-        if self.weak_key: return self._view(x, self.tfms),self.weak(x)
-        return self._view(torch.cat([x,x]), self.tfms).chunk(2)
+@patch
+def weak(self:TwoViews,
+    x:Tensor, # `[B, C, H, W]`, as for two views
+)->Tensor: # `[B, C, H, W]`
+    "One view of each image by the geometric transforms alone, or by all if there are none"
+    return self._view(x, self.tfms.filter(lambda t: isinstance(t, AffineCoordTfm)) or self.tfms)
 
-    def weak(self,
-        x:Tensor, # `[B, C, H, W]`, as for `__call__`
-    )->Tensor: # `[B, C, H, W]`
-        "One view of each image by the geometric transforms alone, or by all if there are none"
-        return self._view(x, self.tfms.filter(lambda t: isinstance(t, AffineCoordTfm)) or self.tfms)
+@patch
+def __call__(self:TwoViews,
+    x:Tensor, # `[B, C, H, W]`, in [0, 1], or normalised by the `dls` given to `setup`
+)->tuple[Tensor,Tensor]: # Views for query and key, each `[B, C, H, W]`, normalised as `x` was
+    "Two views of each image of `x`. Raises `ValueError` if the number of channels doesn't fit"
+    if self.channels and x.shape[1]!=self.channels: raise ValueError(
+        f"These views change colours and need {self.channels} channels; the batch has the shape {list(x.shape)}. "
+        "Use `digit_views()` or pass your own `views=`")
+    if self.weak_key: return self._view(x, self.tfms),self.weak(x)
+    return self._view(torch.cat([x,x]), self.tfms).chunk(2)
 
-    def _view(self, x, tfms):
-        x = TensorImage(x.detach())
-        if self.norm: x = self.norm.decode(x).clamp(0,1)
-        x = compose_tfms(x, tfms, split_idx=0)
-        if self.norm: x = self.norm(TensorImage(x))
-        return x.as_subclass(Tensor)
+# %% ../nbs/04_views.ipynb #63e58c0c
+_clipping = ColorMatrix,RandomTone,RandomNoise
 
-    def show(self,
-        x:Tensor, # `[B, C, H, W]`
-        n:int=8, # Number of images
-        **kwargs,
-    ):
-        "Show images (top) and their two views; of more than three channels the first three, of two the first"
-        n = min(n, len(x))
-        rows = (x[:n],) + self(x[:n])
-        if self.norm: rows = [self.norm.decode(TensorImage(r)) for r in rows]
-        for im,ax in zip([o for r in rows for o in r], get_grid(3*n, 3, n, figsize=kwargs.pop('figsize', (1.1*n,3.4)), **kwargs)):
-            im = im[:3] if len(im)>2 else im[:1]
-            show_image(im.as_subclass(Tensor).clamp(0,1).cpu(), ctx=ax, **({'cmap':'gray'} if len(im)==1 else {}))
+def _refuse_range(lo, hi, norm):
+    once = ' once their Normalize is undone' if norm else ''
+    raise ValueError(
+        f"Views are made of images in [0, 1]. These go from {lo:.3g} to {hi:.3g}{once}, and what lies outside would be clipped. "
+        "Scale the images to 0 to 1 and leave their normalisation to a `Normalize` among the batch transforms, "
+        "or pass `views=` of your own")
 
-    def __repr__(self): return f"TwoViews({', '.join(type(t).__name__ for t in self.tfms)})"
+@patch
+def check_range(self:TwoViews,
+    x:Tensor, # `[B, C, H, W]`, some images, normalised as they are for two views
+):
+    "Raise `ValueError` if images aren't in [0, 1] and what lies outside would be clipped"
+    if not self.norm and not any(isinstance(t, _clipping) for t in self.tfms): return
+    if self.norm: x = self.norm.decode(TensorImage(x))
+    lo,hi = (o.item() for o in x.aminmax())
+    slack = 1 if self.norm else .1       # transforms of the loader may overshoot, and erase with normalised noise
+    if lo<-slack or hi>1+slack: _refuse_range(lo, hi, self.norm)
+
+# %% ../nbs/04_views.ipynb #dbdab642
+@patch
+def show(self:TwoViews,
+    x:Tensor, # `[B, C, H, W]`
+    n:int=8, # Number of images
+    **kwargs, # For `subplots`, such as `figsize`
+):
+    "Show images (top) and their two views. Of more than three channels the first three are shown, of two the first"
+    n = min(n, len(x))
+    rows = [x[:n], *self(x[:n])]
+    if self.norm: rows = [self.norm.decode(TensorImage(r)) for r in rows]
+    axs = get_grid(3*n, 3, n, figsize=kwargs.pop('figsize', (1.1*n,3.4)), **kwargs)
+    for im,ax in zip(torch.cat(rows), axs):
+        im = im[:3] if len(im)>2 else im[:1]
+        colours = {'cmap':'gray'} if len(im)==1 else {}
+        show_image(im.as_subclass(Tensor).clamp(0,1).cpu(), ctx=ax, **colours)
 
 # %% ../nbs/04_views.ipynb #d7230969
 def photo_views(
     min_scale:float=.2, # Smallest crop, as a share of the area
     jitter:float=.4, # Factors of brightness, contrast and saturation lie between 1-jitter and 1+jitter
-    hue:float=.1, # Largest turn of the hue, as a share of a full one
+    hue:float=.1, # Largest turn of the hue, as a share of a full turn
     gray:float=.2, # Share of gray views
     weak_key:bool=False, # Crop and mirror the view for the key, and change no colours
 )->TwoViews:
     "Views for colour photographs: crop, mirror, brightness, contrast, saturation, hue, gray. Needs three channels"
-    return TwoViews([AffineTfm([crop_mat(min_scale), flip_mat], pad_mode=PadMode.Reflection, align_corners=False), ColorMatrix(jitter, hue, gray=gray)], channels=3, weak_key=weak_key)
+    crop = AffineTfm([crop_mat(min_scale), flip_mat], pad_mode=PadMode.Reflection, align_corners=False)
+    return TwoViews([crop, ColorMatrix(jitter, hue, gray=gray)], channels=3, weak_key=weak_key)
 
 # %% ../nbs/04_views.ipynb #9c4d959a
 def digit_views(
-    zoom:tuple=(.85,1.2), # Range of the size of what is seen
+    zoom:tuple=(.85,1.2), # Range of the zoom, log-uniform
     aspect:float=.1, # Largest change of width over height, as a logarithm
     shift:float=.15, # Largest move, as a share of half the image
-    max_rotate:float=20., # Largest turn, in degrees, either way
+    max_rotate:float=20., # Largest turn in degrees, in either direction
     brightness:float=.1, # Largest change, added
     contrast:float=.2, # Largest change, as a logarithm
-    noise:float=.05, # Largest standard deviation of the noise added
-    weak_key:bool=False, # Zoom, move and turn the view for the key, and nothing else
+    noise:float=.05, # Largest standard deviation of the noise
+    weak_key:bool=False, # Zoom, move and turn the view for the key, and change nothing else
 )->TwoViews:
     "Views for digits, drawings and the like, of any number of channels: zoom, move, turn, brightness, contrast, noise; no mirroring"
-    return TwoViews([AffineTfm([move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)], pad_mode=PadMode.Border, align_corners=False), RandomTone(brightness, contrast), RandomNoise(noise)], weak_key=weak_key)
+    mats = [move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)]
+    move = AffineTfm(mats, pad_mode=PadMode.Border, align_corners=False)
+    return TwoViews([move, RandomTone(brightness, contrast), RandomNoise(noise)], weak_key=weak_key)
