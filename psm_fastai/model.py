@@ -1,4 +1,4 @@
-"""PSMModel: an encoder, its projector, the momentum network that follows both, the bank and the loss
+"""PSMModel holds all the state of a training: encoder, projector, the momentum network that follows both, the memory bank and the loss
 
 Docs: https://psm-fastai.github.io/psm_fastai/model.html.md"""
 
@@ -18,7 +18,7 @@ from .bank import MemoryBank
 from .encoder import feature_size, keep_modes, pool_features, small_resnet
 from .loss import PSMLoss, check_number
 
-# %% ../nbs/05_model.ipynb #a327e79f
+# %% ../nbs/05_model.ipynb #2fe74900
 def check_network(proj_dim, hidden_dim, predictor, symmetric, split_bn):
     "Raise a `TypeError` or a `ValueError` that names the setting that can't be used, its value and what is accepted"
     for n,v in dict(proj_dim=proj_dim, hidden_dim=hidden_dim, split_bn=split_bn).items(): check_number(n, v, 1, whole=True)
@@ -28,11 +28,13 @@ def check_network(proj_dim, hidden_dim, predictor, symmetric, split_bn):
 def check_precision(
     module:nn.Module,
 ):
-    "Raise a `TypeError` if weights, or those that are made by default, are not of float32"
-    if torch.get_default_dtype()!=torch.float32: raise TypeError(f"Training is in float32, and torch makes {torch.get_default_dtype()} by default. Call torch.set_default_dtype(torch.float32)")
+    "Raise a `TypeError` if weights are not float32, or if torch makes others than float32 by default"
+    if torch.get_default_dtype()!=torch.float32: raise TypeError(
+        f"Training is in float32, and torch makes {torch.get_default_dtype()} by default. Call torch.set_default_dtype(torch.float32)")
     for name,p in module.named_parameters():
-        if p.is_floating_point() and p.dtype!=torch.float32:
-            raise TypeError(f"Training is in float32, and {name} is {p.dtype}. Use encoder.float(), and for half precision learn.to_fp16() or learn.to_bf16()")
+        if p.is_floating_point() and p.dtype!=torch.float32: raise TypeError(
+            f"Training is in float32, and {name} is {p.dtype}. "
+            "Use encoder.float(), and for half precision learn.to_fp16() or learn.to_bf16()")
 
 def check_finite(
     module:nn.Module,
@@ -41,78 +43,87 @@ def check_finite(
     tensors = {n: t for n,t in [*module.named_parameters(), *module.named_buffers()] if t.is_floating_point()}
     if not tensors: return
     ok = torch.stack([t.detach().isfinite().all() for t in tensors.values()]).tolist()
-    if bad := [n for n,o in zip(tensors, ok) if not o]:
-        raise ValueError(f"{bad[0]}{f' and {len(bad)-1} more' if bad[1:] else ''} of the network is not finite: a training went wrong before. Load an earlier state, or build the learner anew")
+    bad = [n for n,o in zip(tensors, ok) if not o]
+    if not bad: return
+    more = f' and {len(bad)-1} more' if len(bad)>1 else ''
+    raise ValueError(
+        f"{bad[0]}{more} of the network is not finite: a training went wrong before. Load an earlier state, or build the learner anew")
 
-def _mlp(ni, nh, nf): return nn.Sequential(nn.Linear(ni, nh, bias=False), nn.BatchNorm1d(nh), nn.ReLU(inplace=True), nn.Linear(nh, nf))
+# %% ../nbs/05_model.ipynb #a327e79f
+def _mlp(ni, nh, nf):
+    return nn.Sequential(nn.Linear(ni, nh, bias=False), nn.BatchNorm1d(nh), nn.ReLU(inplace=True), nn.Linear(nh, nf))
+
+def _check_trainable(encoder):
+    if not any(p.requires_grad for p in encoder.parameters()):
+        raise ValueError(f"The encoder ({type(encoder).__name__}) has no weights that can be trained; unfreeze some")
 
 class PSMModel(nn.Module):
-    "Encoder, projector, the momentum network that follows them, the bank and the loss: all the state of a training"
+    "Encoder, projector, the momentum network that follows them, the memory bank and the loss: all the state of a training"
     def __init__(self,
         encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`; used as it is, not copied
         x:Tensor, # `[B, C, H, W]`, a few images, to see what the encoder returns
-        bank_size:int=4096, # Rows of the memory bank
-        proj_dim:int=128, # Length of queries and keys
+        bank_size:int=4096, # Number of rows of the memory bank
+        proj_dim:int=128, # Length D of queries and keys
         hidden_dim:int=256, # Width of the projector's hidden layer
         loss:PSMLoss|None=None, # None: `PSMLoss()`
-        predictor:bool=False, # A further network behind the projector, of the online network only, that predicts the key
-        symmetric:bool=False, # Also ask with the second view for the key of the first
-        split_bn:int=1, # Parts of a batch that batch-norm sees apart
+        predictor:bool=False, # A further network behind the projector of the online network, which predicts the key
+        symmetric:bool=False, # Also compare the query of the second view with the key of the first
+        split_bn:int=1, # Number of parts of a batch that batch-norm sees separately
     ):
         super().__init__()
         check_network(proj_dim, hidden_dim, predictor, symmetric, split_bn)
         check_number('bank_size', bank_size, 1, whole=True)
         check_precision(encoder)
         n = feature_size(encoder, x)
-        if not any(p.requires_grad for p in encoder.parameters()): raise ValueError(f"The encoder ({type(encoder).__name__}) has no weights that can be trained; unfreeze some")
+        _check_trainable(encoder)
         self.encoder = encoder
         self.projector = _mlp(n, hidden_dim, proj_dim)
         self.predictor = _mlp(proj_dim, hidden_dim, proj_dim) if predictor else nn.Identity()
         self.symmetric,self.split_bn = symmetric,split_bn
-        self.momentum_encoder,self.momentum_projector = (deepcopy(m).requires_grad_(False) for m in (self.encoder, self.projector))
-        self.bank,self.loss = MemoryBank(bank_size, proj_dim),loss or PSMLoss()
-        own = dict(bank=self.bank, **({'loss.index': self.loss.index} if self.loss.index is not None else {}))
-        self._ddp_params_and_buffers_to_ignore = [f'{o}.{n}' for o,m in own.items() for n,_ in m.named_buffers()]    # each process fills its own, with the keys of all
+        self.momentum_encoder = deepcopy(self.encoder).requires_grad_(False)
+        self.momentum_projector = deepcopy(self.projector).requires_grad_(False)
+        self.bank = MemoryBank(bank_size, proj_dim)
+        self.loss = loss or PSMLoss()
+        own = dict(bank=self.bank)
+        if self.loss.index is not None: own['loss.index'] = self.loss.index
+        self._ddp_params_and_buffers_to_ignore = [f'{o}.{n}' for o,m in own.items() for n,_ in m.named_buffers()]
 
-    def remember(self, keys, ids, labels):
-        "Keep the keys of a batch, in the bank and, if the rule of mining has one, in its index"
-        self.bank.enqueue(keys, ids, labels)
-        if self.loss.index is not None: self.loss.index.enqueue(keys, ids, labels)
+# %% ../nbs/05_model.ipynb #0d72c7fb
+@patch
+def in_parts(self:PSMModel, net, x):
+    "`net(x)`; in training mode `net` of each of `split_bn` parts of the batch, of at least two images each"
+    if self.split_bn==1 or not self.training: return net(x)
+    n = max(1, min(self.split_bn, len(x)//2))
+    return torch.cat([net(o) for o in x.tensor_split(n)])
 
-    def forget(self):
-        "Forget what was kept of other images"
-        self.bank.clear()
-        if self.loss.index is not None: self.loss.index.clear()
+@patch
+def query(self:PSMModel,
+    x:Tensor, # `[B, C, H, W]`
+)->Tensor: # `[B, D]`, of unit length
+    "Queries of the online network"
+    def net(x): return self.predictor(self.projector(pool_features(self.encoder(x))))
+    return F.normalize(self.in_parts(net, x).float(), dim=1)
 
-    def key(self,
-        x:Tensor, # `[B, C, H, W]`
-    )->Tensor: # `[B, D]`, of unit length, no gradient
-        "Keys of the momentum network"
-        def net(x): return self.momentum_projector(pool_features(self.momentum_encoder(x)))
-        with torch.no_grad():
-            if self.split_bn==1 or not self.training: return F.normalize(net(x).float(), dim=1)
-            order = torch.randperm(len(x), device=x.device)       # else the parts of queries and keys would be the same images
-            return F.normalize(self.in_parts(net, x[order]).float(), dim=1)[order.argsort()]
+@patch
+@torch.no_grad()
+def key(self:PSMModel,
+    x:Tensor, # `[B, C, H, W]`
+)->Tensor: # `[B, D]`, of unit length, no gradient
+    "Keys of the momentum network"
+    def net(x): return self.momentum_projector(pool_features(self.momentum_encoder(x)))
+    if self.split_bn==1 or not self.training: return F.normalize(net(x).float(), dim=1)
+    order = torch.randperm(len(x), device=x.device)       # else the parts of queries and keys would be the same images
+    return F.normalize(self.in_parts(net, x[order]).float(), dim=1)[order.argsort()]
 
-    def query(self,
-        x:Tensor, # `[B, C, H, W]`
-    )->Tensor: # `[B, D]`, of unit length
-        "Queries of the online network"
-        return F.normalize(self.in_parts(lambda x: self.predictor(self.projector(pool_features(self.encoder(x)))), x).float(), dim=1)
-
-    def in_parts(self, net, x):
-        "`net` of a batch; while training of each of its `split_bn` parts, of at least two images, for itself"
-        if self.split_bn==1 or not self.training: return net(x)
-        return torch.cat([net(o) for o in x.tensor_split(max(1, min(self.split_bn, len(x)//2)))])
-
-    def forward(self,
-        x:Tensor, # `[B, C, H, W]`, images, or views for the query
-        xk:Tensor|None=None, # `[B, C, H, W]`, views for the key
-    ): # `[B, F]` features of `x`; with `xk` a tuple of queries and keys, each `[B, D]`, of unit length, or `[2B, D]` where the model is `symmetric`
-        "Features of images, or queries and keys of two views"
-        if xk is None: return pool_features(self.encoder(x))
-        if not self.symmetric: return self.query(x),self.key(xk)
-        return torch.cat([self.query(x),self.query(xk)]),torch.cat([self.key(xk),self.key(x)])
+@patch
+def forward(self:PSMModel,
+    x:Tensor, # `[B, C, H, W]`, images, or views for the query
+    xk:Tensor|None=None, # `[B, C, H, W]`, views for the key
+): # `[B, F]` features of `x`; with `xk` queries and keys, each `[B, D]`, of unit length, or `[2B, D]` if the model is `symmetric`
+    "Features of images, or queries and keys of two views"
+    if xk is None: return pool_features(self.encoder(x))
+    if not self.symmetric: return self.query(x),self.key(xk)
+    return torch.cat([self.query(x),self.query(xk)]),torch.cat([self.key(xk),self.key(x)])
 
 # %% ../nbs/05_model.ipynb #3e253476
 @patch
@@ -125,13 +136,26 @@ def update_momentum(self:PSMModel,
         slow = [*self.momentum_encoder.parameters(), *self.momentum_projector.parameters()]
         torch._foreach_lerp_(slow, [p.to(s.dtype) for p,s in zip(online,slow)], 1-momentum)
 
+# %% ../nbs/05_model.ipynb #f73def68
+@patch
+def remember(self:PSMModel, keys, ids, labels):
+    "Keep the keys of a batch, in the bank and, if the rule of mining has one, in its index"
+    self.bank.enqueue(keys, ids, labels)
+    if self.loss.index is not None: self.loss.index.enqueue(keys, ids, labels)
+
+@patch
+def forget(self:PSMModel):
+    "Forget all keys, because they are of other images than those of the training to come"
+    self.bank.clear()
+    if self.loss.index is not None: self.loss.index.clear()
+
 # %% ../nbs/05_model.ipynb #8960e352
 @contextmanager
 def undisturbed(
-    *modules, # Modules that run, in whatever mode, without a trace
-    seed:int=42, # For what is drawn meanwhile
+    *modules, # Modules that run within, in any mode
+    seed:int=42, # For what is drawn within
 ):
-    "Buffers of `modules` (batch-norm statistics) and all random states are afterwards what they were"
+    "Afterwards the buffers of `modules` (batch-norm statistics) and all random states are what they were before"
     buffers = [b for m in modules for b in m.buffers()]
     saved = [b.clone() for b in buffers]
     with torch.no_grad(), no_random(seed):
@@ -142,15 +166,16 @@ def undisturbed(
 # %% ../nbs/05_model.ipynb #cb53c7aa
 def batch_leakage(
     model:PSMModel,
-    batches:list, # Batches `[B, C, H, W]` of different images, two at least, of equal size
-)->float: # 0.5 = nothing given away, 1 = the batch of a key can always be told
+    batches:list, # At least two batches `[B, C, H, W]` of different images, of equal size
+)->float: # 0.5 = nothing is given away, 1 = the batch of a key can always be told
     "How often a query finds a key of another image of its own batch more similar than a key of another batch, in training mode"
     with keep_modes(model), undisturbed(model):
         model.train()
         q = torch.stack([model.query(x) for x in batches])
         k = torch.stack([model.key(x.roll(1, 0)) for x in batches])
-    sims = torch.einsum('bid,cjd->bicj', q, k)                                   # query i of batch b, key j of batch c
+    sims = torch.einsum('bid,cjd->bicj', q, k)                # query i of batch b, key j of batch c
     b,n = range(len(batches)),len(q[0])
-    own = torch.stack([sims[i,:,i].diagonal() for i in b])                       # [batches, B], against the key of the image before
-    other = torch.stack([sims[i][:,[c for c in b if c!=i]].reshape(n, -1) for i in b])
+    own = torch.stack([sims[i,:,i].diagonal() for i in b])    # [batches, B], with the key of the image before
+    def others(i): return [c for c in b if c!=i]
+    other = torch.stack([sims[i][:,others(i)].reshape(n, -1) for i in b])
     return (own[:,:,None]>other).float().mean().item()
