@@ -1,4 +1,4 @@
-"""The memory bank: the last keys of the momentum network, each with its image's id and label and the step it came in
+"""The memory bank: the last keys of the momentum network, each with the id and label of its image and the step in which it came in
 
 Docs: https://psm-fastai.github.io/psm_fastai/bank.html.md"""
 
@@ -15,7 +15,7 @@ from torch import nn, Tensor
 
 # %% ../nbs/01_bank.ipynb #2c65b0d0
 class MemoryBank(nn.Module):
-    "The last `size` keys, first in, first out, each with its image's id, its label and the step it came in"
+    "The last `size` keys, first in, first out, each with the id and label of its image and the step in which it came in"
     def __init__(self,
         size:int, # Number of rows K, at least 1
         dim:int, # Length D of a key, at least 1
@@ -27,16 +27,19 @@ class MemoryBank(nn.Module):
         for n in ('ids','labels','steps'): self.register_buffer(n, torch.full((size,), -1))
         for n in ('ptr','filled','step','rejected'): self.register_buffer(n, torch.tensor(0))
         self.register_buffer('rejected_ids', torch.full((8,), -1))
-        self.register_buffer('source', torch.tensor(-1))                      # a number of the data set that the ids mean; -1 = unknown
+        self.register_buffer('source', torch.tensor(-1))      # a number for the data set that the ids belong to; -1 = unknown
+
+    def __len__(self): return int(self.filled)
+    def extra_repr(self): return 'size={}, dim={}'.format(*self.feats.shape)
 
     @property
     def ready(self)->Tensor:
-        "`[K]`, true where a row was filled; rows that were not are never mined and never drawn"
+        "`[K]`, true for rows that were filled; the others are never mined and never drawn"
         return self.steps>=0
 
     @property
     def age(self)->Tensor:
-        "`[K]`, how many `enqueue` calls ago each row came in (0 = by the last one); means nothing where a row is not `ready`"
+        "`[K]`, how many `enqueue` calls ago each row came in (0 = by the last one); means nothing for a row that is not `ready`"
         return self.step-1-self.steps
 
     def similarity(self,
@@ -44,16 +47,13 @@ class MemoryBank(nn.Module):
         ids:Tensor, # `[B]`, not needed here
         rows:Tensor, # `[B, k]` rows that the keys have mined
     )->Tensor: # `[B, k]`
-        "By what rows were mined: the similarity of the key to each"
+        "The similarity by which rows were mined: that of the key to each row"
         return (self.feats[rows].to(keys) @ keys[:,:,None]).squeeze(2)
 
     def clear(self):
         "Forget all rows"
         for b in (self.ids,self.labels,self.steps): b.fill_(-1)
         for b in (self.feats,self.ptr,self.filled): b.zero_()
-
-    def __len__(self): return int(self.filled)
-    def extra_repr(self): return 'size={}, dim={}'.format(*self.feats.shape)
 
 # %% ../nbs/01_bank.ipynb #7e65f21b
 @patch
@@ -65,35 +65,43 @@ def _count_rejected(self:MemoryBank, ids, bad):
     self.rejected += bad.sum()
 
 @patch
-def enqueue(self:MemoryBank,
-    keys:Tensor, # `[B, D]`, rows of unit length
-    ids:Tensor|None=None, # `[B]` whole numbers, the images' places in the data set; none or -1 = unknown
-    labels:Tensor|None=None, # `[B]` whole numbers; none or -1 = unknown
-):
-    "Write `keys` over the oldest rows, in order. Keys that are not finite or not of unit length (within 0.01) are left out and counted"
-    with torch.no_grad(): self._enqueue(keys, ids, labels)
+def _batch(self:MemoryBank, keys, ids, labels):
+    "Keys, ids and labels of a batch as the bank keeps them. Raises `ValueError` if their shapes don't fit"
+    D = self.feats.shape[1]
+    if keys.ndim!=2 or keys.shape[1]!=D:
+        raise ValueError(f"MemoryBank.enqueue: keys must have the shape [B, {D}], got {list(keys.shape)}")
+    unknown = self.ids.new_full((len(keys),), -1)
+    ids,labels = (unknown if t is None else t.to(self.ids).as_subclass(Tensor) for t in (ids,labels))
+    if ids.shape!=unknown.shape or labels.shape!=unknown.shape: raise ValueError(
+        f"MemoryBank.enqueue: {len(keys)} keys need as many ids and labels, got {list(ids.shape)} and {list(labels.shape)}")
+    return keys.to(self.feats).as_subclass(Tensor),ids,labels
 
 @patch
 def _enqueue(self:MemoryBank, keys, ids, labels):
-    K,D = self.feats.shape
-    if keys.ndim!=2 or keys.shape[1]!=D: raise ValueError(f"MemoryBank.enqueue: keys must have the shape [B, {D}], got {list(keys.shape)}")
-    keys = keys.to(self.feats).as_subclass(Tensor)
-    unknown = self.ids.new_full((len(keys),), -1)
-    ids,labels = (unknown if t is None else t.to(self.ids).as_subclass(Tensor) for t in (ids,labels))
-    if ids.shape!=unknown.shape or labels.shape!=unknown.shape:
-        raise ValueError(f"MemoryBank.enqueue: {len(keys)} keys need as many ids and labels, got {list(ids.shape)} and {list(labels.shape)}")
+    K = len(self.feats)
+    keys,ids,labels = self._batch(keys, ids, labels)
     ok = (keys.norm(dim=1)-1).abs() < 1e-2                                # false for nan and inf too
     self._count_rejected(ids, ~ok)
     order = ok.int().argsort(stable=True)[-K:]
     ok = ok[order]
     n,n_ok = len(order),ok.sum()
     pos = (self.ptr + torch.arange(n, device=ok.device) - (n-n_ok)) % K   # all different, since n <= K
-    self.steps[pos] = torch.where(ok, -1, self.steps[pos])                # not ready until all of a row is there: an interrupt in between leaves no row with another's id
+    # Rows are not ready until all of them is there. So an interrupt in between leaves no row with the id of another image
+    self.steps[pos] = torch.where(ok, -1, self.steps[pos])
     for buf,new in ((self.feats,keys[order]), (self.ids,ids[order]), (self.labels,labels[order]), (self.steps,self.step.expand(n))):
         buf[pos] = torch.where(ok.view(-1, *[1]*(buf.ndim-1)), new, buf[pos])
     self.ptr.copy_((self.ptr+n_ok) % K)
     self.filled.copy_((self.filled+n_ok).clamp(max=K))
     self.step += 1
+
+@patch
+def enqueue(self:MemoryBank,
+    keys:Tensor, # `[B, D]`, rows of unit length
+    ids:Tensor|None=None, # `[B]` whole numbers, the places of the images in the data set; None or -1 = unknown
+    labels:Tensor|None=None, # `[B]` whole numbers; None or -1 = unknown
+):
+    "Write `keys` over the oldest rows, in order. Keys that are not finite or not of unit length (within 0.01) are left out and counted"
+    with torch.no_grad(): self._enqueue(keys, ids, labels)
 
 # %% ../nbs/01_bank.ipynb #250d51d8
 @patch
@@ -103,6 +111,6 @@ def check(self:MemoryBank):
     if not n: return
     ids = [i for i in self.rejected_ids.tolist() if i>=0]
     self.rejected.zero_()
-    raise ValueError(f"{n} keys were not finite or not of unit length and did not enter the memory bank"
-        + (f", the first from the images with ids {ids}" if ids else "")
-        + ". Look at these images, lower the learning rate, or check that the network ends in a normalised projection.")
+    first = f", the first from the images with ids {ids}" if ids else ""
+    raise ValueError(f"{n} keys were not finite or not of unit length and did not enter the memory bank{first}. "
+        "Look at these images, lower the learning rate, or check that the network ends in a normalised projection.")
