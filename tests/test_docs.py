@@ -77,6 +77,46 @@ def test_public_names_are_documented_and_linked(site):
     for f in site.glob('**/*.ipynb'): linked |= set(re.findall(r'\[`(\w+)`\]\(', '\n'.join(cells(f, 'markdown'))))
     assert {'PSMCallback','PSMLoss','NeighbourExplorer','PurityCallback'} <= linked and len(linked)>40
 
+def code_cells(site): return [(f.name, c) for f in site.glob('**/*.ipynb') for c in json.loads(f.read_text())['cells'] if c['cell_type']=='code']
+
+def show_doc_cells(site): return [(f, c) for f,c in code_cells(site) if re.search(r'^show_doc\(', ''.join(c['source']), re.M)]
+
+def test_quarto_puts_no_api_heading_into_a_div(site):
+    "It makes a div around a cell with metadata that it doesn't know, and a heading in a div is not in the table of contents"
+    shown = show_doc_cells(site)
+    assert len(shown)>300
+    assert not [(f, c['metadata']) for f,c in shown if set(c['metadata'])-{'language'} or 'output: asis' not in ''.join(c['source'])]
+
+def test_widgets_show_their_html(site):
+    "Quarto would prefer the view of a widget, which shows nothing without its model"
+    data = [(f, set(o.get('data', {}))) for f,c in code_cells(site) for o in c.get('outputs', [])]
+    assert not [f for f,kinds in data if 'application/vnd.jupyter.widget-view+json' in kinds]
+    for f in ('explore.ipynb', '09b_explorer.ipynb'):
+        assert [g for g,kinds in data if f==g and 'text/html' in kinds]
+        assert 'psm-still' in (site/'tutorials'/f if f=='explore.ipynb' else site/f).read_text()
+
+def test_signatures_are_short(site):
+    shown = [''.join(o['data']['text/markdown']) for _,c in show_doc_cells(site) for o in c['outputs']]
+    signatures = '\n'.join(s for text in shown for s in re.findall(r'```python\n(.*?)```', text, re.S))
+    assert ')->Mined:' in signatures and 'def GuestCallback(**events):' in signatures
+    assert not re.findall(r'__main__|NoneType=None|psm_fastai\.\w+\.[A-Z]', signatures)
+
+def test_headings_are_the_names_that_links_lead_to(site):
+    for f,c in show_doc_cells(site):
+        name = re.search(r'^show_doc\((.+)\)$', ''.join(c['source']), re.M)[1]
+        assert f'### {name}\n' in '\n'.join(''.join(o['data']['text/markdown']) for o in c['outputs']), (f, name)
+
+def test_names_lead_to_fastais_pages_too(site):
+    assert '[`Learner`](https://docs.fast.ai/learner.html#learner)' in '\n'.join(md for f in site.glob('**/*.ipynb') for md in cells(f, 'markdown'))
+
+def test_the_page_of_names_is_complete(site):
+    "It is made anew with the site, and links each name to its place"
+    page = '\n'.join(outputs(site/'explain/names.ipynb'))
+    for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        m = importlib.import_module(f"psm_fastai.{nb.stem.partition('_')[2]}")
+        for n in m.__all__: assert re.search(rf'^\| \[?`{n}`', page, re.M), n
+    assert f'[`Learner.nearest`]({address}transfer.html#learner.nearest)' in page and f'[`PSMCallback`]({address}' in page
+
 def test_each_public_thing_says_what_it_does():
     for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
         m = importlib.import_module(f"psm_fastai.{nb.stem.partition('_')[2]}")

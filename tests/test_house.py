@@ -14,8 +14,8 @@ def test_pyproject_comes_from_settings(tmp_path):
     shutil.copytree(root/'.github', tmp_path/'.github')
     run(Path(sys.executable).parent/'nbdev-migrate-config', cwd=tmp_path)
     for f in ('pyproject.toml', '.github/workflows/test.yaml'):
-        kept = (root/f).read_text().replace("tiff = ['imagecodecs']\n", '')         # settings.ini knows of no extra but dev
-        assert (tmp_path/f).read_text()==kept, f"{f} is stale: run nbdev-migrate-config"
+        kept = re.sub(r'.+# by hand\n', '', (root/f).read_text())         # what settings.ini can't say
+        assert (tmp_path/f).read_text()==kept, f"{f} is stale: run nbdev-migrate-config, and put back the lines marked `# by hand`"
     version = (tmp_path/'psm_fastai/__init__.py').read_text().strip()
     assert version in (root/'psm_fastai/__init__.py').read_text(), "the version in __init__.py differs from settings.ini: run nbdev-migrate-config"
 
@@ -31,6 +31,10 @@ def test_readme_links_to_what_exists():
         m = re.match(r'https://psm-fastai.github.io/psm_fastai/(.*)\.html$|https://raw.githubusercontent.com/psm-fastai/psm_fastai/main/(.*)', link)
         if m: assert m[2] and (root/m[2]).exists() or m[1] and m[1] in pages, link
         else: assert link.startswith('https://') or (root/link).exists(), link
+
+def test_llms_txt_comes_from_the_sidebar(tmp_path):
+    run(sys.executable, root/'tools/llms.py', tmp_path/'llms.txt')
+    assert (tmp_path/'llms.txt').read_text()==(root/'nbs/llms.txt').read_text(), "llms.txt is stale: run python tools/llms.py"
 
 def test_quarto_config_is_linked():
     assert (root/'nbs/_quarto.yml').resolve()==root/'_quarto.yml'
