@@ -137,17 +137,27 @@ def test_readmes_python_runs(tmp_path):
     import numpy as np
     from PIL import Image
     rng = np.random.default_rng(0)
-    for c in 'ab':
-        (tmp_path/'photos'/c).mkdir(parents=True)
-        for i in range(100): Image.fromarray(rng.integers(0, 256, (32,32,3), dtype=np.uint8)).save(tmp_path/'photos'/c/f'{i}.png')
+    (tmp_path/'photos').mkdir()
+    for i in range(100): Image.fromarray(rng.integers(0, 256, (32,32,3), dtype=np.uint8)).save(tmp_path/f'photos/{i}.png')
     blocks = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(), re.S)
-    assert len(blocks)>=3
-    code = '\n'.join(blocks)
-    short = code.replace('fit_one_cycle(5,', 'fit_one_cycle(1,')
-    assert short!=code
-    script = f"from pathlib import Path\nimport torch; torch.set_num_threads(1)\npath = Path('photos')\n{short}\nassert encoder(dls.one_batch()[0]).shape[0]==64\n"
-    p = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True)
+    assert len(blocks)==3
+    short,n = re.subn(r'fit_one_cycle\(\d+,', 'fit_one_cycle(1,', '\n'.join(blocks))
+    short = short.replace('digits_dls()', 'digits_dls(limit=200)')
+    assert n==2 and 'limit=200' in short
+    script = f"import torch; torch.set_num_threads(1)\n{short}\nassert learn.features().features[0].shape==(128,)\n"
+    p = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, MPLBACKEND='agg'))
     assert p.returncode==0, p.stderr[-2000:]
+
+def test_readmes_table_is_what_was_measured():
+    "Accuracy of PSM and the share of pulled neighbours that are right, from the stored rows"
+    import pandas as pd
+    found = re.findall(r'^\|.* (\d) seeds \| (0\.\d+) \|.*\| (0\.\d+) \|$', (root/'README.md').read_text(), re.M)
+    assert len(found)==3
+    for (seeds,knn,right),name in zip(found, ('digits_ablation','cifar10_ablation','cifar10_longer')):
+        rows = pd.read_csv(root/f'results/{name}.csv')
+        rows = rows[rows.method.eq('psm') & rows.epochs.eq(rows.epochs.max()) & rows.linear.notna()]
+        assert len(rows)==int(seeds)
+        assert abs(rows.knn.mean()-float(knn))<=.00051 and abs(rows.purity.mean()-float(right))<=.0051, name
 
 def test_readmes_commands_exist():
     text = (root/'README.md').read_text()
