@@ -144,7 +144,7 @@ def test_readmes_python_runs(tmp_path):
     short,n = re.subn(r'fit_one_cycle\(\d+,', 'fit_one_cycle(1,', '\n'.join(blocks))
     short = short.replace('digits_dls()', 'digits_dls(limit=200)')
     assert n==2 and 'limit=200' in short
-    script = f"import torch; torch.set_num_threads(1)\n{short}\nassert learn.features().features[0].shape==(128,)\n"
+    script = f"import torch; torch.set_num_threads(1)\n{short}\nassert 'f127' in learn.features()\n"
     p = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, MPLBACKEND='agg'))
     assert p.returncode==0, p.stderr[-2000:]
 
