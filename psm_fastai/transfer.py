@@ -1,4 +1,4 @@
-"""What to do with a trained encoder: save it, make a classifier of it, and look a new image up
+"""What to do with a trained encoder: save it, make a classifier of it, find the nearest images to a new one, and export it
 
 Docs: https://psm-fastai.github.io/psm_fastai/transfer.html.md"""
 
@@ -35,17 +35,31 @@ def reading_of(
 def save_encoder(self:Learner,
     path, # File to write, usually `*.safetensors`
 ):
-    "Write the encoder's weights, its architecture, and how its images are read: channels, size, colours and normalisation. Raises `ValueError` if the encoder is not finite"
-    check_finite(learner_encoder(self))
+    """Write the encoder's weights, its architecture, and how its images are read: channels, size, colours and normalisation.
+    Raises `ValueError` if the encoder is not finite"""
+    encoder = learner_encoder(self)
+    check_finite(encoder)
     x = peek_batch(self.dls)[0]
-    write_encoder(learner_encoder(self), path, n_in=x.shape[1], size=list(x.shape[2:]), **image_stats(self.dls), **reading_of(self.dls))
+    write_encoder(encoder, path, n_in=x.shape[1], size=list(x.shape[2:]), **image_stats(self.dls), **reading_of(self.dls))
+
+# %% ../nbs/07a_transfer.ipynb #19bec0ba
+def _n_unlabelled(ds):
+    "Number of images of a data set whose class isn't known, as `image_dls` allows"
+    return sum(o is None for t in getattr(ds, 'tls', [])[1:] for o in t.items)
+
+def _check_classes(dls, own_loss):
+    "Raise `ValueError` if a classifier can't learn from the targets of `dls`"
+    if not get_c(dls):
+        raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
+    if not own_loss and not has_labels(dls):
+        raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. "
+            "For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
+    if unknown := sum(_n_unlabelled(dl.dataset) for dl in dls.loaders):
+        raise ValueError(f"A classifier learns from labels, and {unknown} of these images have none. "
+            "Pass loaders of the others: learn.to_classifier(dls)")
 
 # %% ../nbs/07a_transfer.ipynb #f81d6141
 def _split(m): return [params(m[0]),params(m[1:])]
-
-def _unknown(ds):
-    "How many images of a data set have a class that isn't known, as `image_dls` allows"
-    return sum(o is None for t in getattr(ds, 'tls', [])[1:] for o in t.items)
 
 def _as_floats(m, args): return as_floats(args[0]),*args[1:]
 
@@ -54,92 +68,132 @@ def to_classifier(self:Learner,
     dls=None, # Labelled `DataLoaders`; None: those of this learner
     **kwargs, # For `Learner`
 )->Learner: # A classifier; `model[0]` is a copy of the encoder
-    "A fastai learner with this encoder and a new linear layer, ready for `fine_tune`. Raises `ValueError` where the data has no classes, or was normalised in another way"
+    """A fastai learner with this encoder and a new linear layer, ready for `fine_tune`.
+    Raises `ValueError` if the data has no classes, or was normalised in another way"""
     dls = dls or self.dls
     x = peek_batch(dls)[0]
-    if not get_c(dls): raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
-    if 'loss_func' not in kwargs and not has_labels(dls): raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
-    if unknown := sum(_unknown(dl.dataset) for dl in dls.loaders): raise ValueError(f"A classifier learns from labels, and {unknown} of these images have none. Pass loaders of the others: learn.to_classifier(dls)")
+    _check_classes(dls, 'loss_func' in kwargs)
     check_stats(image_stats(self.dls), dls)
     encoder = deepcopy(learner_encoder(self)).requires_grad_(True)
     if x.dtype==torch.uint8: encoder.register_forward_pre_hook(_as_floats)
-    head = nn.Linear(feature_size(encoder, x), get_c(dls))
-    learn = Learner(dls, nn.Sequential(encoder, PoolFeatures(), head), **{**dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=_split), **kwargs})
+    model = nn.Sequential(encoder, PoolFeatures(), nn.Linear(feature_size(encoder, x), get_c(dls)))
+    kwargs = {**dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=_split), **kwargs}
+    learn = Learner(dls, model, **kwargs)
     learn.freeze()
     return learn
 
-# %% ../nbs/07a_transfer.ipynb #cf008b77
-def _rows(table): return torch.tensor(np.stack(table.features) if 'features' in table else table.filter(regex=r'^f\d+$').to_numpy(), dtype=torch.float)
+# %% ../nbs/07a_transfer.ipynb #61a8d99a
+def _table_features(table):
+    "Features `[N, F]` of a table from `learn.features`"
+    feats = np.stack(table.features) if 'features' in table else table.filter(regex=r'^f\d+$').to_numpy()
+    return torch.tensor(feats, dtype=torch.float)
 
 def _made_by(learn, table):
-    "Whether the encoder as it is has made a table of features; one that was read from a file may have forgotten its number, and two images are computed anew"
+    "Whether the encoder as it is now has made a table of features"
     m,dls = learner_encoder(learn),plain_dls(learn.dls)
     if 'encoder' in table.attrs: return table.attrs['encoder']==weights_number(m)
-    if not dls.train.n: return True       # an exported learner has no images
+    if not dls.train.n: return True       # an exported learner has no images to compute anew
     with torch.no_grad(), keep_modes(m), no_random():
         m.eval()
-        for i,dl in enumerate(dls.loaders):       # of whichever set it is
-            some = table[table.id<dl.n].head(2)
-            if len(some) and torch.allclose(torch.cat([batch_features(m, x) for x,*_ in plain_batches(dls, i, some.id.tolist())]), _rows(some), rtol=.01, atol=1e-3): return True
-    return False
+        return any(_same_features(m, dls, i, table) for i in range(len(dls.loaders)))      # the table may be of any set
 
+def _same_features(m, dls, ds_idx, table):
+    "Whether `m` gives the features in the table to its first two images, if they are of this data set"
+    some = table[table.id<dls.loaders[ds_idx].n].head(2)
+    if not len(some): return False
+    new = torch.cat([batch_features(m, x) for x,*_ in plain_batches(dls, ds_idx, some.id.tolist())])
+    return torch.allclose(new, _table_features(some), rtol=.01, atol=1e-3)
+
+def _check_among(learn, among, n_features):
+    "Raise `ValueError` if features of new images can't be compared with those of a table"
+    known = _table_features(among).shape[1]
+    if n_features!=known:
+        raise ValueError(f"`among` holds {known} features an image, this encoder gives {n_features}. Compute it anew: learn.features()")
+    if not _made_by(learn, among):
+        raise ValueError("`among` was made by other weights than the encoder has now, so similarities to it mean nothing. "
+            "Compute it anew: learn.features()")
+
+# %% ../nbs/07a_transfer.ipynb #510dbbd7
+def _new_features(learn, images):
+    "Encoder features `[n, F]` of images that are not in the data set"
+    m = learner_encoder(learn)
+    with torch.no_grad(), keep_modes(m):
+        try: dl = learn.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
+        except AssertionError as e:       # fastai has found no transform for the first
+            known = re.findall(r"<class '(?:\w+\.)*(\w+)'>", str(e))[:-1]
+            raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list; "
+                f"got {type(images[0]).__name__}") from e
+        m.to(dl.device).eval()
+        return torch.cat([batch_features(m, b[0]) for b in dl])
+
+# %% ../nbs/07a_transfer.ipynb #cf008b77
 @patch
 def nearest(self:Learner,
     image, # A file or its bytes, a PIL image or an array, as `learn.predict` takes it; or several in a list, a tuple or a generator
     n:int=8, # Neighbours of each
     among:pd.DataFrame|None=None, # `learn.features()`, computed before; None: compute it now
 )->pd.DataFrame: # `query` (place in the list), `rank`, `similarity`, `id`, `file`, `label`
-    "The training images whose features are most similar, by cosine, to those of new images. Raises `TypeError` for what these data can't read, `ValueError` for a table that other weights made"
+    """The training images whose features are most similar, by cosine, to those of new images.
+    Raises `TypeError` for what these data can't read, `ValueError` for a table that other weights made"""
     images = list(image) if isinstance(image, (list,tuple,L,Iterator)) else [image]
     if not images: raise ValueError("nearest needs at least one image, got an empty list")
     if among is None:
         feats,labels = encoder_features(self, 0)
         table = image_table(self.dls, 0, labels)
-    else: feats,table = _rows(among),among[['id','file','label']]
-    m = learner_encoder(self)
-    with torch.no_grad(), keep_modes(m):
-        try: dl = self.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
-        except AssertionError as e:       # of fastai, which has found no transform for the first
-            known = re.findall(r"<class '(?:\w+\.)*(\w+)'>", str(e))[:-1]
-            raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list; got {type(images[0]).__name__}") from e
-        m.to(dl.device).eval()
-        new = torch.cat([batch_features(m, b[0]) for b in dl])
-    if new.shape[1]!=feats.shape[1]: raise ValueError(f"`among` holds {feats.shape[1]} features an image, this encoder gives {new.shape[1]}. Compute it anew: learn.features()")
-    if among is not None and not _made_by(self, among): raise ValueError("`among` was made by other weights than the encoder has now, so similarities to it mean nothing. Compute it anew: learn.features()")
+    else: feats,table = _table_features(among),among[['id','file','label']]
+    new = _new_features(self, images)
+    if among is not None: _check_among(self, among, new.shape[1])
     sims,idx = (F.normalize(new, dim=1) @ F.normalize(feats, dim=1).T).topk(min(n, len(feats)), dim=1)
-    res = table.iloc[idx.flatten().tolist()].reset_index(drop=True)
-    k = idx.shape[1]
-    return pd.concat([pd.DataFrame(dict(query=[i//k for i in range(len(res))], rank=[i%k+1 for i in range(len(res))], similarity=sims.flatten().tolist())), res], axis=1)
+    found = table.iloc[idx.flatten().tolist()].reset_index(drop=True)
+    place,k = np.arange(len(found)),idx.shape[1]
+    order = pd.DataFrame(dict(query=place//k, rank=place%k+1, similarity=sims.flatten().tolist()))
+    return pd.concat([order, found], axis=1)
 
 # %% ../nbs/07a_transfer.ipynb #8529732a
+def _check_describes(about):
+    "Raise `ValueError` if an encoder does not say what its images are like, and print a line if it doesn't say how they were read"
+    if not {'n_in','size'} <= about.keys():
+        raise ValueError("The encoder does not say what its images are like. Save it by learn.save_encoder, which keeps that")
+    if 'reading' not in about:
+        say("The encoder's file doesn't tell how its images were read. "
+            "New ones are scaled and cut to its size; check that its own were, too")
+
 def encoder_reader(
     encoder, # From `load_encoder`
 )->ReadImage:
-    "What reads images as those were read that an encoder was trained on. Raises `ValueError` if the encoder does not say how"
+    "A reader of images like those that an encoder was trained on. Raises `ValueError` if the encoder does not say what they are like"
     about = getattr(encoder, 'images', {})
-    if not {'n_in','size'} <= about.keys(): raise ValueError("The encoder does not say what its images are like. Save it by learn.save_encoder, which keeps that")
-    if 'reading' not in about: say("The encoder's file doesn't tell how its images were read. New ones are scaled and cut to its size; look whether its own were, too")
+    _check_describes(about)
     return ReadImage(tuple(about['size']), about['n_in'], **about.get('reading', {}))
+
+# %% ../nbs/07a_transfer.ipynb #83e572fe
+def _is_file(o): return isinstance(o, (str,Path))
+
+def _read_part(read, items, at, n):
+    "Pixels `[n, C, H, W]` of the items from place `at` on. Raises `ValueError` that names the items that can't be read"
+    part = items[at:at+n]
+    x = [None]*len(part)
+    def put(j): x[j] = torch.tensor(read.pixels(part[j]))
+    def name(j): return str(part[j]) if _is_file(part[j]) else f'image {at+j}'
+    refuse_failed(in_threads(put, len(part)), len(part), name)
+    return torch.stack(x)
 
 @torch.no_grad()
 def image_features(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
     images, # A folder, or a list of what `ReadImage` reads: files, PIL images, arrays
     bs:int=64, # Images at a time
-)->pd.DataFrame: # `file` (None for images that are none) and `features`, an array `[F]` of float32
-    "Features of new images, by an encoder and what its file says of its images. Raises `ValueError` that names the images that can't be read"
+)->pd.DataFrame: # `file` (None for images that are no files) and `features`, an array `[F]` of float32
+    "Features of new images, read as the encoder's own images were. Raises `ValueError` that names the images that can't be read"
     m = encoder if isinstance(encoder, nn.Module) else load_encoder(encoder)
-    read,dev = encoder_reader(m),next(m.parameters()).device
-    items = list(folder_files(Path(images))[0]) if isinstance(images, (str,Path)) else list(images)
-    mean,std = (torch.tensor(m.images.get(n, [v]), device=dev).view(-1,1,1) for n,v in (('mean',0.),('std',1.)))
-    def name(i): return str(items[i]) if isinstance(items[i], (str,Path)) else f'image {i}'
+    read,device = encoder_reader(m),next(m.parameters()).device
+    items = list(folder_files(Path(images))[0]) if _is_file(images) else list(images)
+    mean,std = (torch.tensor(m.images.get(n, [v]), device=device).view(-1,1,1) for n,v in (('mean',0.),('std',1.)))
     res = []
     for at in range(0, len(items), bs):
-        part,x = items[at:at+bs],[None]*len(items[at:at+bs])
-        def put(j): x[j] = torch.tensor(read.pixels(part[j]))
-        refuse_failed(in_threads(put, len(part)), len(part), lambda j: name(at+j))
-        with keep_modes(m): res += batch_features(m.eval(), (as_floats(torch.stack(x)).to(dev)-mean)/std)
-    return pd.DataFrame(dict(file=[str(o) if isinstance(o, (str,Path)) else None for o in items], features=[f.numpy() for f in res]))
+        x = (as_floats(_read_part(read, items, at, bs)).to(device)-mean)/std
+        with keep_modes(m): res += batch_features(m.eval(), x)
+    return pd.DataFrame(dict(file=[str(o) if _is_file(o) else None for o in items], features=[f.numpy() for f in res]))
 
 # %% ../nbs/07a_transfer.ipynb #907764ad
 class _FromPixels(nn.Module):
@@ -150,18 +204,23 @@ class _FromPixels(nn.Module):
         for n,v in dict(mean=mean, std=std).items(): self.register_buffer(n, torch.tensor(v).view(-1,1,1))
     def forward(self, x): return pool_features(self.encoder((x.float()/255-self.mean)/self.std))
 
+def _program_bytes(program):
+    "The file of a program. It is written in memory: torch wants files that end in .pt2, and temporary ones don't"
+    held = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='No complete tensor found')       # counters of batch-norm, which are not used
+        torch.export.save(program, held)
+    return held.getvalue()
+
 def export_encoder(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
     path, # File to write, usually `*.pt2`
 ):
-    "Write a program for `torch.export.load` that makes features of pixels. It runs without this library, on the device where the encoder is"
+    """Write a program for `torch.export.load` that makes features of pixels.
+    It runs without this library, on the device where the encoder is"""
     m = deepcopy(encoder) if isinstance(encoder, nn.Module) else load_encoder(encoder)
-    size,n_in = encoder_reader(m).size,m.images['n_in']
-    whole_way = _FromPixels(m, m.images.get('mean', [0.]), m.images.get('std', [1.])).eval().to(next(m.parameters()).device)
-    x = torch.zeros(2, n_in, *size, dtype=torch.uint8, device=next(m.parameters()).device)
-    with torch.no_grad(): program = torch.export.export(whole_way, (x,), dynamic_shapes=({0: torch.export.Dim('images')},))
-    held = io.BytesIO()       # torch asks files for the ending .pt2, which temporary ones don't have
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='No complete tensor found')       # counters of batch-norm, which are not used
-        torch.export.save(program, held)
-    with atomic_write(path) as tmp: tmp.write_bytes(held.getvalue())
+    size,n_in,device = encoder_reader(m).size,m.images['n_in'],next(m.parameters()).device
+    net = _FromPixels(m, m.images.get('mean', [0.]), m.images.get('std', [1.])).eval().to(device)
+    x = torch.zeros(2, n_in, *size, dtype=torch.uint8, device=device)
+    with torch.no_grad(): program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim('images')},))
+    with atomic_write(path) as tmp: tmp.write_bytes(_program_bytes(program))
