@@ -1,4 +1,4 @@
-"""Images in memory: digits that need no download, CIFAR, Tiny ImageNet, and your own folder or table of files
+"""Load images into memory: digits that need no download, CIFAR, Tiny ImageNet, and your own folder, table or list of files
 
 Docs: https://psm-fastai.github.io/psm_fastai/data.html.md"""
 
@@ -6,16 +6,17 @@ Docs: https://psm-fastai.github.io/psm_fastai/data.html.md"""
 
 # %% auto #0
 __all__ = ['cifar100_stats', 'MemoryDL', 'move_digits', 'digits_dls', 'same_images', 'no_loss', 'ClassName', 'Labels',
-           'image_dls', 'cifar10_dls', 'cifar100_dls', 'tiny_imagenet_dls', 'image_reader', 'train_image']
+           'image_dls', 'image_reader', 'train_image', 'cifar10_dls', 'cifar100_dls', 'tiny_imagenet_dls']
 
 # %% ../nbs/00b_data.ipynb #b966d660
 import inspect, math, numpy as np, pandas as pd, psutil, torch, torch.nn.functional as F
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
-from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, DataLoader, Datasets, Image, ImageBlock, IndexSplitter, IntToFloatTensor, ItemGetter, L, Normalize, Path, PILImageBW,
-    RandomSplitter, SkipItemException, TensorCategory, TensorImage, TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, Tensor, chunked, cifar_stats,
-    imagenet_stats, is_listy, merge, parent_label, rank_distrib, show_title, tuplify, untar_data)
+from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, DataLoader, Datasets, Image, ImageBlock, IndexSplitter,
+    IntToFloatTensor, ItemGetter, L, Normalize, Path, PILImageBW, RandomSplitter, SkipItemException, Tensor, TensorCategory, TensorImage,
+    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, parent_label, patch, rank_distrib,
+    show_title, tuplify, untar_data)
 from hashlib import blake2b
 from numbers import Number
 from pathlib import PurePath
@@ -25,14 +26,8 @@ from .folders import *
 from .images import *
 
 # %% ../nbs/00b_data.ipynb #b4233c6f
-def _room(n, shape, dtype):
-    "An empty tensor for `n` items, if there is memory for it"
-    need,free = n*math.prod(shape)*dtype.itemsize,psutil.virtual_memory().available
-    if need>free: raise ValueError(f"{n:,} images of {'×'.join(map(str,shape))} need {need/1e9:.2f} GB of memory, and {free/1e9:.2f} GB are available. Use in_memory=False, a smaller size or fewer images")
-    return torch.empty(n, *shape, dtype=dtype)
-
 class MemoryDL(TfmdDL):
-    "A `TfmdDL` that decodes its data set once and serves batches from memory; item transforms must not be random"
+    "A `TfmdDL` that decodes its data set once and serves batches from memory. Item transforms must not be random"
     def __init__(self, dataset, bs=64, num_workers=0, **kwargs):
         self._cache = []                                                # shared by all loaders of the data set that `new` makes
         super().__init__(dataset, bs=bs, num_workers=0, **kwargs)       # workers would each decode everything
@@ -43,46 +38,76 @@ class MemoryDL(TfmdDL):
             yield tuple(torch.from_numpy(t.take(b, 0)).as_subclass(c) for t,c in self._cache)
 
     def fill(self, *items):
-        "Serve rows of these tensors, one for each part of an item"
-        self._cache[:] = [(t.numpy(),type(t)) for t in items]           # numpy's `take` needs no thread pool, which costs torch up to 8 ms a batch on a busy machine
-
-    def _decode_all(self):
-        n,fs = len(self.dataset),self.after_item
-        def item(i):
-            o = self.do_item(i)
-            if o is None: raise SkipItemException("it was skipped, but ids and images have to stay together")
-            return tuplify(o)
-        split,fs.split_idx = fs.split_idx,1         # the validation set's version of item transforms: a crop from the centre, not from anywhere
-        try:
-            with getattr(self.dataset, 'set_split_idx', nullcontext)(1):
-                failed,like = [],None
-                while like is None:
-                    try: like = tuplify(self.do_batch([item(len(failed))]))
-                    except Exception as e:
-                        failed.append((len(failed),e))
-                        if len(failed)==n: refuse_failed(failed, n, self._name)
-                out = [_room(n, t.shape[1:], t.dtype) for t in like]
-                def put(i):
-                    for t,o in zip(out, item(i)):
-                        o = torch.as_tensor(o)
-                        if (o.shape,o.dtype)!=(t.shape[1:],t.dtype): raise ValueError(f"it gives {o.dtype} of shape {list(o.shape)}, others {t.dtype} of {list(t.shape[1:])}")
-                        t[i] = o.as_subclass(Tensor)
-                refuse_failed(in_threads(put, n), n, self._name)
-        finally: fs.split_idx = split
-        return [t.as_subclass(type(o)) for t,o in zip(out, like)]
-
-    def _name(self, i):
-        items = getattr(self.dataset, 'items', None)
-        if isinstance(items, pd.DataFrame): return f"row {i} ({', '.join(shown(v) for v in items.iloc[i])})"
-        o = None if items is None else items[i]
-        return shown(o) if isinstance(o, (str,Path)) else f'item {i}'
+        "Serve batches from these tensors, one for each part of an item"
+        # numpy's `take` needs no thread pool, which costs torch up to 8 ms a batch on a busy machine
+        self._cache[:] = [(t.numpy(),type(t)) for t in items]
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         if res.dataset is self.dataset and 'after_item' not in kwargs: res._cache = self._cache
         return res
 
-# %% ../nbs/00b_data.ipynb #9c731e93
+# %% ../nbs/00b_data.ipynb #2b901c70
+def _room(n, shape, dtype):
+    "An empty tensor for `n` items. Raises `ValueError` if there is not enough memory"
+    need,free = n*math.prod(shape)*dtype.itemsize,psutil.virtual_memory().available
+    if need>free:
+        raise ValueError(f"{n:,} images of {'×'.join(map(str,shape))} need {need/1e9:.2f} GB of memory, "
+                         f"and {free/1e9:.2f} GB are available. Use in_memory=False, a smaller size or fewer images")
+    return torch.empty(n, *shape, dtype=dtype)
+
+@contextmanager
+def _as_validation(dl):
+    "Transform items as in the validation set: crop them around the centre, not anywhere"
+    fs = dl.after_item
+    split,fs.split_idx = fs.split_idx,1
+    try:
+        with getattr(dl.dataset, 'set_split_idx', nullcontext)(1): yield
+    finally: fs.split_idx = split
+
+@patch
+def _name(self:MemoryDL, i):
+    "What a message calls item `i`"
+    items = getattr(self.dataset, 'items', None)
+    if isinstance(items, pd.DataFrame): return f"row {i} ({', '.join(shown(v) for v in items.iloc[i])})"
+    o = None if items is None else items[i]
+    return shown(o) if isinstance(o, (str,Path)) else f'item {i}'
+
+# %% ../nbs/00b_data.ipynb #7295d479
+@patch
+def _decoded(self:MemoryDL, i):
+    "Item `i` as a tuple"
+    o = self.do_item(i)
+    if o is None: raise SkipItemException("it was skipped, but ids and images have to stay together")
+    return tuplify(o)
+
+@patch
+def _first_batch(self:MemoryDL):
+    "A batch of the first item that can be decoded. Raises `ValueError` if none can"
+    n,failed = len(self.dataset),[]
+    while True:
+        i = len(failed)
+        try: return tuplify(self.do_batch([self._decoded(i)]))
+        except Exception as e: failed.append((i,e))
+        if len(failed)==n: refuse_failed(failed, n, self._name)
+
+@patch
+def _decode_all(self:MemoryDL):
+    "All items, as one tensor for each part of an item"
+    n = len(self.dataset)
+    with _as_validation(self):
+        like = self._first_batch()
+        out = [_room(n, t.shape[1:], t.dtype) for t in like]
+        def put(i):
+            for t,o in zip(out, self._decoded(i)):
+                o = torch.as_tensor(o)
+                if (o.shape,o.dtype)!=(t.shape[1:],t.dtype):
+                    raise ValueError(f"it gives {o.dtype} of shape {list(o.shape)}, others {t.dtype} of {list(t.shape[1:])}")
+                t[i] = o.as_subclass(Tensor)
+        refuse_failed(in_threads(put, n), n, self._name)
+    return [t.as_subclass(type(o)) for t,o in zip(out, like)]
+
+# %% ../nbs/00b_data.ipynb #1b662d75
 def move_digits(
     images:Tensor, # `[N, 8, 8]`, 0 to 1
     size:int=24, # Height and width of the canvas
@@ -91,21 +116,25 @@ def move_digits(
     noise:float=.1, # Standard deviation of the noise
     seed:int=0,
 )->Tensor: # `[N, size, size]`, 0 to 1
-    "Turn, scale and move each digit on a larger canvas and add noise, by a fixed seed"
+    "Turn, scale and move each digit on a larger canvas and add noise, with a fixed seed"
     g = torch.Generator().manual_seed(seed)
     n = len(images)
     def draw(lo, hi): return lo + (hi-lo)*torch.rand(n, generator=g)
-    turn,scale = draw(-max_rotate, max_rotate).deg2rad(),draw(*scale)
-    shift = torch.stack([draw(-1,1),draw(-1,1)], 1)[:,:,None] * (.95-scale)[:,None,None]
-    rot = torch.stack([turn.cos(),turn.sin(),-turn.sin(),turn.cos()], 1).view(n,2,2) / (1.25*scale)[:,None,None]
+    turn = draw(-max_rotate, max_rotate).deg2rad()
+    height = draw(*scale)
+    shift = torch.stack([draw(-1,1),draw(-1,1)], 1)[:,:,None] * (.95-height)[:,None,None]
+    cos,sin = turn.cos(),turn.sin()
+    rot = torch.stack([cos,sin,-sin,cos], 1).view(n,2,2) / (1.25*height)[:,None,None]
     x = F.pad(images[:,None], (1,1,1,1))   # an empty border, so that edges fade; 10/8 is the 1.25 above
-    x = F.grid_sample(x, F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,size,size), align_corners=False), align_corners=False)
+    grid = F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,size,size), align_corners=False)
+    x = F.grid_sample(x, grid, align_corners=False)
     return (x[:,0] + noise*torch.randn(n, size, size, generator=g)).clamp(0,1)
 
+# %% ../nbs/00b_data.ipynb #9c731e93
 def digits_dls(
     moved:bool=True, # Moved digits of 24×24 pixels, or the plain ones of 8×8
     bs:int=64, # Batch size
-    limit:int|None=None, # At most so many training images
+    limit:int|None=None, # Maximum number of training images
 ):
     "1,347 training and 450 validation images of handwritten digits, gray, in memory; needs no download"
     d = load_digits()
@@ -116,191 +145,218 @@ def digits_dls(
     train,valid = order[450:][:limit],order[:450]
     items = [(images[i],int(d.target[i])) for i in [*train,*valid]]
     block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=list(range(10)))), get_x=ItemGetter(0), get_y=ItemGetter(1),
-        get_items=lambda _: items,      # given as the source, all images would be formatted for a message that fastai doesn't print
-        splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=Normalize.from_stats([images.mean()/255], [images.std()/255], cuda=False), dl_type=MemoryDL)
+        get_items=lambda _: items,      # as the source, all images would be formatted for a message that fastai doesn't print
+        splitter=IndexSplitter(range(len(train), len(train)+len(valid))),
+        batch_tfms=Normalize.from_stats([images.mean()/255], [images.std()/255], cuda=False), dl_type=MemoryDL)
     return block.dataloaders('digits', bs=bs)
 
-# %% ../nbs/00b_data.ipynb #620bd64c
-def _mark(x):
-    "A number for the pixels of an image `[C, H, W]`, and whether all of them are alike"
-    return blake2b(x.tobytes(), digest_size=16).digest(),bool((x==x[:,:1,:1]).all())
+# %% ../nbs/00b_data.ipynb #77afc862
+def _check_folder_settings(folder, path, fn_col, label_col, valid_col):
+    "Raise `ValueError` if settings for tables are given with a folder"
+    given = dict(path=path is not None, fn_col=bool(fn_col), label_col=label_col not in (1,None), valid_col=valid_col is not None)
+    names = [n for n,yes in given.items() if yes]
+    if not names: return
+    raise ValueError(f"{', '.join(names)} {'is' if len(names)==1 else 'are'} for tables, and {shown(folder)} is a folder. "
+                     "Labels of a folder come from its folders; label_from takes others")
 
-def same_images(
-    marks:list, # `_mark` of each image
-    n_train:int, # The first so many are for training
-    name, # Function from the place of an image to its name
-    labels=None, # Of each image, if there are any
-)->list: # Lines
-    "What there is to tell of images that are the same, or of one colour"
-    def few(idx): return ', '.join(name(i) for i in idx[:3]) + (f' and {len(idx)-3:,} more' if len(idx)>3 else '')
-    groups,blank,n = defaultdict(list),[i for i,(_,flat) in enumerate(marks) if flat],len(marks)
-    for i,(digest,flat) in enumerate(marks):
-        if not flat: groups[digest].append(i)
-    again = [g for g in groups.values() if len(g)>1]
-    res = []
-    if blank: res.append(f"! {len(blank):,} of {n:,} images {'is' if len(blank)==1 else 'are'} of one colour once read: {few(blank)}. If there is something to see in the files, try ground='black', fit='pad', or a larger size")
-    if again:
-        more,held = sum(len(g)-1 for g in again),[i for g in again for i in g if i>=n_train and g[0]<n_train]
-        text = f"! {more:,} of {n:,} images {'repeats' if more==1 else 'repeat'} another one, pixel by pixel, such as {name(again[0][0])} and {name(again[0][1])}"
-        if held: text += f"; {len(held):,} of the {n-n_train:,} for validation are for training too, so accuracy will be too high"
-        if labels and (two := sum(len({labels[i] for i in g})>1 for g in again)): text += f"; {two:,} have several labels"
-        res.append(text + ". Keep one of each; if the files differ, try fit='pad' or a larger size")
-    return res
+def _file_source(fn, path, fn_col, label_col, valid_col, label_from):
+    "The images of a folder or a CSV file"
+    if fn.is_dir():
+        _check_folder_settings(fn, path, fn_col, label_col, valid_col)
+        return folder_source(fn, label_from, label_col is not None)
+    if not fn.is_file() or fn.suffix.lower() not in ('.csv','.tsv'): raise ValueError(f"{shown(fn)} is neither a folder nor a CSV file")
+    _check_table_settings(label_from)
+    return table_source(read_table(fn, fn_col, label_col), Path(path or fn.parent), fn_col, label_col, valid_col)
 
-# %% ../nbs/00b_data.ipynb #a00ced04
-def no_loss(pred, *yb):
-    "0: lets fastai build a `Learner` for images without labels"
-    return torch.zeros((), device=pred[0].device)
-
-class ClassName(Category):
-    "The name of a class, which a picture may have as its title whatever it is"
-    def show(self, ctx=None, **kwargs): return show_title(short_name(self).replace('$', r'\$'), ctx=ctx, **merge(self._show_args, kwargs))      # `$` would begin a formula
-
-class Labels(Categorize):
-    "fastai's `Categorize`, for which None is the label -1: it isn't known"
-    def encodes(self, o): return TensorCategory(-1) if o is None else super().encodes(o)
-    def decodes(self, o): return ClassName('' if o<0 else self.vocab[o])
-
-_set_here = {'self','dataset','kwargs','bs','batch_size','path','dl_type','dl_kwargs','indexed'}
-
-def _check_options(kwargs):
-    "fastai takes any keyword, and forgets those that it doesn't know"
-    fns = Datasets.dataloaders,TfmdDL.__init__,DataLoader.__init__
-    known = {n for f in fns for n in inspect.signature(f).parameters}-_set_here-{*DataLoader._methods}
-    for n in kwargs:
-        if n in known: continue
-        near = get_close_matches(n, [*inspect.signature(image_dls).parameters, *known], 1)
-        raise TypeError(f"image_dls has no {n}." + (f" Did you mean {near[0]}?" if near else f" Beside its own settings it takes {', '.join(sorted(known))}, for fastai's loaders"))
+def _check_table_settings(label_from):
+    if label_from is None: return
+    raise ValueError("label_from is for folders and lists of files; labels of a table are in a column, label_col")
 
 def _source(source, path, fn_col, label_col, valid_col, label_from):
-    "Files, labels and split of whatever `image_dls` is given"
+    "The images of whatever `image_dls` is given"
     if isinstance(source, (list,tuple,L)): return list_source(source, Path(path or '.'), label_from)
-    if not isinstance(source, (str,PurePath,pd.DataFrame)): raise TypeError(f"image_dls takes a folder, a CSV file, a DataFrame or a list of files, got a {type(source).__name__}")
+    if isinstance(source, (str,PurePath)): return _file_source(Path(source), path, fn_col, label_col, valid_col, label_from)
     if not isinstance(source, pd.DataFrame):
-        source = Path(source)
-        if source.is_dir():
-            if given := [n for n,v in dict(path=path, fn_col=fn_col or None, label_col=None if label_col in (1,None) else label_col, valid_col=valid_col).items() if v is not None]:
-                raise ValueError(f"{', '.join(given)} {'is' if len(given)==1 else 'are'} for tables, and {shown(source)} is a folder. Labels of a folder come from its folders; label_from takes others")
-            return folder_source(source, label_from, label_col is not None)
-        if not source.is_file() or source.suffix.lower() not in ('.csv','.tsv'): raise ValueError(f"{shown(source)} is neither a folder nor a CSV file")
-    if label_from is not None: raise ValueError("label_from is for folders and lists of files; labels of a table are in a column, label_col")
-    if isinstance(source, pd.DataFrame): return table_source(source, Path(path or '.'), fn_col, label_col, valid_col)
-    return table_source(read_table(source, fn_col, label_col), Path(path or source.parent), fn_col, label_col, valid_col)
+        raise TypeError(f"image_dls takes a folder, a CSV file, a DataFrame or a list of files, got a {type(source).__name__}")
+    _check_table_settings(label_from)
+    return table_source(source, Path(path or '.'), fn_col, label_col, valid_col)
+
+# %% ../nbs/00b_data.ipynb #82cdaf90
+def _check_draw(valid_pct, limit):
+    if limit is not None and limit<1: raise ValueError(f"limit must be at least 1, got {limit!r}")
+    if not isinstance(valid_pct, Number) or not 0<=valid_pct<1:
+        raise ValueError(f"valid_pct must be a share of the images, at least 0 and below 1, got {valid_pct!r}")
 
 def _draw(s, valid_pct, limit, seed):
-    "Places of the training and of the validation images"
-    if limit is not None and limit<1: raise ValueError(f"limit must be at least 1, got {limit!r}")
-    if not isinstance(valid_pct, Number) or not 0<=valid_pct<1: raise ValueError(f"valid_pct must be a share of the images, at least 0 and below 1, got {valid_pct!r}")
+    "Positions of the training and of the validation images"
+    _check_draw(valid_pct, limit)
     valid = s.valid
     if valid_pct==0: valid = [False]*len(s.files)
     elif valid is None: valid = np.isin(range(len(s.files)), RandomSplitter(valid_pct, seed=seed)(s.files)[1])
     rng = np.random.default_rng(seed)
     def pick(idxs, n): return sorted(rng.permutation(idxs)[:n].tolist())
-    train,valid = pick(np.flatnonzero(~np.array(valid)), limit),pick(np.flatnonzero(valid), limit and max(1,limit//5))
-    if not train or not valid and valid_pct: raise ValueError(f"There are {len(train)} training and {len(valid)} validation images; at least one of each is needed. To train on all, without validation, pass valid_pct=0")
+    train = pick(np.flatnonzero(~np.array(valid)), limit)
+    valid = pick(np.flatnonzero(valid), limit and max(1,limit//5))
+    if not train or not valid and valid_pct:
+        raise ValueError(f"There are {len(train)} training and {len(valid)} validation images; at least one of each is needed. "
+                         "To train on all, without validation, pass valid_pct=0")
     return train,valid
 
-def image_dls(
-    source, # A folder of images, a CSV file, a DataFrame, or a list of files
-    size:int|tuple=64, # Side of the images, or height and width: resized by the shorter side, then cut from the centre
-    bs:int=64, # Batch size
-    in_memory:bool=True, # Decode once and keep the images in memory
-    channels:int|None=None, # 1 gray, 3 RGB, 4 with alpha, or the number of bands; None: by a look at the files
-    max_value:float|None=None, # White of images with more than 8 bits; None: by a look at the files
-    min_value:float|None=None, # Their black; None: 0, or by a look at the files
-    alpha:bool|None=None, # Whether the last of two or four channels is opacity; None: by a look at the files
-    ground='white', # What transparent images are laid over, and the colour of bars
-    fit:str='crop', # 'crop' cuts the longer side from the centre, 'pad' adds bars to the shorter one, 'squish' changes the proportions
-    max_pixels:int|None=None, # Largest image that is read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
-    valid_pct:float=.2, # Share of the images set aside, if the source is not split; 0: all images are for training, and there is no validation
-    limit:int|None=None, # At most so many training images, drawn at random, and a fifth as many validation images
-    seed:int=0, # Draws the validation set and the images for `limit`
-    stats:tuple|None=None, # Mean and standard deviation of each channel, for `Normalize`; None: .5 and .5
-    verify:bool=True, # Read each file once first, where they are not kept in memory
-    path=None, # Where the names in a table or a list start; None: at the CSV file's folder, or at the current one
-    fn_col:int|str=0, # Column of a table with the file names
-    label_col:int|str|None=1, # Column of a table with the labels; None: no labels, of a folder neither
-    valid_col:int|str|None=None, # Column of a table that is True for validation images
-    label_from=None, # Of a folder or a list: a level of folders, 0 the uppermost, -1 the one that an image lies in, or a function from a file to its label; None: by the names of the folders
-    **kwargs, # For fastai's `dataloaders`, such as `num_workers` and `device`
-):
-    "Images of a folder, a table or a list, labelled if there are labels. Prints what was found. Raises `ValueError` that says what is wrong with the source, and names all files that can't be read"
-    _check_options(kwargs)
-    s = _source(source, path, fn_col, label_col, valid_col, label_from)
-    train,valid = _draw(s, valid_pct, limit, seed)
-    files,labels,n = s.files[train+valid],s.labels and [s.labels[i] for i in train+valid],len(train+valid)
-    read = reader_for(files, size, channels, max_value, min_value, alpha, max_pixels, ground=ground, fit=fit)
-    channels = read.channels
-    if not rank_distrib(): say(found_line(s, len(train), len(valid), channels))
-    stats = stats or ([.5]*channels,)*2
-    if not len(stats[0])==len(stats[1])==channels: raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
-    read.clipped = []
-    pixels = _room(n, (channels,*read.size), torch.uint8) if in_memory else None
+# %% ../nbs/00b_data.ipynb #620bd64c
+def _mark(x):
+    "A hash of the pixels of an image `[C, H, W]`, and whether all of them have the same colour"
+    return blake2b(x.tobytes(), digest_size=16).digest(),bool((x==x[:,:1,:1]).all())
+
+def _repeats_line(groups, n, n_train, name, labels):
+    "A line about groups of images that are the same"
+    more = sum(len(g)-1 for g in groups)
+    held = [i for g in groups for i in g if i>=n_train and g[0]<n_train]
+    first,second = groups[0][:2]
+    text = f"! {more:,} of {n:,} images {'repeats' if more==1 else 'repeat'} another one, pixel by pixel"
+    text += f", such as {name(first)} and {name(second)}"
+    if held: text += f"; {len(held):,} of the {n-n_train:,} for validation are for training too, so accuracy will be too high"
+    several = sum(len({labels[i] for i in g})>1 for g in groups) if labels else 0
+    if several: text += f"; {several:,} have several labels"
+    return text + ". Keep one of each; if the files differ, try fit='pad' or a larger size"
+
+def same_images(
+    marks:list, # `_mark` of each image
+    n_train:int, # Number of training images, which come first
+    name, # Function from the position of an image to its name
+    labels=None, # Of each image, if there are any
+)->list: # Lines
+    "Warnings about images that are the same, or of one colour"
+    n = len(marks)
+    blank = [i for i,(_,flat) in enumerate(marks) if flat]
+    groups = defaultdict(list)
+    for i,(digest,flat) in enumerate(marks):
+        if not flat: groups[digest].append(i)
+    groups = [g for g in groups.values() if len(g)>1]
+    res = []
+    if blank:
+        names = ', '.join(name(i) for i in blank[:3]) + (f' and {len(blank)-3:,} more' if len(blank)>3 else '')
+        res.append(f"! {len(blank):,} of {n:,} images {'is' if len(blank)==1 else 'are'} of one colour once read: {names}. "
+                   "If there is something to see in the files, try ground='black', fit='pad', or a larger size")
+    if groups: res.append(_repeats_line(groups, n, n_train, name, labels))
+    return res
+
+# %% ../nbs/00b_data.ipynb #a00ced04
+def no_loss(pred, *yb):
+    "Return 0, as a loss for images without labels"
+    return torch.zeros((), device=pred[0].device)
+
+class ClassName(Category):
+    "The name of a class, which can be shown as the title of a picture"
+    def show(self, ctx=None, **kwargs):
+        title = short_name(self).replace('$', r'\$')         # `$` would begin a formula
+        return show_title(title, ctx=ctx, **merge(self._show_args, kwargs))
+
+class Labels(Categorize):
+    "fastai's `Categorize`, in which None becomes the label -1: it isn't known"
+    def encodes(self, o): return TensorCategory(-1) if o is None else super().encodes(o)
+    def decodes(self, o): return ClassName('' if o<0 else self.vocab[o])
+
+# %% ../nbs/00b_data.ipynb #e1fa8c1a
+def _read_all(read, files, pixels, name):
+    "Read each file, into `pixels` if that is a tensor. Returns the `_mark` of each. Raises `ValueError` that names what can't be read"
+    n = len(files)
     marks = [None]*n
     def put(i):
         x = read.pixels(files[i])
         marks[i] = _mark(x)
-        if in_memory: pixels.numpy()[i] = x
-    def name(i): return shown(files[i].relative_to(s.root) if files[i].is_relative_to(s.root) else files[i])
-    if in_memory or verify:
-        refuse_failed(in_threads(put, n), n, name)
-        tell_clipped(read, n)
-        if not rank_distrib():
-            for line in same_images(marks, len(train), name, labels): say(line)
+        if pixels is not None: pixels.numpy()[i] = x
+    read.clipped = []
+    refuse_failed(in_threads(put, n), n, name)
+    tell_clipped(read, n)
+    return marks
 
-    splits = list(range(len(train))),list(range(len(train), n))
+def _data_sets(read, files, labels, to_label, n_train):
+    "Data sets of files and their labels, if there are any"
+    splits = list(range(n_train)),list(range(n_train, len(files)))
     tls = [TfmdLists(files, read, splits=splits)]
     if labels:
-        cat = Labels(label_names(s.labels))
-        own = all(o==f.parent.name for f,o in zip(files, labels))      # then new files can be labelled too
-        tls.append(TfmdLists(files, [parent_label,cat], splits=splits) if own else TfmdLists(labels, cat, splits=splits))
-    dls = Datasets(tls=tls).dataloaders(bs=bs, path=s.root, dl_type=MemoryDL if in_memory else TfmdDL,
+        by_folder = all(o==f.parent.name for f,o in zip(files, labels))      # then new files can be labelled too
+        tls.append(TfmdLists(files, [parent_label,to_label], splits=splits) if by_folder else TfmdLists(labels, to_label, splits=splits))
+    return Datasets(tls=tls)
+
+def _fill(dls, pixels, labels, to_label, n_train):
+    "Give the loaders all images and labels, so that they need not decode anything"
+    classes = {1:TensorImageBW, 3:TensorImage, 4:TensorImage}
+    parts = [pixels.as_subclass(classes.get(pixels.shape[1], TensorBands))]
+    if labels: parts.append(TensorCategory([-1 if o is None else to_label.vocab.o2i[o] for o in labels]))
+    dls[0].fill(*(o[:n_train] for o in parts))
+    dls[1].fill(*(o[n_train:] for o in parts))
+
+# %% ../nbs/00b_data.ipynb #a1b2744d
+_set_here = {'self','dataset','kwargs','bs','batch_size','path','dl_type','dl_kwargs','indexed'}
+
+def _check_options(kwargs):
+    "Raise `TypeError` for a keyword that neither `image_dls` nor fastai's loaders know"
+    fns = Datasets.dataloaders,TfmdDL.__init__,DataLoader.__init__
+    known = {n for f in fns for n in inspect.signature(f).parameters}-_set_here-{*DataLoader._methods}
+    for n in kwargs:
+        if n in known: continue
+        near = get_close_matches(n, [*inspect.signature(image_dls).parameters, *known], 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Besides its own settings it takes {', '.join(sorted(known))}, for fastai's loaders"
+        raise TypeError(f"image_dls has no {n}. {hint}")
+
+def _check_stats(stats, channels):
+    if len(stats[0])==len(stats[1])==channels: return
+    raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
+
+# %% ../nbs/00b_data.ipynb #a25a14ad
+def image_dls(
+    source, # A folder of images, a CSV file, a DataFrame, or a list of files
+    size:int|tuple=64, # Side of the images, or height and width: resized by the shorter side, then cropped around the centre
+    bs:int=64, # Batch size
+    in_memory:bool=True, # Decode once and keep the images in memory
+    channels:int|None=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands; None: found by looking at the files
+    max_value:float|None=None, # White of images with more than 8 bits; None: found by looking at the files
+    min_value:float|None=None, # Their black; None: 0, or found by looking at the files
+    alpha:bool|None=None, # Whether the last of two or four channels is opacity; None: found by looking at the files
+    ground='white', # Colour under transparent images, and of bars
+    fit:str='crop', # 'crop' cuts the longer side around the centre, 'pad' adds bars to the shorter one, 'squish' changes the proportions
+    max_pixels:int|None=None, # Largest image that is read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
+    valid_pct:float=.2, # Share of the images set aside, if the source is not split; 0: all images are for training, without validation
+    limit:int|None=None, # Maximum number of training images, drawn at random, with a fifth as many validation images
+    seed:int=0, # Seed for drawing the validation set and the images for `limit`
+    stats:tuple|None=None, # Mean and standard deviation of each channel, for `Normalize`; None: .5 and .5
+    verify:bool=True, # Read each file once first, if the images are not kept in memory
+    path=None, # Folder that names in a table or a list are relative to; None: that of the CSV file, or the current one
+    fn_col:int|str=0, # Column of a table with the file names
+    label_col:int|str|None=1, # Column of a table with the labels; None: no labels, also for a folder
+    valid_col:int|str|None=None, # Column of a table that is True for validation images
+    label_from=None, # For a folder or a list: a level of folders, 0 the uppermost and -1 the last, or a function from a file to its label
+    **kwargs, # For fastai's `dataloaders`, such as `num_workers` and `device`
+):
+    """Loaders for the images of a folder, a table or a list, with labels if there are any. Prints what was found.
+    Raises `ValueError` that says what is wrong with the source, or that names all files which can't be read"""
+    _check_options(kwargs)
+    s = _source(source, path, fn_col, label_col, valid_col, label_from)
+    train,valid = _draw(s, valid_pct, limit, seed)
+    n_train = len(train)
+    files,labels = s.files[train+valid],s.labels and [s.labels[i] for i in train+valid]
+    def name(i): return shown(files[i].relative_to(s.root) if files[i].is_relative_to(s.root) else files[i])
+
+    read = reader_for(files, size, channels, max_value, min_value, alpha, max_pixels, ground=ground, fit=fit)
+    channels = read.channels
+    first = not rank_distrib()          # of several processes only the first one prints
+    if first: say(found_line(s, n_train, len(valid), channels))
+    stats = stats or ([.5]*channels,)*2
+    _check_stats(stats, channels)
+    pixels = _room(len(files), (channels,*read.size), torch.uint8) if in_memory else None
+    if in_memory or verify:
+        marks = _read_all(read, files, pixels, name)
+        if first:
+            for line in same_images(marks, n_train, name, labels): say(line)
+
+    to_label = Labels(label_names(s.labels)) if labels else None
+    ds = _data_sets(read, files, labels, to_label, n_train)
+    dls = ds.dataloaders(bs=bs, path=s.root, dl_type=MemoryDL if in_memory else TfmdDL,
         after_item=ToTensor(), after_batch=[IntToFloatTensor(), Normalize.from_stats(*stats, cuda=False)], **kwargs)
-    if in_memory:
-        parts = [pixels.as_subclass({1:TensorImageBW, 3:TensorImage, 4:TensorImage}.get(channels, TensorBands))]
-        if labels: parts.append(TensorCategory([-1 if o is None else cat.vocab.o2i[o] for o in labels]))
-        for dl,part in zip(dls, (slice(len(train)),slice(len(train), n))): dl.fill(*(o[part] for o in parts))
+    if in_memory: _fill(dls, pixels, labels, to_label, n_train)
     if not labels: dls.train_ds.loss_func = no_loss
     return dls
-
-# %% ../nbs/00b_data.ipynb #2bda3da9
-def cifar10_dls(
-    bs:int=256, # Batch size
-    limit:int|None=None, # At most so many training images, and a fifth as many test images
-    seed:int=0, # Draws the images for `limit`
-    **kwargs, # For `image_dls`
-):
-    "CIFAR-10, 32×32, 50,000 training images and the 10,000 test images as validation set; fastai's `untar_data` fetches it (135 MB)"
-    return image_dls(untar_data(URLs.CIFAR), bs=bs, limit=limit, seed=seed, **merge(dict(size=32, channels=3, stats=cifar_stats, verify=False), kwargs))
-
-cifar100_stats = [.5071,.4865,.4409],[.2673,.2564,.2762]
-
-def cifar100_dls(
-    bs:int=256, # Batch size
-    limit:int|None=None, # At most so many training images, and a fifth as many test images
-    seed:int=0, # Draws the images for `limit`
-    **kwargs, # For `image_dls`
-):
-    "CIFAR-100, 32×32, 50,000 training images of 100 classes and the 10,000 test images as validation set; fastai's `untar_data` fetches it (169 MB)"
-    return image_dls(untar_data(URLs.CIFAR_100), bs=bs, limit=limit, seed=seed, **merge(dict(size=32, channels=3, stats=cifar100_stats, verify=False), kwargs))
-
-def tiny_imagenet_dls(
-    path, # The folder of the unpacked tiny-imagenet-200.zip
-    bs:int=256, # Batch size
-    limit:int|None=None, # At most so many training images, and a fifth as many validation images
-    seed:int=0, # Draws the images for `limit`
-    **kwargs, # For `image_dls`
-):
-    "Tiny ImageNet, 64×64, 100,000 training images of 200 classes and the 10,000 validation images. Raises `ValueError` for another layout"
-    path = Path(path)
-    train,notes = sorted(path.glob('train/*/images/*.JPEG')),path/'val/val_annotations.txt'
-    if not train or not notes.is_file(): raise ValueError(f"{shown(path)} is not laid out as Tiny ImageNet, with train/CLASS/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt. Give the folder of the unpacked tiny-imagenet-200.zip")
-    train = pd.DataFrame({'name': [f.relative_to(path).as_posix() for f in train], 'label': [f.parent.parent.name for f in train], 'is_valid': False})
-    valid = pd.read_csv(notes, sep='\t', header=None, usecols=[0,1], names=['name','label'], dtype=str).assign(is_valid=True)
-    valid['name'] = 'val/images/' + valid['name']
-    other = set(valid.label) - set(train.label)
-    if other: raise ValueError(f"{notes} has labels that are no folder of {path/'train'}, such as {shown(min(other))}")
-    return image_dls(pd.concat([train,valid]), path=path, valid_col='is_valid', bs=bs, limit=limit, seed=seed, **merge(dict(size=64, channels=3, stats=imagenet_stats), kwargs))
 
 # %% ../nbs/00b_data.ipynb #9d8e5fcd
 def image_reader(
@@ -311,14 +367,66 @@ def image_reader(
 
 def train_image(
     dls, # Loaders of images
-    i:int, # Place in the data set
+    i:int, # Position in the data set
     ds_idx:int=0, # 0 = training set, 1 = validation set
-    side:int|None=None, # Pixels of the longer side, if `image_dls` is to read the image larger or smaller than for training
+    side:int|None=None, # Pixels of the longer side, to read the image larger or smaller than for training. It needs loaders of `image_dls`
 )->Image.Image:
-    "An image as it is before any batch transform, to look at; of more than four channels the first three"
+    "An image before any batch transform, to look at. Of more than four channels the first three"
     ds = dls[ds_idx].dataset
     read = image_reader(ds) if side else None
     im = read.of_side(side).read(ds.tls[0].items[int(i)]) if read else ds[int(i)][0]
     if isinstance(im, Image.Image): return im
     im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
     return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
+
+# %% ../nbs/00b_data.ipynb #dc20cfb5
+def cifar10_dls(
+    bs:int=256, # Batch size
+    limit:int|None=None, # Maximum number of training images, with a fifth as many test images
+    seed:int=0, # Seed for drawing the images for `limit`
+    **kwargs, # For `image_dls`
+):
+    "CIFAR-10, 32×32, 50,000 training images and the 10,000 test images as validation set; fastai's `untar_data` fetches it (135 MB)"
+    settings = merge(dict(size=32, channels=3, stats=cifar_stats, verify=False), kwargs)
+    return image_dls(untar_data(URLs.CIFAR), bs=bs, limit=limit, seed=seed, **settings)
+
+cifar100_stats = [.5071,.4865,.4409],[.2673,.2564,.2762]
+
+def cifar100_dls(
+    bs:int=256, # Batch size
+    limit:int|None=None, # Maximum number of training images, with a fifth as many test images
+    seed:int=0, # Seed for drawing the images for `limit`
+    **kwargs, # For `image_dls`
+):
+    """CIFAR-100, 32×32, 50,000 training images of 100 classes and the 10,000 test images as validation set;
+    fastai's `untar_data` fetches it (169 MB)"""
+    settings = merge(dict(size=32, channels=3, stats=cifar100_stats, verify=False), kwargs)
+    return image_dls(untar_data(URLs.CIFAR_100), bs=bs, limit=limit, seed=seed, **settings)
+
+# %% ../nbs/00b_data.ipynb #2bda3da9
+def _tiny_table(path):
+    "The images of Tiny ImageNet as a table. Raises `ValueError` for another layout"
+    train = sorted(path.glob('train/*/images/*.JPEG'))
+    notes = path/'val/val_annotations.txt'
+    if not train or not notes.is_file():
+        raise ValueError(f"{shown(path)} is not laid out as Tiny ImageNet, with train/CLASS/images/*.JPEG, val/images/*.JPEG and "
+                         "val/val_annotations.txt. Give the folder of the unpacked tiny-imagenet-200.zip")
+    names = [f.relative_to(path).as_posix() for f in train]
+    train = pd.DataFrame({'name': names, 'label': [f.parent.parent.name for f in train], 'is_valid': False})
+    valid = pd.read_csv(notes, sep='\t', header=None, usecols=[0,1], names=['name','label'], dtype=str).assign(is_valid=True)
+    valid['name'] = 'val/images/' + valid['name']
+    other = set(valid.label) - set(train.label)
+    if other: raise ValueError(f"{notes} has labels that are no folder of {path/'train'}, such as {shown(min(other))}")
+    return pd.concat([train,valid])
+
+def tiny_imagenet_dls(
+    path, # The folder of the unpacked tiny-imagenet-200.zip
+    bs:int=256, # Batch size
+    limit:int|None=None, # Maximum number of training images, with a fifth as many validation images
+    seed:int=0, # Seed for drawing the images for `limit`
+    **kwargs, # For `image_dls`
+):
+    "Tiny ImageNet, 64×64, 100,000 training images of 200 classes and the 10,000 validation images. Raises `ValueError` for another layout"
+    path = Path(path)
+    settings = merge(dict(size=64, channels=3, stats=imagenet_stats), kwargs)
+    return image_dls(_tiny_table(path), path=path, valid_col='is_valid', bs=bs, limit=limit, seed=seed, **settings)
