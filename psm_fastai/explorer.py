@@ -198,6 +198,18 @@ class _Readable(w.VBox):
         if res: res['text/html'] = still(''.join(o.value for o in self.still))
         return res
 
+def _random_pairs(h, epoch, n, seed):
+    "At most `n` pairs of a probe and a mined positive of an epoch, in random order"
+    pairs = [(q, r['id']) for q in h.ids for r in h.rows(q, epoch)[0]]
+    if not pairs: raise ValueError(f"No neighbours were mined in epoch {epoch}, so there is nothing to judge")
+    return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
+
+def _pair(h, query, neighbour):
+    "Two images with captions, as HTML"
+    style = '--z:128px;display:inline-block;margin:4px;text-align:center'
+    def figure(i, caption): return f'<figure style="{style}">{large_picture(h, i, caption)}<figcaption>{caption}</figcaption></figure>'
+    return f"<div class=psm>{figure(query, 'query')}{figure(neighbour, 'its neighbour')}</div>"
+
 # %% ../nbs/09b_explorer.ipynb #x0000008
 class NeighbourAudit(_Readable):
     "Judge `n` random mined positives, one after another"
@@ -210,7 +222,7 @@ class NeighbourAudit(_Readable):
         check_number('n', n, 1, whole=True)
         (self.history,) = histories_of(history)
         self.epoch = self.history.epochs[-1]['epoch'] if epoch is None else epoch
-        self.pairs = self._draw(n, seed)
+        self.pairs = _random_pairs(self.history, self.epoch, n, seed)
         self.judged,self.entry = [],None                 # the answers, and the entry in `history.audits`
         self.still = self.said,self.view = w.HTML(),w.HTML()
         self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
@@ -220,12 +232,6 @@ class NeighbourAudit(_Readable):
         self.undo = _button('Undo', self.back)
         super().__init__([_style(), self.said, self.view, w.HBox([self.field, self.same, self.different, self.undo])])
         self.redraw()
-
-    def _draw(self, n, seed):
-        "Pairs of a probe and a mined positive, in random order"
-        pairs = [(q, r['id']) for q in self.history.ids for r in self.history.rows(q, self.epoch)[0]]
-        if not pairs: raise ValueError(f"No neighbours were mined in epoch {self.epoch}, so there is nothing to judge")
-        return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
 
 # %% ../nbs/09b_explorer.ipynb #x0000010
 @patch
@@ -274,15 +280,7 @@ def redraw(self:NeighbourAudit):
     done = n==len(self.pairs)
     result = f"; purity {e['purity']:.2f}, 95 % interval {e['low']:.2f} to {e['high']:.2f}" if e else ''
     self.said.value = f"<p aria-live=polite>{n} of {len(self.pairs)} judged{result}{'. Thank you.' if done else ''}</p>"
-    self.view.value = '' if done else self._pair(*self.pairs[n])
-
-@patch
-def _pair(self:NeighbourAudit, query, neighbour):
-    "Two images with captions, as HTML"
-    style = '--z:128px;display:inline-block;margin:4px;text-align:center'
-    def figure(i, caption):
-        return f'<figure style="{style}">{large_picture(self.history, i, caption)}<figcaption>{caption}</figcaption></figure>'
-    return f"<div class=psm>{figure(query, 'query')}{figure(neighbour, 'its neighbour')}</div>"
+    self.view.value = '' if done else _pair(self.history, *self.pairs[n])
 
 @patch(as_prop=True)
 def results(self:NeighbourAudit)->pd.DataFrame: # A row for each audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`
@@ -319,6 +317,20 @@ def _controls(loss, n):
         shares = [loss.trust]*(loss.trust not in _shares) + _shares
         res['trust'] = w.Dropdown(options=shares, value=loss.trust, description='trust', layout=_wide)
     return res
+
+# %% ../nbs/09b_explorer.ipynb #3ccf0096
+def _draw_curve(y):
+    "An SVG of the probabilities `y` of being drawn, by rank of similarity"
+    n = len(y)
+    x = np.unique(np.geomspace(1, n, 120).astype(int))
+    means = np.array([y[a-1:max(a, b-1)].mean() for a,b in zip(x, [*x[1:], n+1])])
+    top,W,H = max(means) or 1,300,110
+    at = zip(30+np.log(x)/max(np.log(n), 1)*(W-40), 8+(1-means/top)*(H-28))
+    points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in at)
+    return (f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img '
+        f'aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}">'
+        f'<text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{points}"/></g>'
+        f'<text x=30 y={H-4}>rank 1</text><text x={W-8} y={H-4} text-anchor=end>rank {n:,} of similarity</text></svg></div>')
 
 # %% ../nbs/09b_explorer.ipynb #aff24d52
 class MiningLab(_Readable):
@@ -377,25 +389,11 @@ def redraw(self:MiningLab):
 
 # %% ../nbs/09b_explorer.ipynb #x0000017
 @patch
-def _by_rank(self:MiningLab):
-    "Ranks, and the mean probability from each to the next; the number of rows"
-    q = self.asked[0]
-    order = (q @ self.bank.feats.T.to(q)).masked_fill(~self.bank.ready, -torch.inf).argsort(1, descending=True)
-    y = self.probs.gather(1, order).mean(0)[:len(self.bank)].cpu().numpy()
-    x = np.unique(np.geomspace(1, len(y), 120).astype(int))
-    return x,[y[a-1:max(a, b-1)].mean() for a,b in zip(x, [*x[1:], len(y)+1])],len(y)
-
-@patch
 def ranks(self:MiningLab)->str: # SVG
     "The probability of being drawn first by rank of similarity, mean over the images"
-    x,means,n = self._by_rank()
-    top,W,H = max(means) or 1,300,110
-    at = zip(30+np.log(x)/max(np.log(n), 1)*(W-40), 8+(1-np.array(means)/top)*(H-28))
-    points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in at)
-    return (f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img '
-        f'aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}">'
-        f'<text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{points}"/></g>'
-        f'<text x=30 y={H-4}>rank 1</text><text x={W-8} y={H-4} text-anchor=end>rank {n:,} of similarity</text></svg></div>')
+    q = self.asked[0]
+    order = (q @ self.bank.feats.T.to(q)).masked_fill(~self.bank.ready, -torch.inf).argsort(1, descending=True)
+    return _draw_curve(self.probs.gather(1, order).mean(0)[:len(self.bank)].cpu().numpy())
 
 # %% ../nbs/09b_explorer.ipynb #b5b8f731
 _readable = '<style>body table.fastprogress thead tr, body table.fastprogress tbody tr:nth-of-type(even) { background:#8882; }</style>'

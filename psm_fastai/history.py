@@ -138,78 +138,6 @@ class NeighbourHistory(GuestCallback):
 
     def attach(self): check_places(self.ids or (), plain_dls(self.learn.dls).train.n)
 
-# %% ../nbs/08a_history.ipynb #h0000013
-@patch
-def before_fit(self:NeighbourHistory): self.active,self.begins = False,True      # an earlier fit may have been interrupted
-
-@patch
-def before_train(self:NeighbourHistory):
-    self.active = not hasattr(self.learn, 'lr_finder')
-    if not self.active: return
-    self.losses = Losses(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
-    self.check_source(self.learn)
-    if self.begins: self._count_on()
-
-@patch
-def _count_on(self:NeighbourHistory):
-    "Set the offset that continues the count of epochs in a second fit"
-    last = self.epochs[-1]['epoch'] if self.epochs else -1
-    self.offset = 0 if last<self.epoch else last+1-self.epoch
-    self.begins = False
-
-@patch
-def check_source(self:NeighbourHistory,
-    learn, # A learner
-):
-    "Raise `ValueError` if the learner has other images than those followed so far"
-    source = data_fingerprint(learn.dls.train_ds)
-    if self.tables and self.source!=source:
-        raise ValueError("This history follows other images than the learner has now. Give the learner a new NeighbourHistory")
-    self.source = source
-
-# %% ../nbs/08a_history.ipynb #h0000015
-@patch
-def after_batch(self:NeighbourHistory):
-    "Collect the losses, and copy the keys of the bank before it forgets them"
-    m,step = psm_model(self.learn),self.learn.psm_step
-    if not self.active or not self.n_map or step is None: return
-    self.losses.see(step)
-    if m.loss.index is None and (self.iter+1)%self._half_turn(m.bank, step)==0:
-        self.begin_map(self.learn)
-        self.map.take(m)
-
-@patch
-def _half_turn(self:NeighbourHistory, bank, step):
-    "Number of steps in which half of the bank's rows are replaced"
-    processes = torch.distributed.get_world_size() if is_distributed(self.learn) else 1
-    return max(1, len(bank.ids)//(2*len(step.ids)*processes))
-
-@patch
-def begin_map(self:NeighbourHistory,
-    learn, # A learner with `PSMCallback`
-):
-    "Choose the images of the map. The probes are among them as soon as they are known"
-    self.map.begin(psm_model(learn), map_ids(plain_dls(learn.dls).train.n, self.n_map, self.ids or ()))
-
-# %% ../nbs/08a_history.ipynb #h0000017
-@patch
-def after_epoch(self:NeighbourHistory):
-    if not self.active: return
-    self.active = False
-    if (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch:
-        self.look(self.learn, self.epoch+self.offset, **self._recorded())
-
-@patch
-def _recorded(self:NeighbourHistory):
-    "The figures of the Recorder that are kept with the epoch"
-    if not self.recorder.values: return {}
-    values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
-    return {n: float(values[n]) for n in ('train_loss','knn_acc') if values.get(n) is not None}
-
-@patch
-def after_fit(self:NeighbourHistory):
-    if self.tables and not hasattr(self.learn, 'lr_finder'): self.picture_map(self.learn.dls)
-
 # %% ../nbs/08a_history.ipynb #h0000019
 _columns = dict(epoch='int32', query='int32', negative='bool', rank='int16', id='int32',
     similarity='float32', weight='float32', prob='float32', age='int32')
@@ -306,45 +234,6 @@ def without_labels(self:NeighbourHistory, q, k, ids, m)->dict: # `agreement`, an
     estimated = (pool.right*pool.trust).sum().item()/max(pulled, 1e-9)
     return dict(res, estimated=estimated, trusted=(pool.trust>0).float().mean().item())
 
-# %% ../nbs/08a_history.ipynb #9006f017
-@patch
-def look_at_map(self:NeighbourHistory,
-    learn, # A learner with `PSMCallback`
-    epoch:int, # Counted from 0
-    rows:list, # For each probe, the number of rows that its negatives are drawn from
-):
-    "Record one more epoch of the map, and the labels and files of its images"
-    self.begin_map(learn)
-    losses,self.losses = self.losses,None
-    loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
-    self.map.look(psm_model(learn), epoch, self.k, rows, loss)
-    self._learn_labels(self.map.ids, self.map.labels)
-    if not self.files:
-        files = item_files(learn.dls.train_ds)
-        self.files = {i: files[i] for i in self.map.ids.tolist() if files[i] is not None}
-
-# %% ../nbs/08a_history.ipynb #52bcc0b8
-@patch
-def look(self:NeighbourHistory,
-    learn, # A learner with `PSMCallback` whose bank is not empty
-    epoch:int|None=None, # Number of the epoch, counted from 0; None: the one after the last
-    **values, # More figures to keep with the epoch, by name
-)->NeighbourHistory: # This history
-    "Record what the probes would mine now, as one more epoch. Raises `ValueError` if the bank is empty, or if the images changed"
-    m,dls = psm_model(learn),learn.dls
-    self.check_source(learn)
-    if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 0
-    views,q,k,ids,labels = self.probes(learn)
-    table,false_neg,_ = self.mined(q, k, ids, labels, m.bank, m.loss, epoch)
-    if self.n_map: self.look_at_map(learn, epoch, table.attrs['rows'])
-    purities = _purities(m.bank, sorted({1, 5, self.k}))
-    unlabelled = self.without_labels(q, k, ids, m)
-    self.tables.append(table)
-    self.epochs.append(dict(epoch=epoch, **_method(m), **purities, false_neg=false_neg, **unlabelled, **values))
-    with no_random(): self._picture(dls, *views)              # a data set may draw random numbers
-    if self.learn is None: self.picture_map(dls)              # in a training this follows at its end
-    return self
-
 # %% ../nbs/08a_history.ipynb #c5e99129
 def _picture_of(dls, i, px):
     "A training image of at most `px` pixels a side, and a digest of the large one"
@@ -432,6 +321,117 @@ def _in_order(dls, f, numbers):
 def _error_of(f, j):
     try: f(j)
     except Exception as e: return e
+
+# %% ../nbs/08a_history.ipynb #9006f017
+@patch
+def begin_map(self:NeighbourHistory,
+    learn, # A learner with `PSMCallback`
+):
+    "Choose the images of the map. The probes are among them as soon as they are known"
+    self.map.begin(psm_model(learn), map_ids(plain_dls(learn.dls).train.n, self.n_map, self.ids or ()))
+
+@patch
+def look_at_map(self:NeighbourHistory,
+    learn, # A learner with `PSMCallback`
+    epoch:int, # Counted from 0
+    rows:list, # For each probe, the number of rows that its negatives are drawn from
+):
+    "Record one more epoch of the map, and the labels and files of its images"
+    self.begin_map(learn)
+    losses,self.losses = self.losses,None
+    loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
+    self.map.look(psm_model(learn), epoch, self.k, rows, loss)
+    self._learn_labels(self.map.ids, self.map.labels)
+    if not self.files:
+        files = item_files(learn.dls.train_ds)
+        self.files = {i: files[i] for i in self.map.ids.tolist() if files[i] is not None}
+
+# %% ../nbs/08a_history.ipynb #52bcc0b8
+@patch
+def check_source(self:NeighbourHistory,
+    learn, # A learner
+):
+    "Raise `ValueError` if the learner has other images than those followed so far"
+    source = data_fingerprint(learn.dls.train_ds)
+    if self.tables and self.source!=source:
+        raise ValueError("This history follows other images than the learner has now. Give the learner a new NeighbourHistory")
+    self.source = source
+
+@patch
+def look(self:NeighbourHistory,
+    learn, # A learner with `PSMCallback` whose bank is not empty
+    epoch:int|None=None, # Number of the epoch, counted from 0; None: the one after the last
+    **values, # More figures to keep with the epoch, by name
+)->NeighbourHistory: # This history
+    "Record what the probes would mine now, as one more epoch. Raises `ValueError` if the bank is empty, or if the images changed"
+    m,dls = psm_model(learn),learn.dls
+    self.check_source(learn)
+    if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 0
+    views,q,k,ids,labels = self.probes(learn)
+    table,false_neg,_ = self.mined(q, k, ids, labels, m.bank, m.loss, epoch)
+    if self.n_map: self.look_at_map(learn, epoch, table.attrs['rows'])
+    purities = _purities(m.bank, sorted({1, 5, self.k}))
+    unlabelled = self.without_labels(q, k, ids, m)
+    self.tables.append(table)
+    self.epochs.append(dict(epoch=epoch, **_method(m), **purities, false_neg=false_neg, **unlabelled, **values))
+    with no_random(): self._picture(dls, *views)              # a data set may draw random numbers
+    if self.learn is None: self.picture_map(dls)              # in a training this follows at its end
+    return self
+
+# %% ../nbs/08a_history.ipynb #h0000013
+@patch
+def before_fit(self:NeighbourHistory): self.active,self.begins = False,True      # an earlier fit may have been interrupted
+
+@patch
+def before_train(self:NeighbourHistory):
+    self.active = not hasattr(self.learn, 'lr_finder')
+    if not self.active: return
+    self.losses = Losses(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
+    self.check_source(self.learn)
+    if self.begins: self._count_on()
+
+@patch
+def _count_on(self:NeighbourHistory):
+    "Set the offset that continues the count of epochs in a second fit"
+    last = self.epochs[-1]['epoch'] if self.epochs else -1
+    self.offset = 0 if last<self.epoch else last+1-self.epoch
+    self.begins = False
+
+# %% ../nbs/08a_history.ipynb #h0000015
+@patch
+def after_batch(self:NeighbourHistory):
+    "Collect the losses, and copy the keys of the bank before it forgets them"
+    m,step = psm_model(self.learn),self.learn.psm_step
+    if not self.active or not self.n_map or step is None: return
+    self.losses.see(step)
+    if m.loss.index is None and (self.iter+1)%self._half_turn(m.bank, step)==0:
+        self.begin_map(self.learn)
+        self.map.take(m)
+
+@patch
+def _half_turn(self:NeighbourHistory, bank, step):
+    "Number of steps in which half of the bank's rows are replaced"
+    processes = torch.distributed.get_world_size() if is_distributed(self.learn) else 1
+    return max(1, len(bank.ids)//(2*len(step.ids)*processes))
+
+# %% ../nbs/08a_history.ipynb #h0000017
+@patch
+def after_epoch(self:NeighbourHistory):
+    if not self.active: return
+    self.active = False
+    if (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch:
+        self.look(self.learn, self.epoch+self.offset, **self._recorded())
+
+@patch
+def _recorded(self:NeighbourHistory):
+    "The figures of the Recorder that are kept with the epoch"
+    if not self.recorder.values: return {}
+    values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+    return {n: float(values[n]) for n in ('train_loss','knn_acc') if values.get(n) is not None}
+
+@patch
+def after_fit(self:NeighbourHistory):
+    if self.tables and not hasattr(self.learn, 'lr_finder'): self.picture_map(self.learn.dls)
 
 # %% ../nbs/08a_history.ipynb #f2095f1a
 @patch
