@@ -332,7 +332,7 @@ def test_the_script_is_linted_and_formatted():
     res = subprocess.run(['biome','check','--error-on-warnings'], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert res.returncode==0, res.stdout[-3000:]+res.stderr[-2000:]
 
-@pytest.mark.parametrize('place,name,value', [('body','class','vscode-dark'), ('html','theme','dark'), ('body','data-jp-theme-light','false'), ('body','class','quarto-dark')])
+@pytest.mark.parametrize('place,name,value', [('body','class','vscode-dark'), ('html','theme','dark'), ('body','data-jp-theme-light','false'), ('body','class','quarto-dark'), ('body','class','dark-theme')])
 def test_dark_themes(shown, place, name, value):
     "Of VS Code, Colab, JupyterLab and this site, also if they change later"
     page = shown(fake_view())

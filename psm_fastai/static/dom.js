@@ -72,12 +72,12 @@ export function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-// Whether the page around an element is dark: JupyterLab, VS Code, Colab and Quarto say so, others leave it to the system
+// Whether the page around an element is dark: JupyterLab, VS Code, Colab, Quarto and marimo say so, others leave it to the system
 export function isDark() {
   const { body, documentElement: html } = document;
   if (body.dataset.jpThemeLight) return body.dataset.jpThemeLight === 'false';
-  if (body.matches('.vscode-dark, .vscode-high-contrast:not(.vscode-high-contrast-light), .quarto-dark')) return true;
-  if (body.matches('.vscode-light, .vscode-high-contrast-light, .quarto-light')) return false;
+  if (body.matches('.vscode-dark, .vscode-high-contrast:not(.vscode-high-contrast-light), .quarto-dark, .dark-theme')) return true;
+  if (body.matches('.vscode-light, .vscode-high-contrast-light, .quarto-light, .light-theme')) return false;
   if (html.hasAttribute('theme')) return html.getAttribute('theme') === 'dark';
   return matchMedia('(prefers-color-scheme: dark)').matches;
 }
