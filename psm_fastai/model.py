@@ -105,15 +105,15 @@ def query(self:PSMModel,
     return F.normalize(self.in_parts(net, x).float(), dim=1)
 
 @patch
-@torch.no_grad()
 def key(self:PSMModel,
     x:Tensor, # `[B, C, H, W]`
 )->Tensor: # `[B, D]`, of unit length, no gradient
     "Keys of the momentum network"
     def net(x): return self.momentum_projector(pool_features(self.momentum_encoder(x)))
-    if self.split_bn==1 or not self.training: return F.normalize(net(x).float(), dim=1)
-    order = torch.randperm(len(x), device=x.device)       # else the parts of queries and keys would be the same images
-    return F.normalize(self.in_parts(net, x[order]).float(), dim=1)[order.argsort()]
+    with torch.no_grad():
+        if self.split_bn==1 or not self.training: return F.normalize(net(x).float(), dim=1)
+        order = torch.randperm(len(x), device=x.device)       # else the parts of queries and keys would be the same images
+        return F.normalize(self.in_parts(net, x[order]).float(), dim=1)[order.argsort()]
 
 @patch
 def forward(self:PSMModel,
