@@ -16,45 +16,50 @@ from torch import Tensor
 def admissible(
     ids:Tensor, # `[B]` ids of the queries' images, -1 = unknown
     bank_ids:Tensor, # `[K]` ids of the bank's rows
-    ready:Tensor, # `[K]` true where the row was filled
-)->Tensor: # `[B, K]`, true where query i may use row j
+    ready:Tensor, # `[K]` true for rows that were filled
+)->Tensor: # `[B, K]`, true if query i may use row j
     "Rows that were filled and do not come from the query's own image. An unknown id excludes nothing"
     own = (ids[:,None]==bank_ids) & (ids[:,None]>=0)
     return ready & ~own
 
 # %% ../nbs/02_mining.ipynb #4d9b963c
-_table = 2**22      # similarities in memory at a time,
-_least = 32         # but of so many queries at least: each part reads the whole bank
+_table = 2**22      # similarities in memory at a time
+_least = 32         # but at least this many queries, because each part reads the whole bank
 
 def query_parts(
-    n_rows:int, # Rows of the bank, K
+    n_rows:int, # Number of rows of the bank, K
     *tensors, # `[B, ...]` each, what belongs to the queries
 ): # Iterator of tuples: a part of each of the tensors
     "Parts of a batch of queries whose tables of similarities to all rows fit into memory"
     return zip(*(t.split(max(_least, _table//n_rows)) for t in tensors))
 
 # %% ../nbs/02_mining.ipynb #ea41c64c
-_block,_enough = 64,32       # columns in a block; as many times more blocks than rows are wanted make looking at blocks first pay
+_block = 64       # columns in a block
+_enough = 32      # looking at blocks first is faster if there are this many times more blocks than rows are wanted
 
 def top_rows(
     sims:Tensor, # `[B, K]`
-    k:int, # How many, at most K
-)->tuple[Tensor,Tensor]: # `[B, k]` values, largest first, and their columns
-    "What `sims.topk(k, dim=1)` gives, sooner where rows are long: the `k` largest lie in the `k` blocks with the largest maxima"
+    k:int, # Number of rows wanted, at most K
+)->tuple[Tensor,Tensor]: # `[B, k]` values, largest first, and `[B, k]` columns
+    "What `sims.topk(k, dim=1)` gives, but faster if rows are long"
     n = sims.shape[1]//_block
     if n<_enough*k: return sims.topk(k, dim=1)
-    blocks,rest = sims[:,:n*_block].unflatten(1, (n,_block)),sims[:,n*_block:]
+    col = torch.arange(sims.shape[1], device=sims.device)
+    blocks,block_cols = sims[:,:n*_block].unflatten(1, (n,_block)),col[:n*_block].view(n, _block)
     best = blocks.amax(2).topk(k, dim=1).indices
-    cols = torch.cat([(best[:,:,None]*_block + torch.arange(_block, device=sims.device)).flatten(1), torch.arange(n*_block, sims.shape[1], device=sims.device).expand(len(sims), -1)], 1)
-    top,i = torch.cat([blocks.gather(1, best[:,:,None].expand(-1,-1,_block)).flatten(1), rest], 1).topk(k, dim=1)
+    in_best = blocks.gather(1, best[:,:,None].expand(-1,-1,_block)).flatten(1)
+    rest = col[n*_block:].expand(len(sims), -1)               # columns that fill no whole block
+    cols = torch.cat([block_cols[best].flatten(1), rest], 1)
+    top,i = torch.cat([in_best, sims[:,n*_block:]], 1).topk(k, dim=1)
     return top,cols.gather(1, i)
 
+# %% ../nbs/02_mining.ipynb #52007bd5
 def mine_positives(
     sims:Tensor, # `[B, K]` similarity of each key to each row
     allowed:Tensor, # `[B, K]` bool, from `admissible`
-    k:int, # How many rows to mine
-)->tuple[Tensor,Tensor]: # `[B, k']` columns, most similar first, and `[B, k']` bool, false where there was no admissible row left; k' = min(k, K)
-    "The `k` most similar admissible rows"
+    k:int, # Number of rows to mine
+)->tuple[Tensor,Tensor]: # `[B, k']` columns, most similar first, and `[B, k']` bool, whether a row was found; k' = min(k, K)
+    "The `k` most similar admissible rows. A row is not found if fewer than `k` are admissible"
     top,idx = top_rows(sims.masked_fill(~allowed, -torch.inf), min(k, sims.shape[1]))
     return idx,top>-torch.inf
 
@@ -63,7 +68,7 @@ def soft_weights(
     sims:Tensor, # `[B, k]` similarity of the key to each mined row
     found:Tensor, # `[B, k]` bool, from `mine_positives`
     soft_temp:float, # Temperature t_w; `inf` weights all found rows alike
-)->Tensor: # `[B, k]`, each row adds up to 1, or to 0 where nothing was found
+)->Tensor: # `[B, k]`, each row adds up to 1, or to 0 if nothing was found
     "Weights of mined positives: `softmax_j(s(k_i, n_ij) / soft_temp)` over the rows found [ours]"
     w = (sims/soft_temp).masked_fill(~found, -torch.inf).softmax(1)
     return w.masked_fill(~found, 0)
@@ -74,8 +79,8 @@ def draw_logits(
     pos:Tensor, # `[B]` similarity of each query to its own key, s⁺
     allowed:Tensor, # `[B, K]` bool: admissible, and not mined as a positive
     a:float, # Concentration, at least 0; 0 draws uniformly
-    b:float, # Where the mode lies, relative to s⁺
-)->Tensor: # `[B, K]` unnormalised log-probabilities, -inf where a row is not allowed
+    b:float, # Position of the mode, relative to s⁺
+)->Tensor: # `[B, K]` unnormalised log-probabilities, -inf for rows that are not allowed
     "`-a (s - s⁺ - b)²` [ours, the form of SimANS, arXiv 2210.11773]"
     return (sims-(pos+b)[:,None]).square_().mul_(-a).masked_fill_(~allowed, -torch.inf)
 
@@ -85,14 +90,14 @@ def draw_probs(
     allowed:Tensor, # `[B, K]` bool
     a:float, # Concentration
     b:float, # Mode, relative to `pos`
-)->Tensor: # `[B, K]`, each row adds up to 1, or to 0 where no row is allowed
+)->Tensor: # `[B, K]`, each row adds up to 1, or to 0 if no row is allowed
     "Probability that a row is the first one drawn [ours]"
     return draw_logits(sims, pos, allowed, a, b).softmax(1).nan_to_num(0.)
 
 def effective_number(
     p:Tensor, # `[B, K]` probabilities
-)->Tensor: # `[B]`, 0 where no row is allowed
-    "Over how many rows `p` spreads: `1 / Σ p²` (Kish's effective sample size)"
+)->Tensor: # `[B]`, 0 if no row is allowed
+    "The number of rows over which `p` spreads: `1 / Σ p²` (Kish's effective sample size)"
     return (p**2).sum(1).reciprocal().nan_to_num(posinf=0.)
 
 # %% ../nbs/02_mining.ipynb #e177d2ee
@@ -100,14 +105,15 @@ def sample_negatives(
     sims:Tensor, # `[B, K]` similarity of each query to each row
     pos:Tensor, # `[B]` similarity of each query to its own key
     allowed:Tensor, # `[B, K]` bool: admissible, and not mined as a positive
-    n_neg:int, # How many rows to draw
+    n_neg:int, # Number of rows to draw
     a:float, # Concentration
     b:float, # Mode, relative to `pos`
-)->tuple[Tensor,Tensor]: # `[B, n']` columns and `[B, n']` bool, false where no allowed row was left; n' = min(n_neg, K)
+)->tuple[Tensor,Tensor]: # `[B, n']` columns and `[B, n']` bool, whether a row was drawn; n' = min(n_neg, K)
     "Draw `n_neg` different rows with probabilities ∝ `exp(draw_logits)`, by the Gumbel top-k trick (arXiv 1903.06059)"
     logits = draw_logits(sims, pos, allowed, a, b)
-    gumbel = torch.rand(logits.shape, device=logits.device).clamp_(min=1e-38).log_().neg_().log_()      # negated; three times as fast as `exponential_` on a CPU
-    top,idx = top_rows(logits.sub_(gumbel), min(n_neg, sims.shape[1]))
+    minus_gumbel = torch.rand(logits.shape, device=logits.device).clamp_(min=1e-38)
+    minus_gumbel.log_().neg_().log_()      # three times as fast as `exponential_` on a CPU
+    top,idx = top_rows(logits.sub_(minus_gumbel), min(n_neg, sims.shape[1]))
     return idx,top>-torch.inf
 
 # %% ../nbs/02_mining.ipynb #53e22d5e
@@ -116,7 +122,8 @@ def purity(
     mined_labels:Tensor, # `[B, k]` labels of their mined rows
     found:Tensor, # `[B, k]` bool
 )->tuple[Tensor,Tensor]: # Sum over queries of the share of mined rows with the query's label, and the number of queries that have one
-    "Add these up over batches and divide: purity of mined positives; of drawn negatives the same share is the false-negative rate"
+    """Add these up over batches and divide: the result is the purity of mined positives. For drawn negatives the same share is the
+    false-negative rate"""
     use = found & (mined_labels>=0) & (labels[:,None]>=0)
     n = use.sum(1)
     share = ((mined_labels==labels[:,None]) & use).sum(1) / n.clamp(min=1)
@@ -126,7 +133,7 @@ def chance_purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
     bank_labels:Tensor, # `[K]` labels of the rows, -1 = unknown
 )->float:
-    "Purity of rows drawn at random: `Σ_c p_query(c) · p_bank(c)`; nan where no label is known"
+    "Purity of rows drawn at random: `Σ_c p_query(c) · p_bank(c)`; nan if no label is known"
     a,b = (t[t>=0].cpu() for t in (labels,bank_labels))      # not every device counts in float64
     if not len(a) or not len(b): return float('nan')
     classes,which = torch.cat([a,b]).unique(return_inverse=True)        # a label may be any number
@@ -138,22 +145,24 @@ def chance_purity(
 def bank_purities(
     bank, # A `MemoryBank`
     ks:list, # Several numbers of rows that each row mines
-    n_queries:int=2048, # At most so many rows ask, the last ones
-)->tuple[list,float]: # For each of `ks` the purity, and its chance level; nan where no label is known
+    n_queries:int=2048, # Maximum number of rows that are queries; the newest ones are taken
+)->tuple[list,float]: # For each of `ks` the purity, and its chance level; nan if no label is known
     "Purity of the neighbours that the bank's own rows mine among each other"
-    asking,sums = bank.steps.argsort(descending=True)[:min(n_queries,len(bank))],0
-    for q, in query_parts(len(bank.ids), asking):
+    queries = bank.steps.argsort(descending=True)[:min(n_queries,len(bank))]
+    sums = 0
+    for q, in query_parts(len(bank.ids), queries):
         sims,allowed = bank.feats[q] @ bank.feats.T, admissible(bank.ids[q], bank.ids, bank.ready)
-        allowed[torch.arange(len(q)), q] = False                                  # a row is not its own neighbour, whether its id is known or not
+        allowed[torch.arange(len(q)), q] = False             # a row is not its own neighbour, whether its id is known or not
         idx,found = mine_positives(sims, allowed, max(ks))
         sums = sums + torch.stack([torch.stack(purity(bank.labels[q], bank.labels[idx[:,:k]], found[:,:k])) for k in ks])
-    return [(total/n).item() if n else float('nan') for total,n in sums], chance_purity(bank.labels[asking], bank.labels[bank.ready])
+    purities = [(total/n).item() if n else float('nan') for total,n in sums]
+    return purities,chance_purity(bank.labels[queries], bank.labels[bank.ready])
 
 def bank_purity(
     bank, # A `MemoryBank`
-    k:int, # How many rows each row mines
-    n_queries:int=2048, # At most so many rows ask, the last ones
-)->tuple[float,float]: # Purity and its chance level; nan where no label is known
+    k:int, # Number of rows that each row mines
+    n_queries:int=2048, # Maximum number of rows that are queries; the newest ones are taken
+)->tuple[float,float]: # Purity and its chance level; nan if no label is known
     "`bank_purities` for one number of rows"
     (share,),chance = bank_purities(bank, [k], n_queries)
     return share,chance
