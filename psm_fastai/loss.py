@@ -10,45 +10,61 @@ __all__ = ['nce_term', 'check_number', 'Mined', 'PSMLoss', 'to_rows', 'similarit
 # %% ../nbs/03_loss.ipynb #d661ba2e
 import inspect, math, torch, torch.nn.functional as F
 from collections import namedtuple
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from numbers import Integral, Real
 from torch import nn, Tensor
 from .bank import MemoryBank
 from .mining import *
 
 # %% ../nbs/03_loss.ipynb #ac0c8c1d
-_no_logit = -1e9   # finite, where -inf would give nan gradients to a query without negatives
+_no_logit = -1e9   # finite, because -inf would give nan gradients to a query without negatives
 
 def nce_term(
     pos:Tensor, # `[B, P]` similarities of each query to its positives
     neg:Tensor, # `[B, N]` similarities of each query to its negatives
-    mask:Tensor, # `[B, N]` bool, false where there is no negative
+    mask:Tensor, # `[B, N]` bool, false for entries that are no negative
     temp:float, # Temperature t
 )->Tensor: # `[B, P]`
-    "InfoNCE of each positive against all negatives: `softplus(logsumexp(neg/temp) - pos/temp)`; 0 without negatives"
+    "InfoNCE of each positive with all negatives: `softplus(logsumexp(neg/temp) - pos/temp)`; 0 without negatives"
     lse = (neg/temp).masked_fill(~mask, _no_logit).logsumexp(1, keepdim=True)
     return F.softplus(lse - pos/temp)
 
 # %% ../nbs/03_loss.ipynb #bce99ce5
+def _range(lo, hi, whole, lo_open, inf):
+    lower = f"{'above' if lo_open else 'at least'} {lo}"
+    if hi<math.inf: return f'{lower} and at most {hi}'
+    return lower if inf or whole else f'{lower} and finite'
+
 def check_number(name, v, lo, hi=math.inf, *, whole=False, none=False, lo_open=False, inf=False):
-    "Raise a `TypeError` or a `ValueError` that names parameter `name`, the value given and the range accepted"
+    "Raise a `TypeError` or a `ValueError` that names the setting, the value given and the range accepted"
     if none and v is None: return
     kind = f"a{' whole' if whole else ''} number{' or None' if none else ''}"
     if isinstance(v, bool) or not isinstance(v, Integral if whole else Real):
         raise TypeError(f"{name} must be {kind}, got {v!r} ({type(v).__name__})")
     if not (v>lo if lo_open else v>=lo) or not v<=hi or (v==math.inf and not inf):
-        lower = f"{'above' if lo_open else 'at least'} {lo}"
-        raise ValueError(f"{name} must be {kind}, {lower}{f' and at most {hi}' if hi<math.inf else '' if inf else ' and finite' if not whole else ''}, got {v!r}")
+        raise ValueError(f"{name} must be {kind}, {_range(lo, hi, whole, lo_open, inf)}, got {v!r}")
 
-# %% ../nbs/03_loss.ipynb #04eeaf2e
+# %% ../nbs/03_loss.ipynb #58f43d2b
 class Mined(namedtuple('Mined', 'pos_idx pos_found weights neg_idx neg_mask')):
-    """What was mined for a batch, as columns of the bank: `pos_idx`, `pos_found`, `weights` all `[B, k]`; `neg_idx` `[B, n]`,
-    or None where all rows are negatives, and `neg_mask` `[B, n]` or `[B, K]`, true where a negative counts"""
+    """What was mined for a batch, as columns of the bank: `pos_idx`, `pos_found` and `weights` are `[B, k]`. `neg_idx` is `[B, n]`,
+    or None if all rows are negatives. `neg_mask` is `[B, n]` or `[B, K]`, true for negatives that count"""
     @property
     def used(self)->Tensor:
-        "`[B, k]`, true where a row was found and has a weight"
+        "`[B, k]`, true for rows that were found and have a weight"
         return self.pos_found & (self.weights>0)
-    def first(self, n): return Mined(*(None if t is None else t[:n] for t in self))      # of the first n queries
+    def first(self, n):
+        "What was mined for the first `n` queries"
+        return Mined(*(None if t is None else t[:n] for t in self))
+    @classmethod
+    def cat(cls, parts):
+        "Put together what was mined for the parts of a batch"
+        return cls(*(None if t[0] is None else torch.cat(t) for t in zip(*parts)))
+
+# %% ../nbs/03_loss.ipynb #04eeaf2e
+def _refuse_no_positives(hard_weight):
+    raise ValueError(
+        f"hard_weight={hard_weight} leaves {1-hard_weight:g} of the loss to mined positives, but k=0 mines none. "
+        "Use hard_weight=1, or k of at least 1")
 
 class PSMLoss(nn.Module):
     "The PSM objective over a batch of queries and keys and a `MemoryBank`; by its parameters it is MoCo's, NNCLR's, MSF's or BYOL's too"
@@ -69,13 +85,14 @@ class PSMLoss(nn.Module):
         check_number('temp', temp, 0, lo_open=True)
         check_number('soft_temp', soft_temp, 0, lo_open=True, inf=True)
         check_number('hard_weight', hard_weight, 0, 1)
-        if k==0 and hard_weight<1:
-            raise ValueError(f"hard_weight={hard_weight} leaves {1-hard_weight:g} of the loss to mined positives, but k=0 mines none. Use hard_weight=1, or k of at least 1")
-        self.k,self.n_neg,self.a,self.b,self.temp,self.soft_temp,self.hard_weight = k,n_neg,a,b,temp,soft_temp,hard_weight
-        self.index = None                           # a rule of mining may keep a `NeighbourIndex`
-        self.mining,self.started = True,False       # whether mined rows are in use now, and whether `mine_after='agreement'` has decided so
+        if k==0 and hard_weight<1: _refuse_no_positives(hard_weight)
+        store_attr('k,n_neg,a,b,temp,soft_temp,hard_weight')
+        self.index = None           # a rule of mining may keep a `NeighbourIndex`
+        self.mining = True          # whether mined rows are in use now
+        self.started = False        # whether `mine_after='agreement'` has decided so
 
-    def get_extra_state(self): return torch.tensor([self.mining, self.started])      # kept with the model; as buffers each look at them would wait for the device
+    # saved with the model; as buffers they would make each look at them wait for the device
+    def get_extra_state(self): return torch.tensor([self.mining, self.started])
     def set_extra_state(self, state): self.mining,self.started = state.tolist()
 
     @classmethod
@@ -84,22 +101,13 @@ class PSMLoss(nn.Module):
         return [*inspect.signature(cls).parameters]
     def extra_repr(self): return ', '.join(f'{n}={getattr(self,n)}' for n in self.settings())
 
-    def pool(self, bank):
-        "The bank, or index, whose rows are mined"
-        return bank
-    def pulled(self, mined):
-        "`[B, 1]`, how much of what `hard_weight` leaves goes to mined positives, 0 to 1"
-        return mined.pos_found.any(1, keepdim=True)
-
 # %% ../nbs/03_loss.ipynb #6e43f50d
-_few = 64           # as many times more rows than are used make a look at all of them slower than gathering those
-
 @patch
 def candidates(self:PSMLoss,
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
-)->tuple: # Columns of the mined positives, whether they were found and their weights, each `[B, k]`; and which rows may be negatives, `[B, K]` bool
+)->tuple: # Columns, found (bool) and weights of the mined positives, each `[B, k]`, and which rows may be negatives, `[B, K]` bool
     "Mine positives by the keys, and leave them out of the negatives"
     with torch.no_grad():
         allowed = admissible(ids, bank.ids, bank.ready)
@@ -109,55 +117,73 @@ def candidates(self:PSMLoss,
         return pos_idx,found,weights,allowed.scatter(1, pos_idx, False) if self.mining else allowed
 
 @patch
+def _mine(self:PSMLoss, q, k, ids, bank):
+    *positives,allowed = self.candidates(k, ids, bank)
+    if self.n_neg is None or (self.n_neg and not self.mining): return Mined(*positives, None, allowed)
+    sims,pos = q @ bank.feats.T.to(q),(q*k).sum(1)
+    return Mined(*positives, *sample_negatives(sims, pos, allowed, self.n_neg, self.a, self.b))
+
+@patch
 def mine(self:PSMLoss,
     q:Tensor, # `[B, D]` queries
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
 )->Mined:
-    "Mine positives by the keys and draw negatives by the queries, a part of them at a time where the bank is very large"
+    "Mine positives by the keys and draw negatives by the queries. If the bank is very large, the batch is mined in parts"
     with torch.no_grad():
         parts = [self._mine(*o, bank) for o in query_parts(len(bank.ids), q, k, ids)]
-        return parts[0] if len(parts)==1 else Mined(*(None if o[0] is None else torch.cat(o) for o in zip(*parts)))
-
-@patch
-def _mine(self:PSMLoss, q, k, ids, bank):
-    *positives,allowed = self.candidates(k, ids, bank)
-    if self.n_neg is None or (self.n_neg and not self.mining): return Mined(*positives, None, allowed)
-    return Mined(*positives, *sample_negatives(q @ bank.feats.T.to(q), (q*k).sum(1), allowed, self.n_neg, self.a, self.b))
+        return parts[0] if len(parts)==1 else Mined.cat(parts)
 
 # %% ../nbs/03_loss.ipynb #c50cd301
+_few = 64           # gathering the rows that are used is faster if the bank has this many times more rows
+
 def to_rows(
     q:Tensor, # `[B, D]` queries
     rows:Tensor, # `[K, D]`, such as the feats of a bank
     idx:Tensor, # `[B, n]` some rows for each query
 )->Tensor: # `[B, n]`
-    "Similarities of queries to some rows; if these are few among many, only they are multiplied"
-    return (q @ rows.T).gather(1, idx) if len(rows)<_few*idx.shape[1] else (rows[idx] @ q[:,:,None]).squeeze(2)
+    "Similarities of queries to some rows"
+    if len(rows)<_few*idx.shape[1]: return (q @ rows.T).gather(1, idx)
+    return (rows[idx] @ q[:,:,None]).squeeze(2)
 
 @patch
 def similarities(self:PSMLoss, q, bank, mined):
-    "Of each query to its mined positives, `[B, k]`, and to its negatives, `[B, n]`"
+    "Similarities of each query to its mined positives, `[B, k]`, and to its negatives, `[B, n]`"
     rows = bank.feats
-    if mined.neg_idx is None: return (sims := q @ rows.T).gather(1, mined.pos_idx),sims
+    if mined.neg_idx is None:
+        sims = q @ rows.T
+        return sims.gather(1, mined.pos_idx),sims
     idx = torch.cat([mined.pos_idx, mined.neg_idx], 1)
-    return to_rows(q, rows, idx).split([t.shape[1] for t in (mined.pos_idx,mined.neg_idx)], 1)
+    return to_rows(q, rows, idx).split([mined.pos_idx.shape[1], mined.neg_idx.shape[1]], 1)
+
+@patch
+def pool(self:PSMLoss, bank):
+    "The bank, or index, whose rows are mined"
+    return bank
+
+@patch
+def pulled(self:PSMLoss, mined):
+    "`[B, 1]`, how much of what `hard_weight` leaves goes to mined positives, 0 to 1"
+    return mined.pos_found.any(1, keepdim=True)
 
 @patch
 def positives(self:PSMLoss, q, k, to_mined, mined):
-    "`[B, P]` similarities to the positives in use and their weights, `[B, P]`"
-    pos,hard = (q*k).sum(1, keepdim=True),self.hard_weight if self.mining else 1.
+    "Similarities to the positives in use, `[B, P]`, and their weights, `[B, P]`"
+    pos = (q*k).sum(1, keepdim=True)
+    hard = self.hard_weight if self.mining else 1.
     if hard==1: return pos,torch.ones_like(pos)
     h = 1-(1-hard)*self.pulled(mined).to(pos.dtype)
     return torch.cat([pos, to_mined], 1),torch.cat([h, (1-hard)*mined.weights], 1)
 
+# %% ../nbs/03_loss.ipynb #78430728
 @patch
 def forward(self:PSMLoss,
     q:Tensor, # `[B, D]` queries, of unit length
     k:Tensor, # `[B, D]` keys, of unit length
     ids:Tensor, # `[B]` ids of the images, -1 = unknown
     bank:MemoryBank, # Only read
-    mined:Mined|None=None, # From `mine`, where it was called already
+    mined:Mined|None=None, # From `mine`, if it was called already
 )->Tensor: # `[B]`, the loss of each query
     "`h·l(q,k) + (1-h)·Σ_j w_j·l(q,n_j)` [ours]"
     if mined is None: mined = self.mine(q, k, ids, bank)
@@ -167,6 +193,10 @@ def forward(self:PSMLoss,
     return (weights*nce_term(pos, neg, mined.neg_mask, self.temp)).sum(1)
 
 # %% ../nbs/03_loss.ipynb #4eec9116
+def _refuse_no_negatives():
+    raise ValueError(
+        "With n_neg=0 the loss has no negatives, so there is nothing to differentiate by. Use n_neg=None or more than 0")
+
 @torch.no_grad()
 def similarity_gradients(
     psm:PSMLoss, # Its settings
@@ -174,11 +204,12 @@ def similarity_gradients(
     k:Tensor, # `[B, D]` keys
     bank:MemoryBank, # As it was when the rows were mined
     mined:Mined, # From `PSMLoss.mine`
-)->tuple[Tensor,Tensor]: # `[B, n]` similarity of each query to each negative, and the derivative of its loss by it; 0 where there is no negative
+)->tuple[Tensor,Tensor]: # `[B, n]` similarities of queries to negatives, and derivatives of the loss by them, 0 for no negative
     "How hard each negative is pushed away, in closed form [ours]. Raises `ValueError` for a loss without negatives"
-    if psm.n_neg==0: raise ValueError("With n_neg=0 the loss has no negatives, so there is nothing to differentiate by. Use n_neg=None or more than 0")
+    if psm.n_neg==0: _refuse_no_negatives()
     to_mined,neg = psm.similarities(q, bank, mined)
     pos,w = psm.positives(q, k, to_mined, mined)
     logits = (neg/psm.temp).masked_fill(~mined.neg_mask, -torch.inf)
-    total = (w.log()-torch.logaddexp(pos/psm.temp, logits.logsumexp(1, keepdim=True))).logsumexp(1, keepdim=True)   # of the weights over the denominators
+    denominators = torch.logaddexp(pos/psm.temp, logits.logsumexp(1, keepdim=True))       # as logarithms, one a positive
+    total = (w.log()-denominators).logsumexp(1, keepdim=True)
     return neg,(logits+total).exp()/psm.temp
