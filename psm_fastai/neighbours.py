@@ -1,4 +1,4 @@
-"""Which training images lie near each other, how likely they show the same thing, and a loss that pulls only these together
+"""Which training images lie near each other, how likely it is that they show the same thing, and a loss that pulls only these together
 
 Docs: https://psm-fastai.github.io/psm_fastai/neighbours.html.md"""
 
@@ -21,9 +21,9 @@ from .mining import *
 # %% ../nbs/03a_neighbours.ipynb #e132d52c
 def nearest_images(
     feats:Tensor, # `[N, F]` features of the images to search, rows of unit length
-    k:int, # Neighbours of each, at most `N-1`
+    k:int, # Number of neighbours of each query, at most `N-1`
     queries:Tensor, # `[n, F]` features to search with, rows of unit length
-    own:Tensor, # `[n]` the row of `feats` that each query comes from, which is no neighbour of its own
+    own:Tensor, # `[n]` the row of `feats` that each query comes from, which is not a neighbour of its own
 )->tuple[Tensor,Tensor]: # `[n, k]` cosine similarities, largest first, and `[n, k]` rows of `feats`
     "The `k` nearest images of each query, by exact search"
     found = []
@@ -41,10 +41,11 @@ def estimate_right(
 )->Tensor: # `[N, k]`, 0 to 1
     "Estimated probability that a neighbour of this similarity shows the same thing; 0 if all would agree by chance [ours]"
     if chance>=1: return torch.zeros_like(of)
-    share,order = (agree.float()-chance)/(1-chance),sims.flatten().argsort()
-    n = max(1, min(100, len(order)//50))            # groups of 50 pairs at least: a few that agree by accident are no evidence
-    x,y = ([o.mean().item() for o in t.flatten()[order].tensor_split(n)] for t in (sims,share))
-    fit = IsotonicRegression(y_min=0., y_max=1., out_of_bounds='clip').fit(x, y)
+    share = (agree.float()-chance)/(1-chance)
+    order = sims.flatten().argsort()
+    n = max(1, min(100, len(order)//50))            # groups of at least 50 pairs: a few that agree by accident are no evidence
+    def group_means(t): return [o.mean().item() for o in t.flatten()[order].tensor_split(n)]
+    fit = IsotonicRegression(y_min=0., y_max=1., out_of_bounds='clip').fit(group_means(sims), group_means(share))
     return torch.from_numpy(fit.predict(of.flatten().cpu().numpy())).to(of).view_as(of)
 
 # %% ../nbs/03a_neighbours.ipynb #34502f40
@@ -53,32 +54,34 @@ def trust_pairs(
     sims:Tensor, # `[N, k]` their similarities
     trust='auto', # 'auto', or the share of all pairs to trust, above 0 and at most 1
 )->Tensor: # `[N, k]`, 0 to 1; 0 = not trusted
-    "`max(0, 2 · right - 1)`; of a fixed share 1 for the most similar pairs and 0 for the others [ours]"
+    "`max(0, 2 · right - 1)`. With a fixed share 1 for the most similar pairs and 0 for the others [ours]"
     if trust=='auto': return (2*right-1).clamp(min=0)
     n = max(1, round(trust*sims.numel()))
     return (sims >= sims.flatten().topk(n).values[-1]).to(sims)
 
 # %% ../nbs/03a_neighbours.ipynb #d9c364ba
 most_images = 1_000_000    # images that an index covers
-_shape = dict(feats=torch.float32, labels=torch.int64, steps=torch.int64, near=torch.int32, sims=torch.float32, right=torch.float32, trust=torch.float32)
+_per_image = dict(labels=torch.int64, steps=torch.int64)
+_per_neighbour = dict(near=torch.int32, sims=torch.float32, right=torch.float32, trust=torch.float32)
+_layout = dict(feats=torch.float32, **_per_image, **_per_neighbour)
 
 class NeighbourIndex(nn.Module):
-    "Of each training image the newest key, the nearest images, and how far they are trusted"
+    "The newest key of each training image, its nearest images, and how much they are trusted"
     def __init__(self,
-        k:int=20, # Neighbours of each image
+        k:int=20, # Number of neighbours of each image
     ):
         super().__init__()
-        self.k,self.every,self.made,self.since = k,1,False,0       # every so many images is covered; epochs since it was made
-        for n,dtype in _shape.items(): self.register_buffer(n, torch.empty(0, *[0]*(n not in ('labels','steps')), dtype=dtype))
+        self.k = k
+        self.every = 1          # one image in this many is covered
+        self.made = False
+        self.since = 0          # epochs since it was made
+        for n,dtype in _layout.items():
+            shape = (0,) if n in _per_image else (0,0)
+            self.register_buffer(n, torch.empty(shape, dtype=dtype))
         self.register_buffer('step', torch.tensor(0))
 
-    def get_extra_state(self): return torch.tensor([self.every, self.made, self.since])
-    def set_extra_state(self, state): self.every,self.made,self.since = int(state[0]),bool(state[1]),int(state[2])
-
-    def _load_from_state_dict(self, state, prefix, *args):
-        for n in _shape:       # of whatever number of images
-            if prefix+n in state: setattr(self, n, getattr(self, n).new_empty(state[prefix+n].shape))
-        super()._load_from_state_dict(state, prefix, *args)
+    def __len__(self): return len(self.steps)
+    def extra_repr(self): return f"{len(self)} images, {self.k} neighbours, {'made' if self.made else 'not made yet'}"
 
     @property
     def ids(self)->Tensor:
@@ -86,52 +89,68 @@ class NeighbourIndex(nn.Module):
         return torch.arange(len(self.steps), device=self.steps.device)*self.every
     @property
     def ready(self)->Tensor:
-        "`[rows]`, true where there is a key"
+        "`[rows]`, true for rows that have a key"
         return self.steps>=0
     @property
     def age(self)->Tensor:
-        "`[rows]`, how many `enqueue` calls ago the key came in; means nothing where a row is not `ready`"
+        "`[rows]`, how many `enqueue` calls ago the key came in; means nothing for a row that is not `ready`"
         return self.step-1-self.steps
-
-    def similarity(self,
-        keys:Tensor|None, # Not needed: neighbours are those of the unaugmented images
-        ids:Tensor, # `[B]` places in the data set
-        rows:Tensor, # `[B, k]` neighbours, as `near` has them
-    )->Tensor: # `[B, k]`
-        "By what neighbours were found: the similarity of the unaugmented images"
-        return self.sims[self.rows(ids)[0],:rows.shape[1]]
-
-    def __len__(self): return len(self.steps)
-    def extra_repr(self): return f"{len(self)} images, {self.k} neighbours, {'made' if self.made else 'not made yet'}"
 
 # %% ../nbs/03a_neighbours.ipynb #f823427c
 @patch
 def clear(self:NeighbourIndex):
     "Forget everything"
-    for n in _shape: setattr(self, n, getattr(self, n)[:0])
+    for n in _layout: setattr(self, n, getattr(self, n)[:0])
     self.step.zero_()
     self.made,self.since = False,0
 
 @patch
 def allocate(self:NeighbourIndex,
-    n:int, # Images of the data set
+    n:int, # Number of images of the data set
     dim:int, # Length of a key
 ):
     "Make room for keys, unless there is room already"
     every = math.ceil(n/most_images)
-    rows = math.ceil(n/every)
-    if (len(self),self.every)==(rows,every): return
+    n_rows = math.ceil(n/every)
+    if (len(self),self.every)==(n_rows,every): return
     self.clear()
-    self.every,new = every,self.feats.new_zeros
-    self.feats,self.labels,self.steps = new(rows, dim),new(rows, dtype=torch.int64)-1,new(rows, dtype=torch.int64)-1
+    self.every = every
+    new = self.feats.new_zeros
+    self.feats = new(n_rows, dim)
+    self.labels = new(n_rows, dtype=torch.int64)-1
+    self.steps = new(n_rows, dtype=torch.int64)-1
 
 @patch
 def rows(self:NeighbourIndex,
     ids:Tensor, # `[B]` places in the data set, -1 = unknown
-)->tuple[Tensor,Tensor]: # `[B]` rows, 0 where there is none, and `[B]` bool
+)->tuple[Tensor,Tensor]: # `[B]` rows, 0 for images that have none, and `[B]` bool, whether there is one
     "The rows of images, and which images have one"
     known = (ids>=0) & (ids%self.every==0) & (ids<len(self)*self.every)
     return torch.where(known, ids, 0)//self.every,known
+
+# %% ../nbs/03a_neighbours.ipynb #d64b9ae7
+@patch
+def get_extra_state(self:NeighbourIndex): return torch.tensor([self.every, self.made, self.since])
+
+@patch
+def set_extra_state(self:NeighbourIndex, state):
+    every,made,since = state
+    self.every,self.made,self.since = int(every),bool(made),int(since)
+
+@patch
+def _load_from_state_dict(self:NeighbourIndex, state, prefix, *args):
+    for n in _layout:
+        if prefix+n in state: setattr(self, n, getattr(self, n).new_empty(state[prefix+n].shape))
+    super(NeighbourIndex, self)._load_from_state_dict(state, prefix, *args)
+
+@patch
+def similarity(self:NeighbourIndex,
+    keys:Tensor|None, # Not needed: neighbours are those of the unaugmented images
+    ids:Tensor, # `[B]` places in the data set
+    rows:Tensor, # `[B, k]` neighbours, as `near` has them
+)->Tensor: # `[B, k]`
+    "The similarity by which neighbours were found: that of the unaugmented images"
+    return self.sims[self.rows(ids)[0],:rows.shape[1]]
 
 # %% ../nbs/03a_neighbours.ipynb #8106f5be
 @patch
@@ -143,12 +162,13 @@ def enqueue(self:NeighbourIndex,
     "Replace the keys of these images"
     if not len(self): return       # no room was made yet
     with torch.no_grad():
-        keys,n = keys.to(self.feats).as_subclass(Tensor),torch.arange(1, len(ids)+1, device=ids.device)
+        keys = keys.to(self.feats).as_subclass(Tensor)
+        n = torch.arange(1, len(ids)+1, device=ids.device)
         last = ((ids[:,None]==ids)*n).argmax(1)            # all rows of an image write the same: the order of writes does not matter
         keys,labels = keys[last],labels[last].as_subclass(Tensor)
         rows,known = self.rows(ids)
         ok = known & ((keys.norm(dim=1)-1).abs()<1e-2)     # false for nan too
-        other = ok.int().argmax(0, keepdim=True)           # what stays out writes what another row writes
+        other = ok.int().argmax(0, keepdim=True)
         rows,source = torch.where(ok, rows, rows[other]),torch.where(ok, n-1, other)
         for buf,new in ((self.feats,keys), (self.labels,labels), (self.steps,self.step.expand(len(ids)))):
             buf[rows] = torch.where(ok.any(), new[source], buf[rows])
@@ -156,53 +176,68 @@ def enqueue(self:NeighbourIndex,
 
 # %% ../nbs/03a_neighbours.ipynb #6f51357d
 def is_among(
-    ids:Tensor, # `[K]` ids, or `[B, K]`
+    ids:Tensor, # `[K]` ids, the same for each row of `of`, or `[B, K]`
     of:Tensor, # `[B, k]` ids
 )->Tensor: # `[B, K]` bool
-    "Which ids stand in the same row of `of`; of one list of ids, for each row"
+    "Which ids stand in the same row of `of`"
     of = of.sort(1).values
     at = torch.searchsorted(of, ids.expand(len(of), -1).contiguous()).clamp_(max=of.shape[1]-1)
     return of.gather(1, at)==ids
 
 # %% ../nbs/03a_neighbours.ipynb #475fd2d5
-asked_images,weak_views,_lists = 2000,2,20        # images whose weak views are asked; views of each; neighbours whose agreement counts
+asked_images = 2000     # images of which weak views are made
+weak_views = 2          # views of each
+_lists = 20             # neighbours whose agreement counts
 
 def wide(
-    n:int, # Images
+    n:int, # Number of images
 )->int:
-    "How many of the images nearest to a weak view count as found: 20, or a quarter of a per cent of all if these are more [ours]"
+    "How many of the images nearest to a weak view count as found: 20, or a quarter of a per cent of all if that is more [ours]"
     return min(max(_lists, n//400), n-1)
 
 @patch
 def probes(self:NeighbourIndex)->Tensor: # Rows
-    "Rows of the images whose weak views are asked, spread over all"
+    "Rows of the images of which weak views are made, spread over all"
     return torch.arange(0, len(self), math.ceil(len(self)/asked_images), device=self.steps.device)
 
 @patch
-@torch.no_grad()
+def _estimate(self:NeighbourIndex, near, sims, feats, weak):
+    "`[rows, k]`, how likely the neighbours are right, by those that all weak views of `probes` find again"
+    probes = self.probes()
+    n = min(near.shape[1], _lists)
+    found = wide(len(feats))
+    again = [nearest_images(feats, found, w, probes)[1] for w in weak]
+    agree = torch.stack([is_among(near[probes,:n], a) for a in again]).all(0)
+    chance = (found/(len(feats)-1))**len(again)
+    return estimate_right(sims[probes,:n], agree, chance, sims[:,:self.k])
+
+# %% ../nbs/03a_neighbours.ipynb #7076ca62
+def _check_features(feats, weak):
+    if not (feats.isfinite().all() and weak.isfinite().all()):
+        raise ValueError("Features are not finite: the training went wrong. Try a smaller learning rate")
+
+@patch
 def fit(self:NeighbourIndex,
     feats:Tensor, # `[rows, F]` features of the images as they are
     weak:Tensor, # `[v, n, F]` features of v weak views of each of the images `probes`
     trust='auto', # As for `trust_pairs`
-    mine:Tensor|None=None, # Rows whose neighbours this process looks for; None: all
+    mine:Tensor|None=None, # Rows whose neighbours this process looks up; None: all
     gather=lambda t: t, # Function that puts the shares of several processes together
 ):
     "Look up the nearest images of each, and estimate how likely they are right"
-    probes,mean = self.probes(),feats.mean(0)
-    feats,weak = (F.normalize(t-mean, dim=-1) for t in (feats,weak))
-    if not (feats.isfinite().all() and weak.isfinite().all()): raise ValueError("Features are not finite: the training went wrong. Try a smaller learning rate")
-    k,mine = min(max(self.k, _lists), len(feats)-1),torch.arange(len(feats), device=feats.device) if mine is None else mine
-    sims,near = (gather(t) for t in nearest_images(feats, k, feats[mine], mine))
-    n = min(k, _lists)
-    found = wide(len(feats))
-    again = [nearest_images(feats, found, w, probes)[1] for w in weak]
-    agree = torch.stack([is_among(near[probes,:n], a) for a in again]).all(0)
-    right = estimate_right(sims[probes,:n], agree, (found/(len(feats)-1))**len(again), sims[:,:self.k])
-    self.near,self.sims,self.right = near[:,:self.k].int(),sims[:,:self.k].contiguous(),right
-    self.trust = trust_pairs(right, self.sims, trust)
+    with torch.no_grad():
+        mean = feats.mean(0)
+        feats,weak = (F.normalize(t-mean, dim=-1) for t in (feats,weak))
+        _check_features(feats, weak)
+        if mine is None: mine = torch.arange(len(feats), device=feats.device)
+        k = min(max(self.k, _lists), len(feats)-1)
+        sims,near = (gather(t) for t in nearest_images(feats, k, feats[mine], mine))
+        self.right = self._estimate(near, sims, feats, weak)
+        self.near = near[:,:self.k].int()
+        self.sims = sims[:,:self.k].contiguous()
+        self.trust = trust_pairs(self.right, self.sims, trust)
     self.made,self.since = True,0
 
-# %% ../nbs/03a_neighbours.ipynb #776163a2
 @patch
 def trusting(self:NeighbourIndex,
     trust, # As for `trust_pairs`
@@ -214,23 +249,27 @@ def trusting(self:NeighbourIndex,
     return res
 
 # %% ../nbs/03a_neighbours.ipynb #0d060857
+def _check_trust(trust):
+    if not isinstance(trust, str): check_number('trust', trust, 0, 1, lo_open=True)
+    elif trust!='auto': raise ValueError(f"trust must be 'auto' or a share of all pairs, above 0 and at most 1, got {trust!r}")
+
 class IndexLoss(PSMLoss):
-    "The PSM objective with positives from a `NeighbourIndex` of the unaugmented images, as far as they are trusted"
+    "The PSM objective with positives from a `NeighbourIndex` of the unaugmented images, each by how much it is trusted"
     def __init__(self,
-        k:int=20, # Neighbours of each image that may be mined; 0 = none
+        k:int=20, # Number of neighbours of each image that may be mined; 0 = none
         n_neg:int|None=None, # Number of drawn negatives; None = the whole bank, 0 = none
         a:float=5., # How sharply the draw of negatives is concentrated, at least 0; needs `n_neg`
         b:float=-0.4, # Where its mode lies, relative to the similarity of the positive, -2 to 2
         temp:float=0.07, # Temperature of the loss, above 0
         hard_weight:float=0.5, # Least weight of the augmented view, 0 to 1
-        trust:str|float='auto', # Which neighbours are used: 'auto', those more likely right than wrong by an estimate without labels, or a fixed share of all pairs, above 0 and at most 1
-        refresh:int=5, # Epochs after which the index is made anew
+        trust:str|float='auto', # 'auto': neighbours estimated to be more likely right than wrong; a number: this share of all pairs, above 0
+        refresh:int=5, # Number of epochs after which the index is made anew
     ):
         super().__init__(k=k, n_neg=n_neg, a=a, b=b, temp=temp, hard_weight=hard_weight)
-        if not isinstance(trust, str): check_number('trust', trust, 0, 1, lo_open=True)
-        elif trust!='auto': raise ValueError(f"trust must be 'auto' or a share of all pairs, above 0 and at most 1, got {trust!r}")
+        _check_trust(trust)
         check_number('refresh', refresh, 1, whole=True)
-        self.trust,self.refresh,self.index = trust,refresh,NeighbourIndex(k) if k else None
+        self.trust,self.refresh = trust,refresh
+        self.index = NeighbourIndex(k) if k else None
 
     @property
     def indexed(self): return self.index is not None and self.index.made
@@ -243,11 +282,12 @@ def candidates(self:IndexLoss,
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
-)->tuple: # Rows of the neighbours in the index, whether they have a key and their weights, each `[B, k]`; and which rows of the bank may be negatives, `[B, K]` bool
+)->tuple: # Rows in the index, found (have a key) and weights of the neighbours, each `[B, k]`, and which rows of the bank may be negatives
     "Look up the neighbours of the images, and leave the trusted ones out of the negatives"
     if not self.indexed: return PSMLoss.candidates(self, k, ids, bank)
     with torch.no_grad():
-        index,(rows,known) = self.index,self.index.rows(ids)
+        index = self.index
+        rows,known = index.rows(ids)
         near = index.near[rows,:self.k].long()
         found = known[:,None] & index.ready[near]
         trust = index.trust[rows,:self.k]*found
@@ -257,6 +297,8 @@ def candidates(self:IndexLoss,
 
 @patch
 def similarities(self:IndexLoss, q, bank, mined):
-    "Of each query to the keys of its neighbours, `[B, k]`, and to its negatives in the bank, `[B, n]`"
+    "Similarities of each query to the keys of its neighbours, `[B, k]`, and to its negatives in the bank, `[B, n]`"
     if not self.indexed: return PSMLoss.similarities(self, q, bank, mined)
-    return to_rows(q, self.index.feats, mined.pos_idx),q @ bank.feats.T.to(q) if mined.neg_idx is None else to_rows(q, bank.feats, mined.neg_idx)
+    to_mined = to_rows(q, self.index.feats, mined.pos_idx)
+    if mined.neg_idx is None: return to_mined,q @ bank.feats.T.to(q)
+    return to_mined,to_rows(q, bank.feats, mined.neg_idx)
