@@ -1,4 +1,4 @@
-"""How good are the features? Nearest neighbours answer without training anything, a linear probe after training one layer
+"""How good are the features? Nearest neighbours need no training, a linear probe trains one layer, and some signs need no labels
 
 Docs: https://psm-fastai.github.io/psm_fastai/evaluate.html.md"""
 
@@ -11,7 +11,8 @@ __all__ = ['learner_encoder', 'batch_features', 'encoder_features', 'item_files'
 
 # %% ../nbs/07_evaluate.ipynb #97e053e4
 import math, numpy as np, pandas as pd, torch, torch.nn.functional as F
-from fastai.vision.all import ColReader, DataLoaders, Learner, Tensor, Transform, TrackerCallback, get_model, is_listy, nn, no_random, partial
+from fastai.vision.all import (ColReader, DataLoaders, Learner, Tensor, Transform, TrackerCallback, get_model, is_listy, nn, no_random,
+    partial)
 from fastcore.basics import patch
 from pathlib import PurePath
 from zlib import crc32
@@ -31,17 +32,19 @@ from .model import PSMModel
 def learner_encoder(
     learn:Learner, # Pretraining, or not
 )->nn.Module:
-    "The encoder of a learner: that of its `PSMModel`, that of a classifier from `to_classifier`, or its model"
+    "The encoder of a learner: that of its `PSMModel`, that of a classifier from `to_classifier`, or else its model"
     m = get_model(learn.model)
     if isinstance(m, PSMModel): return m.encoder
-    return m[0] if isinstance(m, nn.Sequential) and len(m)==3 and isinstance(m[1], PoolFeatures) else m
+    is_classifier = isinstance(m, nn.Sequential) and len(m)==3 and isinstance(m[1], PoolFeatures)
+    return m[0] if is_classifier else m
 
 def batch_features(
     m:nn.Module, # An encoder
     x:Tensor, # `[B, C, H, W]`, of any type, on any device
 )->Tensor: # `[B, F]`, on the CPU
     "Features of a batch as a loader gives it, computed on the device of the encoder"
-    return pool_features(m(as_floats(x.to(next(m.parameters(), x).device)).as_subclass(Tensor))).float().cpu()
+    x = as_floats(x.to(next(m.parameters(), x).device)).as_subclass(Tensor)
+    return pool_features(m(x)).float().cpu()
 
 @torch.no_grad()
 def encoder_features(
@@ -50,7 +53,7 @@ def encoder_features(
     encoder:nn.Module|None=None, # None: the learner's encoder
     ids:list|None=None, # Places of the images in the data set; None: all
 )->tuple[Tensor,Tensor]: # `[N, F]` features and `[N]` labels (-1 = unknown), on the CPU
-    "Features of the images of a data set, in its order. Raises `ValueError` where there are no images"
+    "Features of the images of a data set, in its order. Raises `ValueError` if there are no images"
     m = learner_encoder(learn) if encoder is None else encoder
     feats,labels = [],[]
     with keep_modes(m), no_random():
@@ -59,16 +62,18 @@ def encoder_features(
         for x,*yb in plain_batches(learn.dls, ds_idx, ids):
             feats.append(batch_features(m, x))
             labels.append(batch_labels(yb, len(x), 'cpu'))
-    if not feats: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images; `nearest` also takes a table that `features` gave before, as `among`")
+    if not feats: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images; "
+        "`nearest` also takes a table that `features` gave before, as `among`")
     return torch.cat(feats),torch.cat(labels)
 
-# %% ../nbs/07_evaluate.ipynb #401237a7
-def _of_rows(ds, table):
-    "Files that the rows of a table name, by the first transform of the images"
+# %% ../nbs/07_evaluate.ipynb #645d6e9f
+def _files_of_rows(ds, table):
+    "Files that the rows of a table name, by the first transform of the images; an empty list if it names none"
     read = next(iter(ds.tls[0].tfms.fs), None) if getattr(ds, 'tls', None) else None
     if isinstance(read, ColReader) and len(read.cols)==1:
         c = read.cols[0]
-        return [f'{read.pref}{o}{read.suff}' for o in (table.iloc[:,c] if isinstance(c, int) else table[c])]
+        names = table.iloc[:,c] if isinstance(c, int) else table[c]
+        return [f'{read.pref}{o}{read.suff}' for o in names]
     if not isinstance(read, Transform): return []
     try: first = read(table.iloc[0])
     except Exception: return []                     # of whatever kind its rows are
@@ -77,41 +82,45 @@ def _of_rows(ds, table):
 def item_files(
     ds, # A data set
 )->list: # A path for each item, None for items that are no files
-    "The files that the items of a data set were read from, those that a table names too"
+    "The files that the items of a data set were read from, also if a table names them"
     items = getattr(ds, 'items', None)
-    if isinstance(items, pd.DataFrame): items = _of_rows(ds, items)
+    if isinstance(items, pd.DataFrame): items = _files_of_rows(ds, items)
     if not is_listy(items) or len(items)!=len(ds): items = [None]*len(ds)
     return [str(o) if isinstance(o, (str,PurePath)) else None for o in items]
 
+# %% ../nbs/07_evaluate.ipynb #401237a7
 def image_table(
     dls, # `DataLoaders`
     ds_idx:int, # 0 = training set, 1 = validation set
     labels:Tensor|None=None, # `[N]` labels of its images; None: not looked up
 )->pd.DataFrame: # `id`, `file`, `label`
-    "The images of a data set: place, file (None for images that are none) and label (None where unknown)"
+    "The images of a data set: place, file (None for images that are no files) and label (None if unknown)"
     ds,vocab = dls[ds_idx].dataset,getattr(dls, 'vocab', None)
-    res = pd.DataFrame(dict(id=range(len(ds)), file=pd.Series(item_files(ds), dtype=object)))
-    names = [None if l<0 else vocab[l] if vocab is not None else l for l in ([-1]*len(ds) if labels is None else labels.tolist())]
-    return res.assign(label=pd.Series(names, dtype=object))
+    def name(l): return None if l<0 else l if vocab is None else vocab[l]
+    names = [None]*len(ds) if labels is None else [name(l) for l in labels.tolist()]
+    return pd.DataFrame(dict(id=range(len(ds)), file=pd.Series(item_files(ds), dtype=object), label=pd.Series(names, dtype=object)))
 
 def weights_number(
     encoder:nn.Module,
 )->int:
     "A number that differs for other weights"
     res = 0
-    for t in encoder.state_dict().values(): res = crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), res)
+    for t in encoder.state_dict().values():
+        res = crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), res)
     return res
 
 @patch
 def features(self:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
-    one_column:bool=False, # Keep each image's features together, as an array in the column `features`, which Parquet stores as a list
+    one_column:bool=False, # Keep the features of an image together, as an array in the column `features`, which Parquet stores as a list
 )->pd.DataFrame: # `id`, `file`, `label`, and `f0` to `f[F-1]` or `features`; `attrs['encoder']` is a number of the weights that made them
     "Encoder features of all images of a data set, in its order"
     feats,labels = encoder_features(self, ds_idx)
     table = image_table(self.dls, ds_idx, labels)
     if one_column: table['features'] = list(feats.numpy())
-    else: table = pd.concat([table, pd.DataFrame(feats.numpy(), columns=[f'f{i}' for i in range(feats.shape[1])])], axis=1)
+    else:
+        columns = pd.DataFrame(feats.numpy(), columns=[f'f{i}' for i in range(feats.shape[1])])
+        table = pd.concat([table, columns], axis=1)
     table.attrs['encoder'] = weights_number(learner_encoder(self))
     return table
 
@@ -126,8 +135,10 @@ def knn_predict(
     chunk:int=1024, # Images at a time
 )->Tensor: # `[M]` labels
     "Weighted kNN by cosine similarity (arXiv 1805.01978)"
-    train,feats,k = F.normalize(train, dim=1),F.normalize(feats, dim=1),min(k, len(train))
-    res,(classes,labels) = [],train_labels.unique(return_inverse=True)      # a label may be any number
+    train,feats = F.normalize(train, dim=1),F.normalize(feats, dim=1)
+    k = min(k, len(train))
+    classes,labels = train_labels.unique(return_inverse=True)      # a label may be any number
+    res = []
     for q in feats.split(chunk):
         s,idx = top_rows(q @ train.T, k)
         votes = s.new_zeros(len(q), len(classes)).scatter_add_(1, labels[idx], ((s-1)/temp).exp())
@@ -145,39 +156,52 @@ class Accuracy(float):
         res = super().__new__(cls, right/n)
         res.right,res.n,res.settings = right,n,settings
         return res
+
     @property
     def interval(self)->tuple[float,float]:
         "Wilson's 95 % interval"
         ci = binomtest(self.right, self.n).proportion_ci(.95, method='wilson')
         return ci.low,ci.high
-    def __repr__(self): return f"{float(self):.3f} (95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f}; {', '.join(f'{k}={v}' for k,v in dict(n=self.n, **self.settings).items())})"
+
+    def __repr__(self):
+        low,high = self.interval
+        about = ', '.join(f'{k}={v}' for k,v in dict(n=self.n, **self.settings).items())
+        return f"{float(self):.3f} (95 % interval {low:.3f} to {high:.3f}; {about})"
+
     def __reduce__(self): return partial(Accuracy, **self.settings),(self.right,self.n)
 
 # %% ../nbs/07_evaluate.ipynb #0432a1fe
 def check_valid(
     dls, # `DataLoaders`
 ):
-    "Raise `ValueError` where there are no validation images"
-    if len(dls.loaders)<2 or not len(dls.valid): raise ValueError("Accuracy is measured on a validation set, and this learner's dls have none")
+    "Raise `ValueError` if there are no validation images"
+    if len(dls.loaders)<2 or not len(dls.valid):
+        raise ValueError("Accuracy is measured on a validation set, and this learner's dls have none")
+
+def _labelled(feats, labels):
+    "Features and labels of the images with a label, not copied if all have one"
+    known = labels>=0
+    return (feats,labels) if known.all() else (feats[known],labels[known])
 
 def labelled_features(
     learn:Learner,
     encoder:nn.Module|None=None, # None: the learner's encoder
 )->tuple: # Features and labels of the labelled training images, and the same of the validation images
-    "What an evaluation starts from. Raises `ValueError` where images or labels are missing"
+    "What an evaluation starts from. Raises `ValueError` if images or labels are missing"
     check_valid(learn.dls)
-    res = [(x,y) if (y>=0).all() else (x[y>=0],y[y>=0]) for x,y in (encoder_features(learn, i, encoder) for i in (0,1))]     # no copy without need
-    if none := [what for what,(_,y) in zip(('training','validation'), res) if not len(y)]: raise ValueError(f"Accuracy needs a label for each image; none is known in the {' and the '.join(none)} set")
+    res = [_labelled(*encoder_features(learn, i, encoder)) for i in (0,1)]
+    if none := [what for what,(_,y) in zip(('training','validation'), res) if not len(y)]:
+        raise ValueError(f"Accuracy needs a label for each image; none is known in the {' and the '.join(none)} set")
     return res
 
-# %% ../nbs/07_evaluate.ipynb #3fc4884c
 @patch
 def knn_accuracy(self:Learner,
     k:int=20, # Number of neighbours that vote
     temp:float=.1, # Temperature of the votes
     encoder:nn.Module|None=None, # Another module in place of the learner's encoder: `nn.Flatten()` gives the accuracy of raw pixels
 )->Accuracy:
-    "Accuracy on the validation set of weighted nearest neighbours in the training set, by encoder features. Raises `ValueError` without labels"
+    """Accuracy on the validation set of weighted nearest neighbours in the training set, by encoder features.
+    Raises `ValueError` without labels"""
     check_number('k', k, 1, whole=True)
     check_number('temp', temp, 0, lo_open=True)
     (x,y),(xv,yv) = labelled_features(self, encoder)
@@ -185,29 +209,44 @@ def knn_accuracy(self:Learner,
     return Accuracy(int((pred==yv).sum()), len(yv), k=min(k, len(x)), temp=temp)
 
 # %% ../nbs/07_evaluate.ipynb #ff1ba1ee
+def _check_all_labelled(dls):
+    "Raise `ValueError` if the training or the validation set has no labels"
+    sets = dict(training=dls.train, validation=dls.valid)
+    if none := [what for what,dl in sets.items() if not has_labels(DataLoaders(dl))]:
+        raise ValueError(f"KNNCallback needs a label for each image; those of the {' and the '.join(none)} set have none. "
+            "Leave it out, and look at `learn.show_neighbours()`")
+
+def _check_patience(cbs, every):
+    "Raise `ValueError` if a callback waits for improvement of an accuracy that isn't measured each epoch"
+    def waits(cb): return isinstance(cb, TrackerCallback) and hasattr(cb, 'patience') and cb.monitor=='knn_acc'
+    if every>1 and (waiting := [cb.name for cb in cbs if waits(cb)]):
+        raise ValueError(f"{', '.join(waiting)} would take each epoch without a measurement for one without improvement. "
+            f"Measure each epoch: KNNCallback() with every=1 in place of every={every}")
+
 class KNNCallback(GuestCallback):
     "Measure kNN accuracy at the end of an epoch, in column `knn_acc`, and when `learn.validate` is called"
     order = 45   # before the Recorder (50) reads the columns
     def __init__(self,
-        every:int=1, # Every so many epochs, and after the last one
+        every:int=1, # Measure once in this many epochs, and after the last one
         k:int=20, # Number of neighbours that vote
         temp:float=.1, # Temperature of the votes
     ):
         check_number('every', every, 1, whole=True)
         check_number('k', k, 1, whole=True)
         check_number('temp', temp, 0, lo_open=True)
-        self.every,self.k,self.temp,self.acc,self.training_epoch = every,k,temp,float('nan'),False
+        self.every,self.k,self.temp = every,k,temp
+        self.acc,self.training_epoch = float('nan'),False
         self.columns = {'knn_acc': self.value}
 
+    def value(self): return float(self.acc)
     def attach(self):
         check_valid(self.learn.dls)
-        dls = self.learn.dls
-        if none := [what for what,dl in dict(training=dls.train, validation=dls.valid).items() if not has_labels(DataLoaders(dl))]: raise ValueError(f"KNNCallback needs a label for each image; those of the {' and the '.join(none)} set have none. Leave it out, and look at `learn.show_neighbours()`")
+        _check_all_labelled(self.learn.dls)
 
-    def value(self): return float(self.acc)
     def before_fit(self):
-        self.training_epoch = False      # the fit before may have been cut off
-        if self.every>1 and (cbs := [cb.name for cb in self.learn.cbs if isinstance(cb, TrackerCallback) and hasattr(cb, 'patience') and cb.monitor=='knn_acc']): raise ValueError(f"{', '.join(cbs)} would take each epoch without a measurement for one without improvement. Measure each epoch: KNNCallback() with every=1 in place of every={self.every}")
+        self.training_epoch = False      # the fit before may have been interrupted
+        _check_patience(self.learn.cbs, self.every)
+
     def before_train(self): self.training_epoch,self.acc = not hasattr(self.learn, 'lr_finder'),float('nan')
     def after_validate(self):
         due = not self.training_epoch or (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch
@@ -218,33 +257,36 @@ class KNNCallback(GuestCallback):
 @patch
 def linear_probe(self:Learner,
     C:float=1., # Inverse strength of the L2 penalty, above 0
-    max_iter:int=1000, # Steps of the solver at most; it warns where they were not enough
+    max_iter:int=1000, # Maximum number of steps of the solver; it warns if they were not enough
     encoder:nn.Module|None=None, # Another module in place of the learner's encoder
 )->Accuracy:
-    "Accuracy on the validation set of a logistic regression on the training set's encoder features. Raises `ValueError` without labels"
+    """Accuracy on the validation set of a logistic regression on the training set's encoder features.
+    Raises `ValueError` without labels"""
     check_number('C', C, 0, lo_open=True)
     (x,y),(xv,yv) = labelled_features(self, encoder)
     if len(y.unique())<2: raise ValueError("A linear probe needs at least two classes among the training images")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(x.numpy(), y.numpy())
-    return Accuracy(int((probe.predict(xv.numpy())==yv.numpy()).sum()), len(yv), C=C, solver='lbfgs', iterations=int(probe[-1].n_iter_.max()))
+    right = (probe.predict(xv.numpy())==yv.numpy()).sum()
+    return Accuracy(int(right), len(yv), C=C, solver='lbfgs', iterations=int(probe[-1].n_iter_.max()))
 
 # %% ../nbs/07_evaluate.ipynb #f8da48e6
 def transitivity(
     feats:Tensor, # `[N, F]` features
     k:int=10, # Neighbours of each image, by cosine
 )->float: # 0 to 1
-    "Share of the steps from an image to a neighbour, and on to one of that one's neighbours, that end at a neighbour of the image"
+    "Share of the two-step paths, from an image to a neighbour and on to a neighbour of that, which end at a neighbour of the image"
     n,unit = len(feats),F.normalize(feats, dim=1)
     k = min(k, n-1)
     near = nearest_images(unit, k, unit, torch.arange(n, device=feats.device))[1].cpu()
     graph = csr_matrix((np.ones(n*k), near.flatten().numpy(), np.arange(0, n*k+1, k)), shape=(n,n))
     return float((graph@graph).multiply(graph).sum()/(n*k*k))
 
+# %% ../nbs/07_evaluate.ipynb #f3fbc7a5
 def normal_like(
     feats:Tensor, # `[N, F]`
     seed:int=0,
 )->Tensor: # `[N, F]`
-    "Features from one normal distribution with the mean and the covariance of these"
+    "Features drawn from one normal distribution with the mean and the covariance of `feats`"
     mean = feats.mean(0)
     _,s,axes = torch.linalg.svd(feats-mean, full_matrices=False)
     drawn = torch.randn(len(feats), len(s), generator=torch.Generator().manual_seed(seed)).to(feats)
@@ -263,13 +305,13 @@ def grouping(
 # %% ../nbs/07_evaluate.ipynb #d1bebba0
 def spread_ids(
     n:int, # Images in the training set
-    most:int=2000, # How many to take at most
+    most:int=2000, # Maximum number of images to take
 )->list: # Places in it
     "Some images to look at, spread over all"
     return list(range(0, n, math.ceil(n/most)))
 
 def _view_features(learn, ids):
-    "Features of images as they are, of two views and of two weak views, each `[n, F]`"
+    "Features of images without augmentation, of two views and of two weak views, each `[n, F]`"
     m,views = learner_encoder(learn),learn.psm.loss_cb
     def of_batch(x):
         two = views.two_views(x)
@@ -285,19 +327,25 @@ def shared_neighbours(
     k:int=20, # Neighbours of each image
 )->float: # 0 to 1; by chance `k/(N-1)`
     "Share of the nearest images that are nearest by both"
-    own,(a,b) = torch.arange(len(a)),(F.normalize(f-f.mean(0), dim=1) for f in (a,b))
-    return is_among(*(nearest_images(f, min(k, len(f)-1), f, own)[1] for f in (a,b))).float().mean().item()
+    own,k = torch.arange(len(a)),min(k, len(a)-1)
+    def near(f):
+        unit = F.normalize(f-f.mean(0), dim=1)
+        return nearest_images(unit, k, unit, own)[1]
+    return is_among(near(a), near(b)).float().mean().item()
 
+# %% ../nbs/07_evaluate.ipynb #c25f3697
 @patch
 @torch.no_grad()
 def signs_without_labels(self:Learner)->dict: # `groups`, `agreement`, `agreement_chance` and `right`
-    "What can be seen of at most 2,000 training images without labels: whether neighbours form groups, whether two views agree on them, and how many are estimated to be right. Needs `PSMCallback`"
+    """What can be seen of at most 2,000 training images without labels: whether neighbours form groups, whether two views agree on
+    them, and how many are estimated to be right. Needs `PSMCallback`"""
     total = len(self.dls.train_ds)
     if total<3: return dict.fromkeys(('groups','agreement','agreement_chance','right'), math.nan)
     plain,*views,weak,other = _view_features(self, spread_ids(total))
     n = len(plain)
+    k = min(20, n-1)
     index = NeighbourIndex()
     index.allocate(n, 1)
     index.fit(plain, torch.stack([weak, other]))
-    k = min(20, n-1)
-    return dict(groups=grouping(plain), agreement=shared_neighbours(*views, k), agreement_chance=k/(n-1), right=index.right.mean().item())
+    agreement = shared_neighbours(*views, k)
+    return dict(groups=grouping(plain), agreement=agreement, agreement_chance=k/(n-1), right=index.right.mean().item())
