@@ -494,7 +494,7 @@ def resume(self:PretrainRun, learn, m):
         now = dict(epoch=begin, command=self.command, device=str(self.device), **environment())
         write_run(self.record, epochs=epochs, finished=False, resumed=[*earlier, now])
     before = checkpoint.saved['n_epoch'] if begin else 0
-    print(f"{method_title(m)}: {epochs} epochs on {len(self.dls.train_ds):,} images" + going_on(begin, before, epochs))
+    print(f"{method_title(m)}: {epochs} epoch{'s'*(epochs>1)} on {len(self.dls.train_ds):,} images" + going_on(begin, before, epochs))
     return begin
 
 @patch
