@@ -1,4 +1,4 @@
-"""Duplicates, outliers, clusters, and which images to label: questions about a folder of images, each answered by a table and a picture
+"""Questions about a folder of images, each answered by a table and a picture: duplicates, outliers, clusters, and which images to label
 
 Docs: https://psm-fastai.github.io/psm_fastai/collection.html.md"""
 
@@ -39,22 +39,25 @@ def pixel_digest(
     "16 characters that are the same for the same pixels only"
     return hashlib.blake2b(np.asarray(x).tobytes(), digest_size=8).hexdigest()
 
+# %% ../nbs/07c_collection.ipynb #ea475814
 @torch.no_grad()
 def _look_at(learn, ds_idx):
-    "Features, small pictures and digests of one data set of a learner, and its table"
-    m,found = learner_encoder(learn),[]
+    "Features, small pictures and table of one data set of a learner"
+    m,feats,gray,digests,labels = learner_encoder(learn),[],[],[],[]
     with keep_modes(m):
         m.eval().to(plain_dls(learn.dls)[ds_idx].device)
         for x,*yb in plain_batches(learn.dls, ds_idx):
             x = x.as_subclass(Tensor)
-            found.append((batch_features(m, x), small_gray(x).cpu(), [pixel_digest(o) for o in x.cpu()], batch_labels(yb, len(x), 'cpu')))
-    feats,gray,digests,labels = zip(*found)
-    table = image_table(learn.dls, ds_idx, torch.cat(labels)).assign(set=('train','valid')[ds_idx], pixels=sum(digests, []))
+            feats.append(batch_features(m, x))
+            gray.append(small_gray(x).cpu())
+            digests += [pixel_digest(o) for o in x.cpu()]
+            labels.append(batch_labels(yb, len(x), 'cpu'))
+    table = image_table(learn.dls, ds_idx, torch.cat(labels)).assign(set=('train','valid')[ds_idx], pixels=digests)
     return torch.cat(feats),torch.cat(gray),table
 
 # %% ../nbs/07c_collection.ipynb #6f27c43a
 class Collection:
-    "Images, their features, and what tells copies"
+    "Images, their features, and what shows copies"
     def __init__(self,
         feats:Tensor, # `[N, F]` features
         gray:Tensor, # `[N, 16, 16]` small gray pictures
@@ -75,7 +78,8 @@ class Collection:
         if self.image is not None: return self.image(i)
         try:
             with Image.open(self.table.file[i]) as im: return ImageOps.exif_transpose(im).convert('RGB')
-        except (OSError, TypeError, AttributeError): return Image.fromarray(self.gray[i].numpy())     # moved, or of a kind that Pillow can't show
+        except (OSError, TypeError, AttributeError):        # moved, or of a kind that Pillow can't show
+            return Image.fromarray(self.gray[i].numpy())
 
 @patch
 def collection(self:Learner)->Collection:
@@ -95,7 +99,7 @@ class Answer(pd.DataFrame):
     def _constructor(self): return Answer
 
     def show(self,
-        n:int|None=None, # Number of rows to draw; None: all, of clusters a line each
+        n:int|None=None, # Number of rows to draw; None: all, and for clusters one line each
         ncols:int=8, # Images in a line
         size:float=1.3, # Width of an image, in inches
     ):
@@ -137,9 +141,16 @@ def likeness(
     a = unit(a)
     return torch.maximum((a*unit(b)).sum(1), (a*unit(b.flip(2))).sum(1))
 
+# %% ../nbs/07c_collection.ipynb #2a419fe4
+@patch
+def first_alike(self:Collection)->list: # `[N]`
+    "For each image the first row with the same pixels, its own if there is none before it"
+    firsts = {}
+    return [firsts.setdefault(d, i) for i,d in enumerate(self.table.pixels)]
+
 @patch
 def _pairs(self:Collection, near=10):
-    "Pairs of rows that may be copies: each with those nearest by features, and equal pixels with the first of their kind"
+    "Pairs of rows that may be copies: each with the nearest by features, and equal pixels with the first of their kind"
     n,rows = len(self),torch.arange(len(self))
     idx = nearest_images(self.unit, min(near, n-1), self.unit, rows)[1]
     pairs = torch.stack([rows.repeat_interleave(idx.shape[1]), idx.flatten()], 1)
@@ -147,35 +158,31 @@ def _pairs(self:Collection, near=10):
     pairs = torch.cat([pairs, torch.stack([first, rows], 1)[first!=rows]])
     return pairs.sort(1).values.unique(dim=0)
 
-@patch
-def first_alike(self:Collection)->list: # `[N]`
-    "For each image the first row with the same pixels, its own if there is none before it"
-    firsts = {}
-    return [firsts.setdefault(d, i) for i,d in enumerate(self.table.pixels)]
-
 def _two_a_row(table, ncols):
     pairs = [[(r.row, _short(r.file)),(r.other_row, _short(r.other))] for r in table.itertuples()]
     return [sum(l, []) for l in chunked(pairs, max(1, ncols//2))]
 
 @patch
 def duplicates(self:Collection,
-    n:int=20, # Pairs to return at most
+    n:int=20, # Maximum number of pairs to return
 )->Answer: # `file`, `other`, `same_pixels`, `likeness` of the pictures, `similarity` of the features
     "Pairs of images that may be copies of each other: those with equal pixels first, then by the likeness of their pictures"
     check_number('n', n, 1, whole=True)
     if len(self)<2: raise ValueError(f"Duplicates need two images at least, and there is {len(self)}")
     a,b = self._pairs().T
-    like,digest = likeness(self.gray[a], self.gray[b]),self.table.pixels.to_numpy()
+    digest = self.table.pixels.to_numpy()
     same = torch.tensor(digest[a]==digest[b])
+    like = likeness(self.gray[a], self.gray[b])
     order = (like+10*same).argsort(descending=True, stable=True)[:n]
     a,b = a[order],b[order]
-    return self.answer(a.tolist(), _two_a_row, other=self.table.file.to_numpy()[b], same_pixels=same[order].numpy(), likeness=like[order].numpy(),
+    return self.answer(a.tolist(), _two_a_row, other=self.table.file.to_numpy()[b],
+        same_pixels=same[order].numpy(), likeness=like[order].numpy(),
         similarity=(self.unit[a]*self.unit[b]).sum(1).numpy(), other_row=b.numpy())
 
 # %% ../nbs/07c_collection.ipynb #5f9319b4
 @patch
 def outliers(self:Collection,
-    n:int=20, # Images to return at most
+    n:int=20, # Maximum number of images to return
     near:int=10, # Neighbours that count
 )->Answer: # `file`, `distance`: the mean of 1 - cosine to the nearest images
     "The images that are farthest from their nearest neighbours, most distant first"
@@ -186,7 +193,7 @@ def outliers(self:Collection,
     far,rows = far.sort(descending=True)
     return self.answer(rows[:n].tolist(), distance=far[:n].numpy())
 
-# %% ../nbs/07c_collection.ipynb #3c9cf67a
+# %% ../nbs/07c_collection.ipynb #b7e4dcd7
 _numbers = 2,3,4,5,6,8,10,12,16,20,24,32
 
 def _k_means(x, n, n_init=1): return KMeans(n, n_init=n_init, random_state=0).fit(x)
@@ -199,10 +206,7 @@ def best_number(
     tried = {n: silhouette_score(x, _k_means(x, n).labels_) for n in _numbers if n<=len(x)//4}
     return max(tried, key=tried.get, default=1)
 
-def _one_a_cluster(table, ncols):
-    kinds = [table[table.cluster==c].head(ncols) for c in sorted(table.cluster.unique())]
-    return [[(r.row, f"{r.cluster}: {_short(r.file, 12)}") for r in t.itertuples()] for t in kinds]
-
+# %% ../nbs/07c_collection.ipynb #3c9cf67a
 @patch
 def _kinds(self:Collection, n):
     "Row, cluster and rank of each image, found once for a number of clusters"
@@ -212,10 +216,15 @@ def _kinds(self:Collection, n):
     fit = _k_means(x, n or best_number(x), 3)
     sizes = np.bincount(fit.labels_)
     place = np.empty(len(sizes), int)
-    place[np.argsort(-sizes, kind='stable')] = range(len(sizes))
-    res = pd.DataFrame(dict(row=range(len(self)), cluster=place[fit.labels_], far=fit.transform(x).min(1))).sort_values(['cluster','far'])
+    place[np.argsort(-sizes, kind='stable')] = range(len(sizes))       # the largest cluster is number 0
+    res = pd.DataFrame(dict(row=range(len(self)), cluster=place[fit.labels_], far=fit.transform(x).min(1)))
+    res = res.sort_values(['cluster','far'])
     known[n] = res.assign(rank=res.groupby('cluster').cumcount()+1)
     return known[n]
+
+def _one_a_cluster(table, ncols):
+    kinds = [table[table.cluster==c].head(ncols) for c in sorted(table.cluster.unique())]
+    return [[(r.row, f"{r.cluster}: {_short(r.file, 12)}") for r in t.itertuples()] for t in kinds]
 
 @patch
 def clusters(self:Collection,
@@ -230,7 +239,7 @@ def clusters(self:Collection,
 @patch
 def to_label(self:Collection,
     n:int=20, # Number of images
-    path=None, # CSV file to write, with an empty column `label`; one with labels is not replaced; None: none
+    path=None, # CSV file to write, with an empty column `label`; a file with labels is not replaced; None: no file
 )->Answer: # `file`, `stands_for`: the size of its cluster
     "Images to label first: the most typical of each of `n` clusters, those of large clusters first"
     check_number('n', n, 1, len(self), whole=True)
@@ -247,18 +256,19 @@ def _check_unlabelled(path):
     if done: raise ValueError(f"{path} holds {done} labels that were filled in, which would be lost. Give another path")
 
 def _write_to_label(table, path):
-    "A row a file, by its way from the CSV if it lies below it"
+    "Write a row a file, relative to the folder of the CSV if the file is below it"
     _check_unlabelled(path)
-    if table.file.isna().any(): raise ValueError("These images come from no files, so a CSV could not name them. Leave path out, and take the column row")
+    if table.file.isna().any():
+        raise ValueError("These images come from no files, so a CSV could not name them. Leave path out, and take the column row")
     folder = path.absolute().parent
-    def way(f):
+    def name(f):
         f = Path(f).absolute()
         return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
-    with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(way), label='')).to_csv(tmp, index=False)
+    with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(name), label='')).to_csv(tmp, index=False)
 
 # %% ../nbs/07c_collection.ipynb #8e034950
 def _draw_nearest(asked, found, size):
-    "Each picture that was asked for, and right of it those found, each a picture and a title"
+    "Draw each picture that was asked about, and right of it the pictures found, a list of pairs of picture and title"
     k = max(map(len, found))
     fig,axs = plt.subplots(len(asked), k+1, figsize=((k+1)*size, len(asked)*size*1.25), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
@@ -275,31 +285,38 @@ def show_nearest(self:Learner,
 ):
     "Draw new images, and right of each the training images nearest to it"
     images = image if isinstance(image, list) else [image]
-    table,asked = self.nearest(images, n),self.dls.test_dl(images, num_workers=0).dataset
-    def near(i): return [(train_image(self.dls, r.id), f'{r.similarity:.2f} {_short(r.file, 12)}') for r in table[table['query']==i].itertuples()]
-    _draw_nearest([asked[i][0] for i in range(len(images))], [near(i) for i in range(len(images))], size)
+    table = self.nearest(images, n)
+    asked = self.dls.test_dl(images, num_workers=0).dataset
+    def drawn(r): return train_image(self.dls, r.id),f'{r.similarity:.2f} {_short(r.file, 12)}'
+    found = [[drawn(r) for r in table[table['query']==i].itertuples()] for i in range(len(images))]
+    _draw_nearest([asked[i][0] for i in range(len(images))], found, size)
 
 # %% ../nbs/07c_collection.ipynb #b15d0e2a
+def _neighbours(feats, asked, k):
+    "Places of the `k` nearest images of those at the places `asked`"
+    unit = F.normalize(feats-feats.mean(0), dim=1)
+    return nearest_images(unit, k, unit[asked], asked)[1].tolist()
+
 @patch
 def show_before_after(self:Collection,
     before:Tensor, # `[n, F]` earlier features of the images in `rows`
     rows, # Their row numbers
-    n:int=6, # Images to ask for
+    n:int=6, # Images to draw neighbours of
     k:int=5, # Neighbours of each
     size:float=1.2, # Width of an image, in inches
 ):
     "Draw some images, left their neighbours by earlier features, right by those of the collection, among the same images"
     rows = list(rows)
     k,asked = min(k, len(rows)-1),torch.arange(0, len(rows), math.ceil(len(rows)/n))
-    def near(f):
-        unit = F.normalize(f-f.mean(0), dim=1)
-        return nearest_images(unit, k, unit[asked], asked)[1].tolist()
-    fig,axs = plt.subplots(len(asked), 2*k+2, figsize=((2*k+2)*size, len(asked)*size*1.1), squeeze=False, layout='constrained', width_ratios=[1.2]+[1]*k+[.3]+[1]*k)
+    fig,axs = plt.subplots(len(asked), 2*k+2, figsize=((2*k+2)*size, len(asked)*size*1.1), squeeze=False,
+        layout='constrained', width_ratios=[1.2]+[1]*k+[.3]+[1]*k)
     for ax in axs.flat: ax.axis('off')
-    for q,was,now,line in zip(asked.tolist(), near(before), near(self.feats[rows]), axs):
-        for ax,j in zip([line[0],*line[1:k+1],*line[k+2:]], [q,*was,*now]): ax.imshow(self.picture(rows[j]), cmap='gray')
+    was,now = _neighbours(before, asked, k),_neighbours(self.feats[rows], asked, k)
+    for line,q,old,new in zip(axs, asked.tolist(), was, now):
+        for ax,j in zip([line[0],*line[1:k+1],*line[k+2:]], [q,*old,*new]): ax.imshow(self.picture(rows[j]), cmap='gray')
     axs[0][0].set_title('image', fontsize=10)
-    for at,title in ((1,'nearest before training'),(k+2,'nearest after training')): axs[0][at].set_title(title, fontsize=10, loc='left')
+    for at,title in ((1,'nearest before training'),(k+2,'nearest after training')):
+        axs[0][at].set_title(title, fontsize=10, loc='left')
 
 # %% ../nbs/07c_collection.ipynb #25e5a44c
 @patch
@@ -324,25 +341,26 @@ def to_label(self:Learner, n:int=20, path=None)->Answer:
 
 # %% ../nbs/07c_collection.ipynb #aab1c4b7
 def _as_utf8(o):
-    "Text that a file can hold: names of files need not be text"
+    "Text that a file can hold: the name of a file need not be text"
     return None if o is None or o!=o else str(o).encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
 
 @patch
 def save(self:Collection,
     path, # Parquet file to write
 ):
-    "Write a row an image: `file`, `label`, `features`, `cluster`, `duplicate_of` and what tells copies"
-    kinds = self.clusters().set_index('row').cluster.sort_index()
-    first,file = self.first_alike(),self.table.file.map(_as_utf8)
-    copy_of = [file[f] if f!=i else None for i,f in enumerate(first)]
-    label = self.table.label.map(_as_utf8)
-    table = self.table.assign(file=file, label=label, features=[*self.feats.numpy()], cluster=kinds.to_numpy(), duplicate_of=copy_of, gray=[*self.gray.flatten(1).numpy()])
+    "Write a row an image: `file`, `label`, `features`, `cluster`, `duplicate_of`, and the digest and the small picture that show copies"
+    cluster = self.clusters().set_index('row').cluster.sort_index().to_numpy()
+    file,label = (self.table[c].map(_as_utf8) for c in ('file','label'))
+    copy_of = [file[f] if f!=i else None for i,f in enumerate(self.first_alike())]
+    table = self.table.assign(file=file, label=label, features=[*self.feats.numpy()], cluster=cluster, duplicate_of=copy_of,
+        gray=[*self.gray.flatten(1).numpy()])
     with atomic_write(path) as tmp: table.to_parquet(tmp, index=False)
 
+# %% ../nbs/07c_collection.ipynb #2aca325b
 def load_collection(
     path, # A file that `Collection.save` wrote, or a folder that `psm_pretrain` wrote
 )->Collection:
-    "The images of a file. Raises `ValueError` if it is no such file"
+    "The images of a file. Raises `ValueError` if `Collection.save` did not write it"
     path = Path(path)
     path = path/'features.parquet' if path.is_dir() else path
     try:
@@ -355,24 +373,29 @@ def load_collection(
     return res
 
 # %% ../nbs/07c_collection.ipynb #a01ecd1b
+def as_picture(
+    a:np.ndarray, # `[C, H, W]`, uint8
+)->np.ndarray: # `[H, W]` or `[H, W, 3]`
+    "Pixels to look at: the first channel of one or two, the first three of more"
+    return a[:3].transpose(1,2,0) if len(a)>2 else a[0]
+
+def _check_encoder(folder):
+    if folder is not None and (folder/'encoder.safetensors').exists(): return
+    raise ValueError("There is no encoder beside these features, so new images have none. "
+        "Load the folder of a run of psm_pretrain, or ask the learner: learn.show_nearest(image)")
+
 @patch
 def show_nearest(self:Collection,
     image, # What `ReadImage` reads, such as a file, or several in a list
     n:int=8, # Neighbours of each
     size:float=1.3, # Width of an image, in inches
 ):
-    "Draw new images, and right of each those of the collection that are nearest to it. Needs the encoder that `psm_pretrain` left beside the features"
-    if self.folder is None or not (self.folder/'encoder.safetensors').exists():
-        raise ValueError("There is no encoder beside these features, so new images have none. Load the folder of a run of psm_pretrain, or ask the learner: learn.show_nearest(image)")
+    "Draw new images, and right of each its nearest in the collection. Needs the encoder that `psm_pretrain` left beside the features"
+    _check_encoder(self.folder)
     images,encoder = image if isinstance(image, list) else [image],load_encoder(self.folder)
     feats = F.normalize(torch.tensor(np.stack(image_features(encoder, images).features)), dim=1)
     sims,idx = top_rows(feats @ self.unit.T, min(n, len(self)))
-    def near(i): return [(self.picture(r), f'{s:.2f} {_short(self.table.file[r], 12)}') for s,r in zip(sims[i].tolist(), idx[i].tolist())]
+    def drawn(row, s): return self.picture(row),f'{s:.2f} {_short(self.table.file[row], 12)}'
+    found = [[drawn(r, s) for r,s in zip(*o)] for o in zip(idx.tolist(), sims.tolist())]
     read = encoder_reader(encoder)
-    _draw_nearest([as_picture(read.pixels(o)) for o in images], [near(i) for i in range(len(images))], size)
-
-def as_picture(
-    a:np.ndarray, # `[C, H, W]`, uint8
-)->np.ndarray: # `[H, W]` or `[H, W, 3]`
-    "Pixels to look at: of one or two channels the first, of more the first three"
-    return a[:3].transpose(1,2,0) if len(a)>2 else a[0]
+    _draw_nearest([as_picture(read.pixels(o)) for o in images], found, size)
