@@ -116,6 +116,7 @@ def test_the_page_of_names_is_complete(site):
         m = importlib.import_module(f"psm_fastai.{nb.stem.partition('_')[2]}")
         for n in m.__all__: assert re.search(rf'^\| \[?`{n}`', page, re.M), n
     assert f'[`Learner.nearest`]({address}transfer.html#learner.nearest)' in page and f'[`PSMCallback`]({address}' in page
+    assert '`Learner._' not in page
 
 def test_each_public_thing_says_what_it_does():
     for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')):
