@@ -202,7 +202,7 @@ def _draw(s, valid_pct, limit, seed):
                          "To train on all, without validation, pass valid_pct=0")
     return train,valid
 
-# %% ../nbs/00b_data.ipynb #620bd64c
+# %% ../nbs/00b_data.ipynb #8f1633c6
 def _mark(x):
     "A hash of the pixels of an image `[C, H, W]`, and whether all of them have the same colour"
     return blake2b(x.tobytes(), digest_size=16).digest(),bool((x==x[:,:1,:1]).all())
@@ -219,6 +219,7 @@ def _repeats_line(groups, n, n_train, name, labels):
     if several: text += f"; {several:,} have several labels"
     return text + ". Keep one of each; if the files differ, try fit='pad' or a larger size"
 
+# %% ../nbs/00b_data.ipynb #620bd64c
 def same_images(
     marks:list, # `_mark` of each image
     n_train:int, # Number of training images, which come first
@@ -256,7 +257,7 @@ class Labels(Categorize):
     def encodes(self, o): return TensorCategory(-1) if o is None else super().encodes(o)
     def decodes(self, o): return ClassName('' if o<0 else self.vocab[o])
 
-# %% ../nbs/00b_data.ipynb #e1fa8c1a
+# %% ../nbs/00b_data.ipynb #32880927
 def _read_all(read, files, pixels, name):
     "Read each file, into `pixels` if that is a tensor. Returns the `_mark` of each. Raises `ValueError` that names what can't be read"
     n = len(files)
@@ -270,6 +271,7 @@ def _read_all(read, files, pixels, name):
     tell_clipped(read, n)
     return marks
 
+# %% ../nbs/00b_data.ipynb #bac591ff
 def _data_sets(read, files, labels, to_label, n_train):
     "Data sets of files and their labels, if there are any"
     splits = list(range(n_train)),list(range(n_train, len(files)))

@@ -16,7 +16,7 @@ from fastai.vision.all import Image, L, Path
 from numbers import Number
 from pathlib import PureWindowsPath
 
-# %% ../nbs/00a_folders.ipynb #1386efd4
+# %% ../nbs/00a_folders.ipynb #cd7f4dfc
 _joiners = '\u200c\u200d'       # parts of Persian words and of emoji, though not printable by themselves
 
 def shown(
@@ -39,8 +39,10 @@ def name_some(
 )->str:
     "The first names, and how many more there are"
     names = [short_name(o) for o in names]
-    more = f' and {len(names)-n:,} more' if len(names)>n else ''
-    return ', '.join(names[:n]) + more
+    res = ', '.join(names[:n])
+    return res if len(names)<=n else f'{res} and {len(names)-n:,} more'
+
+def _counted(n, one, many): return f"{n:,} {one if n==1 else many}"
 
 # %% ../nbs/00a_folders.ipynb #9fd85a86
 def say(
@@ -59,7 +61,7 @@ def image_suffixes()->set:
     kinds = {*Image.OPEN,'MPO'}-_no_pictures
     return {e.lower() for e,kind in Image.registered_extensions().items() if kind in kinds}
 
-# %% ../nbs/00a_folders.ipynb #d5327313
+# %% ../nbs/00a_folders.ipynb #b990b4c5
 _not_entered = {'__MACOSX','@eaDir','lost+found','System Volume Information','$RECYCLE.BIN'}      # systems put previews and leftovers there
 
 def _inode(path):
@@ -86,7 +88,7 @@ def _refuse_closed(path, failed):
     "Raise `ValueError` that names the folders which can't be entered"
     if not failed: return
     names = name_some([p.relative_to(path) for p,_ in failed])
-    raise ValueError(f"{len(failed)} folder{'s'*(len(failed)>1)} of {shown(path)} can't be entered: {names} ({failed[0][1].strerror}). "
+    raise ValueError(f"{_counted(len(failed), 'folder', 'folders')} of {shown(path)} can't be entered: {names} ({failed[0][1].strerror}). "
                      "Give yourself the right to read them, or move them out")
 
 # %% ../nbs/00a_folders.ipynb #f7d47e76
@@ -112,14 +114,15 @@ def walk_files(
     _refuse_closed(path, failed)
     return found['file'],left
 
-# %% ../nbs/00a_folders.ipynb #343b9fbf
+# %% ../nbs/00a_folders.ipynb #cde9dacc
 _named = 'hidden','link back','not a file'      # for other reasons the number is enough
 
 def _counts(left, path=None):
     "What was left out, in words"
     def one(why, files):
+        if why not in _named: return f"{len(files):,} {why}"
         names = [p.relative_to(path) if path else p.name for p in files]
-        return f"{len(files):,} {why}" + (f" ({name_some(names, 2)})" if why in _named else '')
+        return f"{len(files):,} {why} ({name_some(names, 2)})"
     return ', '.join(one(why, files) for why,files in left.items())
 
 def _no_images(path, left):
@@ -156,12 +159,14 @@ def role(
     m = _role.fullmatch(name)
     return m and ('train','valid','test')[m.lastindex-1]
 
+def _role_at(p, level): return role(p[level]) if len(p)>level else None
+
 def split_level(
     parts:list, # For each image the names of the folders that it lies in
 )->int|None: # 0 for the uppermost folders; None: the images are not split
     "Which level of folders splits the images. Below the uppermost level, all images must lie in a folder with a role"
     for level in range(max(map(len, parts))):
-        roles = {role(p[level]) if len(p)>level else None for p in parts}
+        roles = {_role_at(p, level) for p in parts}
         if 'train' in roles and roles & {'valid','test'} and (not level or None not in roles): return level
 
 # %% ../nbs/00a_folders.ipynb #fdab13f5
@@ -269,7 +274,7 @@ ImageSource.__doc__ = """Images before they are read
 - `valid`: whether each image is for validation; or None if the source does not say
 - `notes`: sentences about what was left out or passed over"""
 
-# %% ../nbs/00a_folders.ipynb #8724e392
+# %% ../nbs/00a_folders.ipynb #c8c49f33
 def _held_role(roles, rest):
     "The role of the images for validation. None if their folder has no classes and the one for training has"
     held = 'valid' if 'valid' in roles else 'test'
@@ -280,7 +285,7 @@ def _split(files, parts, left):
     "The files for training and validation, their folders without those of the split, and which files are for validation"
     level = split_level(parts)
     if level is None: return files,parts,None
-    roles = [role(p[level]) if len(p)>level else None for p in parts]
+    roles = [_role_at(p, level) for p in parts]
     rest = [p[:level]+p[level+1:] if r else p for p,r in zip(parts, roles)]
     held = _held_role(roles, rest)
     def kept(p, r):
@@ -299,7 +304,7 @@ def _held_alone(labels, valid):
     trained = {o for o,v in zip(labels, valid) if not v}
     alone = {o for o,v in zip(labels, valid) if v}-trained-{None}
     if not alone: return []
-    return [f"{len(alone)} class{'es'*(len(alone)>1)} for validation alone: {name_some(sorted(alone, key=str))}"]
+    return [f"{_counted(len(alone), 'class', 'classes')} for validation alone: {name_some(sorted(alone, key=str))}"]
 
 def folder_source(
     path:Path, # A folder
@@ -315,11 +320,12 @@ def folder_source(
         notes.append(f"no class: {name_some(sorted(passed))} (label_from=-1 takes the folder of each image)")
     return ImageSource(path, files, labels, valid, notes+_held_alone(labels, valid))
 
-# %% ../nbs/00a_folders.ipynb #5df800ed
+# %% ../nbs/00a_folders.ipynb #1ecf0d9a
 _marks = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
 
 def _wrong_encoding(fn, raw):
-    guess = 'cp1252' if b'\0' not in raw else 'utf-16-le' if raw[1:2]==b'\0' else 'utf-16-be'
+    guess = 'cp1252'
+    if b'\0' in raw: guess = 'utf-16-le' if raw[1:2]==b'\0' else 'utf-16-be'
     return ValueError(f"{shown(fn)} is not in UTF-8. Save it as CSV in UTF-8, or say what it is: "
                       f"image_dls(pd.read_csv(file, encoding={guess!r}), path=folder)")
 
@@ -454,15 +460,17 @@ def label_names(
 
 def _split_told(source, n_train, n_valid):
     n = n_train+n_valid
-    res = f"{n:,} images" + (f" of {len(source.files):,}" if n<len(source.files) else '')
-    if not n_valid: return res+", all for training"
-    return f"{res}: {n_train:,} for training, {n_valid:,} for validation{', drawn at random' if source.valid is None else ''}"
+    res = f"{n:,} images"
+    if n<len(source.files): res += f" of {len(source.files):,}"
+    if not n_valid: return f"{res}, all for training"
+    res += f": {n_train:,} for training, {n_valid:,} for validation"
+    return res if source.valid is not None else f"{res}, drawn at random"
 
 def _labels_told(labels):
     if not labels: return "no labels"
     classes,unknown = label_names(labels),labels.count(None)
-    res = f"{len(classes):,} class{'es'*(len(classes)>1)}: {name_some(classes)}"
-    return res + (f"; {unknown:,} without a label" if unknown else '')
+    res = f"{_counted(len(classes), 'class', 'classes')}: {name_some(classes)}"
+    return f"{res}; {unknown:,} without a label" if unknown else res
 
 def found_line(
     source:ImageSource,
@@ -472,5 +480,6 @@ def found_line(
     max_value=None, # White of images with more than 8 bits
 )->str:
     "One line about what a source holds"
-    colours = f"{channels} channel{'s'*(channels>1)}" + (f", white is {max_value:g}" if max_value else '')
+    colours = _counted(channels, 'channel', 'channels')
+    if max_value: colours += f", white is {max_value:g}"
     return '; '.join([_split_told(source, n_train, n_valid), _labels_told(source.labels), colours, *source.notes])

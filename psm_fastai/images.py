@@ -180,7 +180,7 @@ def _check_tiff(series):
     if sum(ax not in 'YX' for ax in series.axes)>1:
         raise ValueError(f"it is a TIFF of shape {list(series.shape)} with axes {series.axes}. At most one besides Y and X can be channels")
 
-# %% ../nbs/00_images.ipynb #17ea0178
+# %% ../nbs/00_images.ipynb #7a6aa160
 def _opacity_mode(extrasamples, n):
     "PIL's mode for an array of `n` channels with opacity, None if it has none"
     kinds = [o for o in extrasamples if o in (1,2)]
@@ -189,6 +189,7 @@ def _opacity_mode(extrasamples, n):
     if n==2: return 'La' if multiplied else 'LA'
     return 'RGBa' if multiplied else 'RGBA'
 
+# %% ../nbs/00_images.ipynb #17ea0178
 def _needs_package(page):
     return ValueError(f"it is a TIFF packed by {page.compression.name}, which needs a further package: pip install 'psm_fastai[tiff]'")
 
@@ -285,21 +286,23 @@ class ReadImage(Transform):
         self.ground = Image.new('RGB', (1,1), tuple(ground) if isinstance(ground, list) else ground).getpixel((0,0))
         self.clipped = None         # a list, while a caller collects which images had values out of range
 
-    @property
-    def settings(self):
-        "The settings besides size and channels with which another `ReadImage` reads in the same way, as JSON can hold them"
-        return dict({n: getattr(self, n) for n in ('max_value','min_value','alpha','fit')}, ground=list(self.ground))
-
-    def of_side(self,
-        n:int, # Pixels of the longer side
-    )->'ReadImage':
-        "A copy that reads images larger or smaller"
-        res = copy(self)
-        res.clipped = None
-        res.size = tuple(max(1, round(s*n/max(self.size))) for s in self.size)
-        return res
-
     def encodes(self, o)->None: return self.read(o)     # None: the result keeps its own type
+
+# %% ../nbs/00_images.ipynb #3c5c135a
+@patch(as_prop=True)
+def settings(self:ReadImage):
+    "The settings besides size and channels with which another `ReadImage` reads in the same way, as JSON can hold them"
+    return dict({n: getattr(self, n) for n in ('max_value','min_value','alpha','fit')}, ground=list(self.ground))
+
+@patch
+def of_side(self:ReadImage,
+    n:int, # Pixels of the longer side
+)->ReadImage:
+    "A copy that reads images larger or smaller"
+    res = copy(self)
+    res.clipped = None
+    res.size = tuple(max(1, round(s*n/max(self.size))) for s in self.size)
+    return res
 
 # %% ../nbs/00_images.ipynb #50704a18
 @patch
@@ -350,7 +353,7 @@ def _opacity(a):
     full = np.iinfo(a.dtype).max if a.dtype.kind in 'iu' else 1
     return np.rint(a*(255/full)).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/00_images.ipynb #7fe59372
+# %% ../nbs/00_images.ipynb #091b5c30
 _modes = {1:('L',PILImageBW), 3:('RGB',PILImage), 4:('RGBA',PILImageRGBA)}
 _simpler = {'La':'LA', 'RGBa':'RGBA', 'LAB':'RGB'}        # the only mode that PIL converts these into
 
@@ -365,6 +368,7 @@ def _picture(self:ReadImage, im):
         im = Image.alpha_composite(Image.new('RGBA', im.size, self.ground), im)
     return cls(self._fit(im.convert(mode)))
 
+# %% ../nbs/00_images.ipynb #1169e9c8
 @patch
 def _bands(self:ReadImage, bands):
     "Channels without a mode, each resized on its own"
@@ -389,7 +393,7 @@ def _finish(self:ReadImage, raw, o):
     if not mode and not mergeable: return self._bands(bands)
     return self._picture(Image.merge(mode or {1:'L',3:'RGB'}[n], bands))
 
-# %% ../nbs/00_images.ipynb #262bd7a4
+# %% ../nbs/00_images.ipynb #033159bd
 def _turned(im):
     "An opened image, turned to how the camera was held"
     if _wide(im): raise ValueError("PIL keeps the upper 8 of its 16 bits: pass the file, or its bytes, instead of the opened image")
@@ -402,6 +406,7 @@ def _check_path(o):
     got = f'an address on the web, {o}: download it first' if on_the_web else type(o).__name__
     raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {got}")
 
+# %% ../nbs/00_images.ipynb #cbc28c93
 @patch
 def read(self:ReadImage, o):
     "Read a path, the bytes of a file, a PIL image, an array or a tensor"
@@ -474,9 +479,10 @@ def value_range(
         if least>=0 and (span>=white/4 or not span): return 0,white
     black = float(least if lo-least<=span/2 else lo)
     white = float(most if most-hi<=span/2 else hi)
-    return black,white if white>black else black+1
+    if white<=black: white = black+1
+    return black,white
 
-# %% ../nbs/00_images.ipynb #b26be7d4
+# %% ../nbs/00_images.ipynb #9ef48a00
 class _Look(NamedTuple):
     "What a look at a file found"
     channels: int            # Without opacity
@@ -496,6 +502,7 @@ def _opacity_kind(a, tiff):
     partial = ((a>0) & (a<255)).mean() if tiff else 0
     return partial,a.min()==255
 
+# %% ../nbs/00_images.ipynb #4f8c0263
 def _pil_opacity(im):
     "The opacity of a PIL image of 8 bits, None if it has none"
     if im.has_transparency_data: return np.asarray(im.convert(im.mode.upper()).convert('RGBA'))[...,3]
@@ -512,8 +519,9 @@ def _look(o, channels, max_pixels, values=True):
             if not deep: return _Look(n, *_opacity_kind(_pil_opacity(im), tiff), None)
         im,mode,_ = _deep(raw)
         n = len(im)-bool(mode)
-        partial,opaque = _opacity_kind(_opacity(im[-1]) if mode else None, tiff)
-        return _Look(n, partial, opaque, _some(im[:n]) if im.dtype not in (bool,np.uint8) else None)
+        opacity = _opacity(im[-1]) if mode else None
+        some = None if im.dtype in (bool,np.uint8) else _some(im[:n])
+        return _Look(n, *_opacity_kind(opacity, tiff), some)
 
 # %% ../nbs/00_images.ipynb #7321f4d5
 def _say(text):
@@ -579,7 +587,7 @@ def _tell_range(values, min_value):
          f"{black:,g} becomes black and {white:,g} white. min_value and max_value set another range.")
     return black,white
 
-# %% ../nbs/00_images.ipynb #d57fbbad
+# %% ../nbs/00_images.ipynb #5bf6be9c
 def reader_for(
     files, # Paths of the images
     size, # Size of the result, as for `ReadImage`
@@ -592,7 +600,8 @@ def reader_for(
 )->ReadImage:
     "A `ReadImage` for these files. Prints what it found"
     some = files[::len(files)//500+1]
-    hint = _array_channels([f for f in some if str(f).lower().endswith('.npy')]) if channels is None else channels
+    hint = channels
+    if channels is None: hint = _array_channels([f for f in some if str(f).lower().endswith('.npy')])
     needed = channels is None or max_value is None or channels==4 and alpha is None
     seen = _look_at(some, hint, max_pixels) if needed else {}
     looks = list(seen.values())
