@@ -441,3 +441,15 @@ def test_an_array_with_equal_sides_is_told_the_way_out():
     a = np.random.default_rng(0).integers(0, 256, (32,32,32), dtype=np.uint8)
     with pytest.raises(ValueError, match='pass channels=32 if it is the first axis, or transpose the arrays'): ReadImage(32, 3).pixels(a)
     assert (ReadImage(32, 32).pixels(a)==a).all()
+
+@pytest.mark.parametrize('kind', ['ppm','sgi'])
+def test_colours_whose_lower_bits_are_lost_are_told(tmp_path, capsys, kind):
+    "PIL keeps the upper 8 of 16 bits of these formats"
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 65536, (6,5,3)).astype('>u2')
+        if kind=='ppm': data = b'P6 5 6 65535\n' + pixels.tobytes()
+        else: data = struct.pack('>hBBHHHHll', 474, 0, 2, 3, 5, 6, 3, 0, 65535).ljust(512, b'\0') + pixels.transpose(2,0,1).tobytes()
+        (tmp_path/f'{i}.{kind}').write_bytes(data)
+    dls = image_dls(tmp_path, size=5, bs=2, label_col=None, valid_pct=.25, device='cpu')
+    assert '4 of 4 images have colours of more than 8 bits' in capsys.readouterr().out
+    assert len(dls.train_ds)+len(dls.valid_ds)==4
