@@ -482,6 +482,21 @@ def value_range(
     if white<=black: white = black+1
     return black,white
 
+# %% ../nbs/00_images.ipynb #8a4ef70d
+def _cut_by_pil(f, im):
+    "Whether the colours of an open file have more than the 8 bits that PIL keeps"
+    f.seek(0)
+    head = f.read(4096)
+    if im.format=='SGI': return head[3]==2
+    if im.format=='PPM': return int(_ppm_header(head)[3])>255 if head[:2] in (b'P3',b'P6') else False
+    if im.format!='JPEG2000': return False
+    start = head.find(b'\xff\x4f\xff\x51')       # of the codestream; 42 bytes later it says the bits of the first channel
+    return start>=0 and len(head)>start+42 and (head[start+42] & 127)+1>8
+
+def _ppm_header(head):
+    "Magic number, width, height and largest value"
+    return re.sub(rb'#[^\n]*', b'', head).split(None, 4)[:4]
+
 # %% ../nbs/00_images.ipynb #9ef48a00
 class _Look(NamedTuple):
     "What a look at a file found"
@@ -489,6 +504,7 @@ class _Look(NamedTuple):
     partial: float|None      # Share of a TIFF's opacity that is neither full nor none, 0 for other formats; None if there is no opacity
     opaque: bool             # Whether all of the image is opaque
     values: np.ndarray|None  # A sample of the values, if they have more than 8 bits
+    cut: bool = False        # Whether PIL keeps the upper 8 of more bits
 
 def _some(a):
     "Up to 10,000 values, with the smallest and the largest"
@@ -516,7 +532,7 @@ def _look(o, channels, max_pixels, values=True):
             im,deep = raw.im,raw.im.mode[0] in 'IF'
             n = 1 if deep or im.mode in ('1','L','LA','La') else 3
             if not values: return _Look(n, None, True, None)
-            if not deep: return _Look(n, *_opacity_kind(_pil_opacity(im), tiff), None)
+            if not deep: return _Look(n, *_opacity_kind(_pil_opacity(im), tiff), None, _cut_by_pil(f, im))
         im,mode,_ = _deep(raw)
         n = len(im)-bool(mode)
         opacity = _opacity(im[-1]) if mode else None
@@ -527,6 +543,12 @@ def _look(o, channels, max_pixels, values=True):
 def _say(text):
     "Print a line, in the first of several processes"
     if not rank_distrib(): print(text)
+
+def _tell_cut(looks):
+    "Say how many images lose bits"
+    if n := sum(o.cut for o in looks):
+        _say(f"{n} of {len(looks)} images have colours of more than 8 bits, and only the upper 8 can be read from their format. "
+             f"Save them as TIFF or PNG to keep all.")
 
 def _find_alpha(looks, channels):
     "False if the last channel is one like the others. None if the files say what it is"
@@ -605,6 +627,7 @@ def reader_for(
     needed = channels is None or max_value is None or channels==4 and alpha is None
     seen = _look_at(some, hint, max_pixels) if needed else {}
     looks = list(seen.values())
+    _tell_cut(looks)
     if alpha is None and channels in (None,2,4): alpha = _find_alpha(looks, channels)
     if channels is None: channels = _find_channels(files, seen, alpha, max_pixels)
     values = [o.values for o in looks if o.values is not None and len(o.values)]
