@@ -45,7 +45,7 @@ def _check_any(ids):
 def _check_rows(ids, rows, learn, of_bank):
     "Raise `ValueError` if an image has no row in the bank or the index"
     if not (missing := [i for i in ids if i not in rows]): return
-    pool,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if of_bank else ('index',"those that were trained on")
+    pool,how = ('bank',"learn.model.bank.ids, or use a larger bank_size") if of_bank else ('index',"images that were trained on")
     raise ValueError(f"Images {missing[:5]} are not in the {pool}, "
         f"which holds {len(rows)} of {len(learn.dls.train_ds)} images. Choose among {how}")
 
