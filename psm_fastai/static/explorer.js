@@ -53,7 +53,7 @@ export class Explorer {
     };
   }
 
-  // Everything that can be computed from the state, each only if what it depends on has changed
+  // All that is computed from the state, each part only if something it depends on has changed
   derive() {
     const { view, state, dark } = this;
     const { colour, epoch, runs, order, show, find, hidden, selected, flags } = state;
@@ -72,7 +72,7 @@ export class Explorer {
     return this.memos[name].value;
   }
 
-  // `filters` says that another image is chosen if the present one does not fit any more
+  // With `filters`, another image is chosen if the present one no longer fits
   set(patch, { filters = false } = {}) {
     if ('query' in patch && patch.query !== this.state.query) this.remember();
     this.state = { ...this.state, ...patch };
@@ -279,7 +279,7 @@ export class Explorer {
     this.say('Path copied');
   }
 
-  // The first press shows one alone, others join it; if none is left all are back
+  // The first press shows one category alone, further presses add others. If none is left, all are shown again
   filterBy(key) {
     const keys = this.scales[this.state.runs[0]].bins.map((b) => b.key);
     let hidden = new Set(this.state.hidden);

@@ -103,7 +103,7 @@ function mixed(above, below, cover) {
   return 0xff000000 | redBlue | green;
 }
 
-// The same at each visit: numbers below n in an order without pattern
+// Numbers below n in an order without pattern, the same at each visit
 function shuffled(n) {
   const res = Uint32Array.from({ length: n }, (_, i) => i);
   let seed = 12345;
@@ -333,7 +333,7 @@ export class MapCanvas {
     return shown;
   }
 
-  // Whether enough of what is in sight can be pictures; less will do for those who zoom in to see some
+  // Whether enough of the visible images can be pictures. Fewer are enough for a reader who has zoomed in
   roomy(shown) {
     let [all, pictures] = [0, 0];
     for (let i = 0; i < shown.length; i++) {
@@ -402,7 +402,7 @@ export class MapCanvas {
     g.fillText(words, x, y);
   }
 
-  // Where the dots of each category lie closest
+  // The place where the dots of each category lie closest together
   findNames() {
     const { scale } = this.state;
     const cells = 18;
