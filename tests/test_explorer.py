@@ -102,7 +102,9 @@ def test_in_the_browser(browser, jupyter, history):
     until(page, lambda: name.inner_text()==f'image {history.ids[7]}' and when.inner_text()=='epoch 1 of 3')
     page.wait_for_timeout(2500)                # the picture is drawn anew at a pause
     page.keyboard.press('Control+s')
-    def kept(): return [o for c in nbformat.read(folder/'explore.ipynb', 4).cells for o in c.outputs]
+    def kept():
+        text = (folder/'explore.ipynb').read_text()       # empty for a moment while it is written
+        return [o for c in nbformat.reads(text, 4).cells for o in c.outputs] if text else []
     until(page, lambda: any(f'image {history.ids[7]} after epoch 1' in o.get('data', {}).get('text/html', '') for o in kept()))
     shutil.copy(folder/'explore.ipynb', folder/'later.ipynb')      # its kernel knows nothing of the widget
     nb.open(url.replace('explore.ipynb', 'later.ipynb?reset'))         # without the tab of the first one
