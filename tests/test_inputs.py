@@ -30,7 +30,7 @@ def test_sizes_that_train(data, settings):
 
 @pytest.mark.guarantee('sizes')
 @pytest.mark.parametrize('data,says', [
-    (dict(bs=1), 'the batch size is 1'), (dict(n=1, bs=1), 'there are 1 images'), (dict(n=2, bs=8), 'gives no batch: 2 images, batch size 8, drop_last=True. Use a smaller batch size'),
+    (dict(bs=1), 'the batch size is 1'), (dict(n=1, bs=1), 'the number of images 1'), (dict(n=2, bs=8), 'gives no batch: 2 images, batch size 8, drop_last=True. Use a smaller batch size'),
     (dict(n=41, drop_last=False), '41 images in batches of 8 leave one'), (dict(n=0, bs=8), 'no images in the training set'),
 ], ids=str)
 def test_sizes_that_are_refused_before_the_first_step(data, says):
