@@ -63,7 +63,7 @@ def experiment_dls(
 
 # %% ../nbs/11_experiment.ipynb #bf2add6a
 def _of_method(method, recipe, given):
-    "Settings of the method: those that were given, and for the others those of the recipe that the method takes"
+    "Settings of the method: the given ones, and from the recipe those that the method takes"
     usual = dict(recipe['psm'])
     if method!='byol': usual['momentum'] = recipe['momentum']
     takes = _takes(method, given.get('rule', 'index'))
