@@ -19,9 +19,10 @@ def no_div(cell):
 def full_heading(cell):
     "Put the class before a method's name in its heading"
     method = re.search(r'^show_doc\((\w+)\.(\w+)\)', cell.source, re.M)
+    if not method: return
     for o in cell.get('outputs', []):
-        text = o.get('data', {}).get('text/markdown')
-        if method and text: o['data']['text/markdown'] = re.sub(rf'^### {method[2]}$', f'### {method[1]}.{method[2]}', ''.join(text), flags=re.M)
+        text = ''.join(o.get('data', {}).get('text/markdown', ''))
+        if text: o['data']['text/markdown'] = re.sub(rf'^### {method[2]}$', f'### {method[1]}.{method[2]}', text, flags=re.M)
 
 # %% ../nbs/explain/site.ipynb #93b25e70
 widget_view = 'application/vnd.jupyter.widget-view+json'
@@ -45,8 +46,8 @@ def short_signatures(cell):
     "Shorten the signatures that `show_doc` shows"
     if not re.search(r'^show_doc\(', cell.source, re.M): return
     for o in cell.get('outputs', []):
-        text = o.get('data', {}).get('text/markdown')
-        if text: o['data']['text/markdown'] = re.sub(r'```python\n.*?```', lambda m: _short(m[0]), ''.join(text), flags=re.S)
+        text = ''.join(o.get('data', {}).get('text/markdown', ''))
+        if text: o['data']['text/markdown'] = re.sub(r'```python\n.*?```', lambda m: _short(m[0]), text, flags=re.S)
 
 # %% ../nbs/explain/site.ipynb #633ea04d
 def no_private_links(cell):
