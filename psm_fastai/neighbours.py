@@ -80,6 +80,11 @@ class NeighbourIndex(nn.Module):
             self.register_buffer(n, torch.empty(shape, dtype=dtype))
         self.register_buffer('step', torch.tensor(0))
 
+    def get_extra_state(self): return torch.tensor([self.every, self.made, self.since])
+    def set_extra_state(self, state):
+        every,made,since = state
+        self.every,self.made,self.since = int(every),bool(made),int(since)
+
     def __len__(self): return len(self.steps)
     def extra_repr(self): return f"{len(self)} images, {self.k} neighbours, {'made' if self.made else 'not made yet'}"
 
@@ -129,14 +134,6 @@ def rows(self:NeighbourIndex,
     return torch.where(known, ids, 0)//self.every,known
 
 # %% ../nbs/03a_neighbours.ipynb #d64b9ae7
-@patch
-def get_extra_state(self:NeighbourIndex): return torch.tensor([self.every, self.made, self.since])
-
-@patch
-def set_extra_state(self:NeighbourIndex, state):
-    every,made,since = state
-    self.every,self.made,self.since = int(every),bool(made),int(since)
-
 @patch
 def _load_from_state_dict(self:NeighbourIndex, state, prefix, *args):
     for n in _layout:
@@ -262,7 +259,7 @@ class IndexLoss(PSMLoss):
         b:float=-0.4, # Where its mode lies, relative to the similarity of the positive, -2 to 2
         temp:float=0.07, # Temperature of the loss, above 0
         hard_weight:float=0.5, # Least weight of the augmented view, 0 to 1
-        trust:str|float='auto', # 'auto': neighbours estimated to be more likely right than wrong; a number: this share of all pairs, above 0
+        trust:str|float='auto', # 'auto': neighbours estimated more likely right than wrong; or a share of all pairs, above 0 and at most 1
         refresh:int=5, # Number of epochs after which the index is made anew
     ):
         super().__init__(k=k, n_neg=n_neg, a=a, b=b, temp=temp, hard_weight=hard_weight)
