@@ -83,6 +83,7 @@ def state_dict(self:MonitorCallback): return {n: f.to_dict('records') for n,f in
 @patch
 def load_state_dict(self:MonitorCallback, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
 
+# %% ../nbs/08_monitor.ipynb #f191bdd9
 @patch
 def plot(self:MonitorCallback):
     "Draw `frame`. Raises `ValueError` before the first epoch"
@@ -428,6 +429,7 @@ def sum_up(self:GradientCallback, seen):
         false_neg=(total[2].sum()/total[1:].sum()).item(), false_push=(push[2]/push[1:].sum()).item(),
         rank_corr=_spearman(bins['var'], bins.false_neg))
 
+# %% ../nbs/08_monitor.ipynb #3f70237c
 @patch
 def bins(self:GradientCallback,
     n:int=40, # Maximum number of bins, each wider than the one before
