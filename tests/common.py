@@ -1,5 +1,7 @@
 "What several tests share: small learners, and half precision on a CPU"
+import sys
 import matplotlib.pyplot as plt, torch
+from fastcore.script import _run_cli
 from fastai.vision.all import AMPMode, Callback, Learner, MixedPrecision, ProgressCallback, nn, noop
 from psm_fastai.all import *
 
@@ -18,6 +20,18 @@ def drawn(show):
     assert show() is None
     assert len(plt.get_fignums())==1
     return plt.gcf()
+
+def command(capsys, *args):
+    "`psm_pretrain` in this process, as in a shell: its exit code, output and errors"
+    from psm_fastai.pretrain import psm_pretrain
+    argv,sys.argv = sys.argv,['psm_pretrain', *map(str, args)]
+    capsys.readouterr()
+    try:
+        _run_cli(psm_pretrain.__wrapped__, False)
+        code = 0
+    except SystemExit as e: code = e.code
+    finally: sys.argv = argv
+    return code,*capsys.readouterr()
 
 class HalfOnCPU(MixedPrecision):
     "fastai's `MixedPrecision` names CUDA; this one is for tests"

@@ -2,19 +2,9 @@
 import json, os, re, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from fastcore.script import _run_cli
 from psm_fastai import pretrain
 from psm_fastai.all import *
-from common import same
-
-def command(capsys, *args):
-    "The command in this process: exit code, output, errors"
-    argv,sys.argv = sys.argv,['psm_pretrain', *map(str, args)]
-    capsys.readouterr()
-    try: _run_cli(pretrain.psm_pretrain.__wrapped__, False); code = 0
-    except SystemExit as e: code = e.code
-    finally: sys.argv = argv
-    return code,*capsys.readouterr()
+from common import command, same
 
 small = 'digits','--limit',60,'--eval','none','--device','cpu'
 def run(out, **kwargs): return pretrain.psm_pretrain('digits', limit=60, eval='none', device='cpu', out=out, **kwargs)

@@ -1,15 +1,19 @@
 "The command as a user meets it"
-import json, math, os, subprocess, sys, sysconfig
+import json, math, os, subprocess, sys, sysconfig, warnings
 import matplotlib.pyplot as plt, pandas as pd, pytest, torch
 from pathlib import Path
 from psm_fastai import pretrain
 from psm_fastai.data import digits_dls
 from psm_fastai.history import NeighbourHistory
+from common import command
 from fake_view import unpacked
 
+def on_mac(args): return (*args,'--device','cpu') if sys.platform=='darwin' and '--device' not in args else args      # see conftest.py
+
 def psm_pretrain(*args):
-    if sys.platform=='darwin' and '--device' not in args: args = *args,'--device','cpu'      # see conftest.py
-    return subprocess.run([Path(sysconfig.get_path('scripts'))/'psm_pretrain', *map(str,args)], capture_output=True, text=True)
+    "The installed command, in a process of its own"
+    program = Path(sysconfig.get_path('scripts'))/'psm_pretrain'
+    return subprocess.run([program, *map(str, on_mac(args))], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 def test_digits_and_moco(tmp_path):
     res = psm_pretrain('digits', '--epochs', 2, '--limit', 300, '--compare', 'moco', '--out', tmp_path/'run')
@@ -22,8 +26,11 @@ def test_digits_and_moco(tmp_path):
     assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2
     assert h.drop(columns='purity').notna().all(axis=None) and (h.purity.notna() | (h.trusted==0)).all()      # of nothing there is no purity
 
-def test_the_same_seed_gives_the_same_history(tmp_path):
-    for i in '12': assert psm_pretrain('digits', '--epochs', 1, '--limit', 200, '--seed', 3, '--out', tmp_path/i).returncode==0
+def test_the_same_seed_gives_the_same_history(tmp_path, capsys):
+    "In a process of its own, and in this one, which drew random numbers before"
+    args = 'digits','--epochs',1,'--limit',200,'--seed',3,'--out'
+    assert psm_pretrain(*args, tmp_path/'1').returncode==0
+    assert command(capsys, *on_mac(args), tmp_path/'2')[0]==0
     a,b = (pd.read_csv(tmp_path/i/'history.csv').drop(columns='seconds') for i in '12')
     pd.testing.assert_frame_equal(a, b)
 
@@ -53,16 +60,22 @@ def folder(tmp_path):
     (['ALIKE','--eval','linear'], '--eval linear needs two classes, and all of these images are a'),
     (['BROKEN'], "1 of 13 images can't be read: broken.png"),
 ])
-def test_what_cannot_work_is_one_line_and_exit_code_2(folder, tmp_path, args, says):
+def test_what_cannot_work_is_one_line_and_exit_code_2(folder, tmp_path, capsys, args, says):
     if args==['EMPTY']: args = [tmp_path/'empty']; args[0].mkdir()
     if args[0]=='ALIKE':
         args = [folder/'t.csv',*args[1:]]
         args[0].write_text('name,label\n' + ''.join(f'{f.name},a\n' for f in folder.glob('*.png')))
     if args==['BROKEN']: args = [folder]; (folder/'broken.png').write_text('no image')
-    res = psm_pretrain(*args, '--out', tmp_path/'run')
-    assert res.returncode==2 and says in res.stderr and res.stderr.count('\n')==1
-    assert all(' images: ' in line for line in res.stdout.splitlines())        # what was found, at most
+    with warnings.catch_warnings(record=True) as told: code,out,err = command(capsys, *on_mac(args), '--out', tmp_path/'run')
+    assert code==2 and says in err and err.count('\n')==1
+    assert not [w for w in told if issubclass(w.category, UserWarning)]        # a shell would show them too
+    assert all(' images: ' in line for line in out.splitlines())        # what was found, at most
     assert not (tmp_path/'run').exists()
+
+def test_the_installed_command_tells_what_cannot_work_in_one_line(tmp_path):
+    res = psm_pretrain('nowhere', '--out', tmp_path/'run')
+    assert res.returncode==2 and "'nowhere' is neither digits" in res.stderr and res.stderr.count('\n')==1
+    assert not res.stdout and not (tmp_path/'run').exists()
 
 def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
     out = tmp_path/'run'
@@ -131,10 +144,11 @@ def test_the_rule_of_mining_is_recorded(name, given, has, lacks, tmp_path):
     assert ('trusted' in pd.read_csv(tmp_path/'history.csv'))==(has['rule']=='index')==(learn.model.loss.index is not None)
 
 @pytest.mark.parametrize('method,name,n_neg', [('from_bank','PSM from the bank',256), ('pnsm','PNSM',256), ('moco','MoCo',None)])
-def test_an_option_that_was_not_given_leaves_the_methods_own_default(method, name, n_neg, tmp_path):
+def test_an_option_that_was_not_given_leaves_the_methods_own_default(method, name, n_neg, tmp_path, capsys):
     "The number of negatives too, for which None is a value"
-    res = psm_pretrain('digits', '--epochs', 1, '--limit', 60, '--eval', 'none', '--method', method, '--out', tmp_path)
-    assert res.returncode==0, res.stderr
+    args = 'digits','--epochs',1,'--limit',60,'--eval','none','--method',method,'--out',tmp_path
+    code,_,err = command(capsys, *on_mac(args))
+    assert code==0, err
     assert json.loads((tmp_path/'run.json').read_text())['settings'][name]['n_neg']==n_neg
 
 def test_a_comparison_of_two_rules_takes_what_each_has(tmp_path):
