@@ -9,7 +9,7 @@ __all__ = ['PSMWarning', 'HealthCallback', 'signs', 'Signs']
 
 # %% ../nbs/05c_health.ipynb #f45f2301
 import math, pandas as pd, torch, warnings
-from fastai.vision.all import Callback, Learner
+from fastai.vision.all import Learner
 from fastcore.basics import patch
 from .folders import say
 from .encoder import keep_modes

@@ -11,7 +11,7 @@ __all__ = ['reading_of', 'encoder_reader', 'image_features', 'export_encoder']
 import io, numpy as np, pandas as pd, re, torch, torch.nn.functional as F, warnings
 from collections.abc import Iterator
 from copy import deepcopy
-from fastai.vision.all import CrossEntropyLossFlat, L, Learner, Tensor, accuracy, get_c, nn, no_random, params
+from fastai.vision.all import CrossEntropyLossFlat, L, Learner, accuracy, get_c, nn, no_random, params
 from fastcore.basics import patch
 from pathlib import Path
 from .data import image_reader
