@@ -10,7 +10,8 @@ __all__ = ['Default', 'psm_options', 'check_options', 'check_resume', 'measured_
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
 import warnings
-warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)   # comes from importing fastai, and would be the command's first line
+# fastai's import warns, which would be the command's first line
+warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)
 import ctypes, inspect, json, math, re, shlex, sys, time, torch
 import matplotlib.pyplot as plt
 from contextlib import ExitStack, contextmanager
@@ -230,14 +231,14 @@ def _why(e):
 
 # %% ../nbs/10_pretrain.ipynb #fd43dc77
 class _RunFolder:
-    "The folder of a run while it is written. Errors of the command end in one line"
-    def __init__(self, out):
-        self.out,self.held = out,ExitStack()
+    "The folder of a run while it is written. In a shell, errors end in one line"
+    def __init__(self, out, in_shell=False):
+        self.out,self.in_shell,self.held = out,in_shell,ExitStack()
         self.code = 2                       # exit code of an error; 1 once the training has begun
         self.checkpoint,self.name = None,''
 
     def __enter__(self):
-        if is_cli(psm_pretrain):
+        if self.in_shell:
             for f in (sys.stdout,sys.stderr):
                 if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')      # terminals and files of any encoding
         return self
@@ -245,7 +246,8 @@ class _RunFolder:
     def lock(self):
         try: self.held.enter_context(locked(self.out/'run.json', wait=0))
         except BlockingIOError as e:
-            raise ValueError(f"another psm_pretrain is writing to {self.out}. Wait until it is through, or give --out another folder") from e
+            raise ValueError(f"another psm_pretrain is writing to {self.out}. Wait until it has finished, "
+                "or give --out another folder") from e
 
     def stopped(self):
         if not self.checkpoint: return 'stopped before the training began'
@@ -258,7 +260,7 @@ class _RunFolder:
 
     def __exit__(self, kind, e, tb):
         self.held.close()
-        if e is None or not is_cli(psm_pretrain): return
+        if e is None or not self.in_shell: return
         interrupted = isinstance(e, KeyboardInterrupt)
         if not interrupted and not self.foreseen(e): return
         print(f'psm_pretrain: {self.stopped() if interrupted else _why(e)}', file=sys.stderr)
@@ -287,7 +289,7 @@ class PretrainRun:
     ):
         self.folder,self.psm,self.o = folder,psm,SimpleNamespace(**options)
         self.out,self.record,self.began = folder.out,folder.out/'run.json',time.time()
-        self.command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if is_cli(psm_pretrain) else None
+        self.command = shlex.join(['psm_pretrain', *sys.argv[1:]]) if folder.in_shell else None
 
     @property
     def methods(self): return [self.o.method] + [self.o.compare]*bool(self.o.compare)
@@ -327,7 +329,7 @@ def check(self:PretrainRun):
         if getattr(o, n) is None: setattr(o, n, self.recipe[n])
     check_options(o, self.out)
     self.device = _device(o.device, o.precision)
-    if self.device.type=='cpu' and is_cli(psm_pretrain): keep_memory()
+    if self.device.type=='cpu' and self.folder.in_shell: keep_memory()
     _check_out(o.data, self.out)
     asked = {n: getattr(o, n) for n in _compared}
     self.settings = dict(self.reading, **asked, bs=self.given_bs, epochs=self.given_epochs, warmup=self.recipe['warmup'],
@@ -582,7 +584,7 @@ def psm_pretrain(
     lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, 0.0002 with --pretrained, else 0.003)
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
-    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.98 for digits, 0.99,1 for byol, else 0.99)
+    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.98 for digits, 0.99,1 for byol, 0.99)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
     limit:int=None, # Maximum number of training images; other data than the digits keeps a fifth as many for validation
     from_disk:bool=False, # Read images from disk in each epoch instead of decoding them once into memory
@@ -609,7 +611,7 @@ def psm_pretrain(
     "Pretrain an image encoder without labels, by potential sample mining, and write what it learned into a folder"
     options = dict(locals())
     psm = _given(options.pop('kwargs'))
-    with _RunFolder(run_folder(data, options.pop('out'))) as folder:
+    with _RunFolder(run_folder(data, options.pop('out')), is_cli(psm_pretrain)) as folder:
         run = PretrainRun(folder, psm, **options)
         run.check()
         run.load()

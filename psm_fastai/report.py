@@ -64,9 +64,8 @@ def environment()->dict:
     "Versions and hardware, for the record of a run"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     versions = {m.__name__: m.__version__ for m in (fastai, torch, torchvision)}
-    return dict(
-        versions=dict(psm_fastai=__version__, **versions, python=platform.python_version()),
-        hardware=dict(system=platform.system(), machine=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpus=gpus))
+    hardware = dict(system=platform.system(), machine=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads())
+    return dict(versions=dict(psm_fastai=__version__, **versions, python=platform.python_version()), hardware=dict(hardware, gpus=gpus))
 
 def write_run(
     path, # `run.json`
@@ -165,7 +164,7 @@ def learned(
     before:float, # `groups` of `signs_without_labels` before training; nan if not known
     after:float, # The same after training
 )->str:
-    "One sentence on what was learned, as far as it shows without labels. The bounds come from [Did it learn?](tutorials/unlabelled.ipynb) [ours]"
+    "What was learned in a sentence, as far as it shows without labels. [Did it learn?](tutorials/unlabelled.ipynb) has the bounds [ours]"
     gain = after-before
     if math.isnan(gain): return "There are too few images to see without labels whether anything was learned. Look at before_after.png."
     said = f"Neighbours form groups by {after:.2f}, before training by {before:.2f}."
