@@ -163,7 +163,7 @@ def check_resume(
     run,left = _read_record(out/'run.json'),_left(out, 'checkpoint', '.pth')
     more = resume and isinstance(run.get('epochs'), int) and (settings.get('epochs') or 0)>run['epochs']
     if run['finished'] and not (more and left): _check_finished(out, run, resume, more)
-    if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to go on with it, give --out another "
+    if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to continue it, give --out another "
         f"folder, or delete {left[0]}")
     if resume and (other := _changed(run, settings, more)):
         raise ValueError(f"--resume continues with the settings of {out}, but {'; '.join(other)}")
@@ -252,7 +252,7 @@ class _RunFolder:
     def stopped(self):
         if not self.checkpoint: return 'stopped before the training began'
         if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint; start it again'
-        return f"stopped after epoch {self.checkpoint.written} of {self.name}, go on with --resume"
+        return f"stopped after epoch {self.checkpoint.written} of {self.name}. Continue with --resume"
 
     def foreseen(self, e):
         "Whether an error is the user's to mend"

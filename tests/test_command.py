@@ -23,13 +23,13 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     out = tmp_path/'run'
     at_epoch(monkeypatch, 2, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', out)
-    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped after epoch 2 of PSM, go on with --resume' and 'Traceback' not in err
+    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped after epoch 2 of PSM. Continue with --resume' and 'Traceback' not in err
     at_epoch(monkeypatch, 0, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', tmp_path/'other')
-    assert code==130 and 'stopped before the end of the first epoch; start it again' in err
+    assert code==130 and 'stopped before the first checkpoint; start it again' in err
     at_epoch(monkeypatch, 99, None)
     code,said,err = command(capsys, *small, '--epochs', 4, '--out', out, '--resume')
-    assert code==0 and 'PSM: 4 epochs on 60 images, going on after 2' in said
+    assert code==0 and 'PSM: 4 epochs on 60 images, continuing after 2' in said
     rows = re.findall(r'(\d)\s{9}\d\.\d{6}', said)
     assert rows==['0','1','2','3']          # those from before too
     r = json.loads((out/'run.json').read_text())
@@ -81,10 +81,10 @@ def test_a_finished_run_goes_on_for_more_epochs(tmp_path, capsys):
     for epochs in (None,1):
         with pytest.raises(ValueError, match='is finished; there is nothing to resume. For more epochs give --epochs, above 1' if epochs else 'epochs was 1 and is now 65|finished'): run(out, epochs=epochs or 1, resume=True)
     learn = run(out, epochs=3, resume=True)
-    assert 'PSM: 3 epochs on 60 images, going on after 1. Before, it had 1. Learning rate and momentum are now those of 3 epochs' in capsys.readouterr().out
+    assert 'PSM: 3 epochs on 60 images, continuing after 1. Before, it had 1. Learning rate and momentum are now those of 3 epochs' in capsys.readouterr().out
     assert len(pd.read_csv(out/'history.csv'))==3 and json.loads((out/'run.json').read_text())['epochs']==3
     (out/'checkpoint.pth').unlink()
-    with pytest.raises(ValueError, match='is finished and has no checkpoint, so it can.t go on. Begin another one from its weights: --start'): run(out, epochs=5, resume=True)
+    with pytest.raises(ValueError, match='is finished and has no checkpoint, so it can.t continue. Begin another one from its weights: --start'): run(out, epochs=5, resume=True)
 
 def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
     (tmp_path/'images').mkdir()
@@ -127,7 +127,7 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
 def test_any_encoding(encoding):
     "Of a terminal or a file"
-    res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nfrom unittest import mock\nwith mock.patch.object(pretrain, 'is_cli', lambda f: True), pretrain._RunFolder(None): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
+    res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nwith pretrain._RunFolder(None, True): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
     assert res.returncode==0 and b'gr' in res.stdout, res.stderr
 
 def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, capsys):

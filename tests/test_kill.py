@@ -1,4 +1,4 @@
-"Runs that are killed, at any moment and in the middle of writing a checkpoint, go on with --resume as if nothing had happened"
+"Runs that are killed, at any moment and in the middle of writing a checkpoint, continue with --resume as if nothing had happened"
 import os, random, signal, sys, time
 import pandas as pd, pytest, torch
 from psm_fastai import pretrain
