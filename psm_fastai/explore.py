@@ -111,10 +111,10 @@ def mined_neighbours(
 # %% ../nbs/09_explore.ipynb #7d33aa9c
 _right,_wrong,_unknown = ('✓','#1a7f37'),('✗','#c4320a'),('','black')
 
-def _show_image(ax, dls, i, **kwargs):
+def _show_image(ax, dls, i, alpha=1.):
     "Draw a training image"
     im = train_image(dls, i)
-    ax.imshow(im, cmap='gray' if im.mode=='L' else None, **kwargs)
+    ax.imshow(im, cmap='gray' if im.mode=='L' else None, alpha=alpha)
 
 def _title(ax, text, fontsize=8, **kwargs):
     ax.set_title(text, fontsize=fontsize, pad=2, parse_math=False, **kwargs)     # a class may be called anything, so no formulas
