@@ -1,7 +1,8 @@
 "What several tests share: small learners, and half precision on a CPU"
-import sys
+import os, shutil, sys
 import matplotlib.pyplot as plt, torch
 from fastcore.script import _run_cli
+from filelock import FileLock
 from fastai.vision.all import AMPMode, Callback, Learner, MixedPrecision, ProgressCallback, nn, noop
 from psm_fastai.all import *
 
@@ -20,6 +21,19 @@ def drawn(show):
     assert show() is None
     assert len(plt.get_fignums())==1
     return plt.gcf()
+
+def once(tmp_path_factory, name, fill):
+    "The folder that `fill` has filled. All workers of pytest-xdist share it, so that one of them makes it"
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get('PYTEST_XDIST_WORKER'): base = base.parent
+    folder,done = base/name,base/f'{name}.done'
+    with FileLock(str(base/f'{name}.lock')):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            fill(folder)
+            done.touch()
+    return folder
 
 def command(capsys, *args):
     "`psm_pretrain` in this process, as in a shell: its exit code, output and errors"

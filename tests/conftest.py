@@ -2,12 +2,8 @@ import json, os, platform
 from importlib.metadata import version
 from pathlib import Path
 import matplotlib; matplotlib.use('Agg')
-import pytest, torch
-from fastai.torch_core import defaults
-torch.set_num_threads(1)   # several workers on few cores would only wait for each other
-defaults.use_cuda = None if torch.cuda.is_available() else False   # machines for macOS tests have a GPU, but no memory on it
-
-if torch.cuda.is_available(): torch.backends.cudnn.allow_tf32,torch.backends.cudnn.deterministic = False,True   # many tests compare numbers closely
+import pytest
+import machine
 
 def pytest_addoption(parser): parser.addoption('--guarantees', action='store_true', help='write the outcomes of the marked tests to nbs/explain/guarantees.json')
 

@@ -4,17 +4,29 @@ from pathlib import Path
 import pytest, torch
 from fastai.vision.all import nn
 from psm_fastai.all import *
-from common import mirror
+from common import mirror, once
 
 pytestmark = pytest.mark.posix
 
-def launch(path, n, mode='plain'):
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo', PYTHONPATH=str(Path(__file__).parent))
-    cmd = [Path(sys.executable).parent/'accelerate', 'launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', str(port), Path(__file__).parent/'ddp_run.py', path, str(n), mode]
-    res = subprocess.run([str(o) for o in cmd], env=env, capture_output=True, text=True, timeout=240)
+modes = 'plain','index','ungathered','synced'
+
+def launch(path):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    tests = Path(__file__).parent
+    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo', PYTHONPATH=os.pathsep.join(filter(None, [str(tests), os.environ.get('PYTHONPATH')])))
+    options = f'--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port {port}'.split()
+    cmd = [Path(sys.executable).parent/'accelerate', 'launch', *options, tests/'ddp_run.py', path, ','.join(modes)]
+    res = subprocess.run([str(o) for o in cmd], env=env, capture_output=True, text=True, timeout=480)
     assert res.returncode==0, '\n'.join(l for l in res.stderr.splitlines() if l.startswith('[rank'))[-3000:]
-    return [torch.load(path/f'{r}.pth', weights_only=False) for r in (0,1)]
+
+@pytest.fixture(scope='module')
+def launched(tmp_path_factory):
+    "The folder to which both processes wrote. Each of them trains once in each mode, as to start them takes longer than to train"
+    return once(tmp_path_factory, 'processes', launch)
+
+def ranks_of(launched, mode): return [torch.load(launched/mode/f'{r}.pth', weights_only=False) for r in (0,1)]
 
 def banks_agree(a, b): return all(torch.allclose(s[n].float(), t[n].float(), atol=1e-6) for s,t in zip(a['seen'][1:], b['seen'][1:]) if 'feats' in s for n in ('feats','ids','labels'))
 
@@ -24,9 +36,9 @@ def same_maps(a, b, n):
     return a['map']['feats'].shape[:2]==(2,n) and all(a['map'][k].isfinite().all() for k in ('feats','loss'))
 
 @pytest.mark.guarantee('processes')
-def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
+def test_lightly_1018_the_banks_of_all_processes_are_one(launched):
     "lightly #1018: each process has its own queue. 95 images in batches of 10, two processes: the last batches are shorter, and one image is there twice"
-    ranks = launch(tmp_path, 95)
+    ranks = ranks_of(launched, 'plain')
     a,b = (r['seen'] for r in ranks)
     dls = digits_dls(bs=10, limit=95)
     images,labels = (torch.cat(t) for t in zip(*[(x.as_subclass(torch.Tensor),y.as_subclass(torch.Tensor)) for x,y in dls.train.new(shuffle=False, drop_last=False)]))
@@ -52,13 +64,13 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(tmp_path):
         steps += 1
     assert steps==10 and ranks[0]['purity']==ranks[1]['purity'] and same_maps(*ranks, 95)
     assert torch.equal(ranks[0]['features'], ranks[1]['features'])
-    saved = torch.load(tmp_path/'c.pth', weights_only=True)
+    saved = torch.load(launched/'plain/c.pth', weights_only=True)
     assert len(saved['random'])==2 and saved['random'][0]['torch_state'].tolist()!=saved['random'][1]['torch_state'].tolist()
 
 @pytest.mark.guarantee('processes')
-def test_all_processes_have_the_same_index(tmp_path):
+def test_all_processes_have_the_same_index(launched):
     "Each computes its share of the features and of the search; 95 images, which two can't share evenly"
-    a,b = launch(tmp_path, 95, 'index')
+    a,b = ranks_of(launched, 'index')
     assert all(torch.equal(t, b['index'][n]) for n,t in a['index'].items()) and a['index']['near'].shape==(95,4)
     assert a['purity']==b['purity'] and banks_agree(a, b) and same_maps(a, b, 95)
     dls = digits_dls(bs=10, limit=95)
@@ -73,9 +85,9 @@ def test_all_processes_have_the_same_index(tmp_path):
     assert torch.allclose(a['index']['sims'], sims, atol=1e-5) and (a['index']['near']==near).float().mean()>.98
 
 @pytest.mark.guarantee('processes')
-def test_synchronised_batch_norm_and_drawn_negatives_do_not_wait_for_ever(tmp_path):
+def test_synchronised_batch_norm_and_drawn_negatives_do_not_wait_for_ever(launched):
     "Whatever passes through the network does so in all processes; looking before the first step, too"
-    a,b = launch(tmp_path, 60, 'synced')
+    a,b = ranks_of(launched, 'synced')
     assert banks_agree(a, b) and len(a['seen'])==len(b['seen'])==8
 
 @pytest.mark.guarantee('processes')
@@ -85,9 +97,9 @@ def test_too_few_images_for_each_process_are_refused(learn, monkeypatch):
     with pytest.raises(ValueError, match='gives no batch: 25 images, of each process, batch size 32, drop_last=True'): learn.psm.loss_cb.look_at_data()
 
 @pytest.mark.guarantee('processes')
-def test_without_gathering_the_banks_would_differ(tmp_path):
+def test_without_gathering_the_banks_would_differ(launched):
     "The test above can fail: DDP's broadcast of buffers is kept away from the bank, also where the loss reads it"
-    a,b = launch(tmp_path, 60, 'ungathered')
+    a,b = ranks_of(launched, 'ungathered')
     assert not banks_agree(a, b)
     read = [(s['read'],t['read']) for s,t in zip(a['seen'], b['seen']) if 'read' in s]
     assert torch.equal(*read[0]) and not any(torch.equal(*r) for r in read[1:])      # alike when primed, and never again

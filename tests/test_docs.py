@@ -5,6 +5,7 @@ import pytest, yaml
 from fastcore.docments import docments
 from psm_fastai.callback import PSMCallback, psm_learner, psm_methods
 from psm_fastai.pretrain import psm_pretrain
+from common import once
 
 pytestmark = pytest.mark.posix
 
@@ -16,15 +17,16 @@ def without_code(md): return re.sub(r'```.*?```|`[^`\n]*`', '', md, flags=re.S)
 def links(md): return re.findall(r'\]\(([^)\s]+)\)', without_code(md)) + re.findall(r'(?:src|href)="([^"]+)"', md)
 def slug(title): return re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', re.sub(r'[`*]', '', title)).strip().lower())
 
-@pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    "The folder `_proc`, made in a copy of the repository"
-    to = tmp_path_factory.mktemp('site')
+def process_notebooks(to):
     for f in ('pyproject.toml','settings.ini','_quarto.yml','README.md'): shutil.copy(root/f, to)
     for d in ('nbs','psm_fastai'): shutil.copytree(root/d, to/d, symlinks=True, ignore=shutil.ignore_patterns('__pycache__','.ipynb_checkpoints'))
     code = "from nbdev.serve import proc_nbs\nif __name__=='__main__': proc_nbs('nbs', n_workers=2)"
     subprocess.run([sys.executable, '-c', code], cwd=to, check=True, capture_output=True, env={**os.environ, 'MPLBACKEND':'agg'})
-    return to/'_proc'
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The folder `_proc`, made in a copy of the repository"
+    return once(tmp_path_factory, 'site', process_notebooks)/'_proc'
 
 def test_every_notebook_is_processed(site):
     assert {f.relative_to(site) for f in site.glob('**/*.ipynb')}=={f.relative_to(root/'nbs') for f in notebooks}

@@ -7,6 +7,7 @@ from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEn
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
+from resume_run import train_both
 
 def chance(dls): return torch.get_rng_state().tolist(),random.getstate(),np.random.get_state()[1].tolist(),dls.train.rng.getstate()
 
@@ -155,9 +156,9 @@ def test_a_refused_resume_leaves_trackers_at_work(tmp_path):
 @pytest.mark.guarantee('resume')
 @pytest.mark.parametrize('workers,schedule', [(0,'fit_one_cycle'), (2,'fit')])
 def test_resume_in_a_new_process_is_bit_for_bit(tmp_path, workers, schedule):
-    def run(part): subprocess.run([sys.executable, Path(__file__).parent/'resume_run.py', tmp_path, str(workers), schedule, part], check=True, capture_output=True, text=True)
-    run('both')
-    run('resumed')
+    train_both(tmp_path, workers, schedule)
+    program = Path(__file__).parent/'resume_run.py'
+    subprocess.run([sys.executable, program, tmp_path, str(workers), schedule], check=True, capture_output=True, text=True)
     want,got = (torch.load(tmp_path/f'{n}.pth', weights_only=False) for n in ('whole','resumed'))
     assert want.keys()==got.keys()
     for n in want:

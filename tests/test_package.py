@@ -3,6 +3,7 @@ import re, subprocess, sys, tarfile, zipfile
 from importlib.metadata import version
 from pathlib import Path
 import nbformat, pytest
+from common import once
 
 pytestmark = pytest.mark.posix
 
@@ -13,16 +14,17 @@ def run(*args, **kwargs):
     assert p.returncode==0, p.stdout[-2000:]+p.stderr[-2000:]
     return p.stdout
 
-@pytest.fixture(scope='module')
-def dist(tmp_path_factory):
-    "Wheel and sdist of the files that git knows"
-    d = tmp_path_factory.mktemp('package')
+def build(d):
     for f in run('git','-C',root,'ls-files','-z','--cached','--others','--exclude-standard').split('\0'):
         if f and (root/f).is_file() and not f.startswith('nbs/'):
             (d/f).parent.mkdir(parents=True, exist_ok=True)
             (d/f).write_bytes((root/f).read_bytes())
     run(sys.executable, '-m', 'build', '--no-isolation', d)
-    return d/'dist'
+
+@pytest.fixture(scope='module')
+def dist(tmp_path_factory):
+    "Wheel and sdist of the files that git knows"
+    return once(tmp_path_factory, 'package', build)/'dist'
 
 def test_wheel_and_sdist(dist):
     wheel,sdist = (next(dist.glob(p)) for p in ('*.whl','*.tar.gz'))
