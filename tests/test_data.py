@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 def pixels(*shape, hi=256, dtype=np.uint8): return rng.integers(0, hi, shape).astype(dtype)
 def save_all(path, images, fn='{}.png'):
     for i,im in enumerate(images): Image.fromarray(im).save(path/fn.format(i))
-def quiet(source, **kwargs): return image_dls(source, **{**dict(size=8, bs=4, device='cpu'), **kwargs})
+def small_dls(source, **kwargs): return image_dls(source, **{**dict(size=8, bs=4, device='cpu'), **kwargs})
 
 def png16(fn, a, extra=()):
     "Write `[H, W, C]` of 16 bits, which PIL can't"
@@ -75,7 +75,7 @@ def test_every_kind_of_file(tmp_path, kind):
     ext,make,save,channels,cls,want = kinds[kind]
     arrays = [make() for _ in range(5)]
     for i,a in enumerate(arrays): save(tmp_path/f'{i}.{ext}', a)
-    mem,disk = quiet(tmp_path),quiet(tmp_path, in_memory=False, num_workers=0)
+    mem,disk = small_dls(tmp_path),small_dls(tmp_path, in_memory=False, num_workers=0)
     for dls in (mem,disk):
         x, = dls.train.new(shuffle=False, drop_last=False, bs=4).one_batch()
         assert x.shape==(4,channels,8,8) and type(dls.train_ds[0][0]) is cls
@@ -90,29 +90,29 @@ def test_every_kind_of_file(tmp_path, kind):
 def test_channels_by_request(tmp_path):
     a = clear(pixels(8,8,4))
     save_all(tmp_path, [a]*5)
-    assert (np.asarray(quiet(tmp_path, channels=4).train_ds[0][0])==a).all()
-    assert (np.abs(np.asarray(quiet(tmp_path, channels=1).train_ds[0][0]) - over_white(a)@np.array([.299,.587,.114])) < 1.5).all()
+    assert (np.asarray(small_dls(tmp_path, channels=4).train_ds[0][0])==a).all()
+    assert (np.abs(np.asarray(small_dls(tmp_path, channels=1).train_ds[0][0]) - over_white(a)@np.array([.299,.587,.114])) < 1.5).all()
     save_all(tmp_path, [a[...,:3],a[...,0]], 'opaque{}.png')
-    dls = quiet(tmp_path, channels=4)
+    dls = small_dls(tmp_path, channels=4)
     opaque = [np.asarray(im)[...,3].min()==255 for f,(im,) in zip(dls.train_ds.items, dls.train_ds) if f.name.startswith('opaque')]
     assert dls.train.one_batch()[0].shape[1]==4 and opaque and all(opaque)
-    with pytest.raises(ValueError, match=r"7 of 7 images can't be read: .*0.png: it has 4 channels, not 5"): quiet(tmp_path, channels=5)
-    with pytest.raises(ValueError, match='stats are of 3 channels, and the images have 1'): quiet(tmp_path, channels=1, stats=([.5]*3,[.5]*3))
-    with pytest.raises(ValueError, match='channels must be a whole number'): quiet(tmp_path, channels=1.5)
+    with pytest.raises(ValueError, match=r"7 of 7 images can't be read: .*0.png: it has 4 channels, not 5"): small_dls(tmp_path, channels=5)
+    with pytest.raises(ValueError, match='stats are of 3 channels, and the images have 1'): small_dls(tmp_path, channels=1, stats=([.5]*3,[.5]*3))
+    with pytest.raises(ValueError, match='channels must be a whole number'): small_dls(tmp_path, channels=1.5)
 
 def test_one_image_in_colour_makes_colour(tmp_path):
     "Among more gray ones than the sample holds"
     save_all(tmp_path, [pixels(8,8)]*600)
-    assert quiet(tmp_path).train.one_batch()[0].shape[1]==1
+    assert small_dls(tmp_path).train.one_batch()[0].shape[1]==1
     Image.fromarray(pixels(8,8,3)).save(tmp_path/'101.png')
-    assert quiet(tmp_path).train.one_batch()[0].shape[1]==3
+    assert small_dls(tmp_path).train.one_batch()[0].shape[1]==3
 
 def test_bands_that_do_not_fit_are_named(tmp_path):
     for i in range(5): np.save(tmp_path/f'{i}.npy', pixels(8,8,5))
     np.save(tmp_path/'other.npy', pixels(8,8,4))
-    with pytest.raises(ValueError, match=r"1 of 6 images can't be read: other.npy\..*it has 4 channels, not 5"): quiet(tmp_path)
+    with pytest.raises(ValueError, match=r"1 of 6 images can't be read: other.npy\..*it has 4 channels, not 5"): small_dls(tmp_path)
     np.save(tmp_path/'other.npy', np.zeros((2,8,8,5), np.uint8))
-    with pytest.raises(ValueError, match=r"other.npy: it has the shape \[2, 8, 8, 5\]"): quiet(tmp_path)
+    with pytest.raises(ValueError, match=r"other.npy: it has the shape \[2, 8, 8, 5\]"): small_dls(tmp_path)
 
 def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
     "Two threads at once make Python's parser fail, now and then, and the image would be named as one that can't be read"
@@ -126,12 +126,12 @@ def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(np.lib.format, 'read_array_header_1_0', slow)
     monkeypatch.setattr(images.defaults, 'cpus', 4)
     for i in range(40): np.save(tmp_path/f'{i}.npy', pixels(8,8))
-    quiet(tmp_path)
+    small_dls(tmp_path)
     assert len(most)>=40 and max(most)==1
 
 def test_white_level(tmp_path):
     for i in range(5): tifffile.imwrite(tmp_path/f'{i}.tif', np.full((8,8), 1000, np.uint16))
-    def value(**kw): return np.asarray(quiet(tmp_path, **kw).train_ds[0][0])[0,0]
+    def value(**kw): return np.asarray(small_dls(tmp_path, **kw).train_ds[0][0])[0,0]
     assert value()==249 and value(max_value=65535)==4 and value(max_value=1000)==255        # 1000/1023, 1000/65535
     with pytest.raises(ValueError, match=r"5 of 5 .* values from 1000 to 1000, all above 999: pass the value of white as max_value"): value(max_value=999)
     for bad,says in ((np.full((8,8), -1, np.int16),'from -1 to -1: pass min_value'),(np.full((8,8), np.nan, np.float32),'100.00% of its values are not finite')):
@@ -142,8 +142,8 @@ def test_deep_file_outside_of_the_sample(tmp_path):
     save_all(tmp_path, [pixels(8,8)]*600, '{:03}.png')
     tifffile.imwrite(tmp_path/'301.tif', deep(8,8))
     (tmp_path/'301.png').unlink()
-    with pytest.raises(ValueError, match="301.tif: it has uint16 values up to 4095, and the files looked at had 8 bits: pass max_value"): quiet(tmp_path)
-    assert len(quiet(tmp_path, max_value=4095).train_ds)==480
+    with pytest.raises(ValueError, match="301.tif: it has uint16 values up to 4095, and the files looked at had 8 bits: pass max_value"): small_dls(tmp_path)
+    assert len(small_dls(tmp_path, max_value=4095).train_ds)==480
 
 @pytest.mark.parametrize('size,shape', [((6,10),(6,10)), (12,(12,12)), ((40,8),(40,8))])
 def test_sizes(tmp_path, size, shape):
@@ -151,23 +151,23 @@ def test_sizes(tmp_path, size, shape):
     a = np.zeros((30,60,3), np.uint8)
     a[:,30:] = 255
     save_all(tmp_path, [a]*5)
-    x = quiet(tmp_path, size=size, bs=2).train.one_batch()[0]
+    x = small_dls(tmp_path, size=size, bs=2).train.one_batch()[0]
     assert x.shape[2:]==shape
     assert abs(float(x.mean())) < .02 and torch.allclose(x, -x.flip(3), atol=.02)
-    with pytest.raises(ValueError, match='size must be'): quiet(tmp_path, size=(4,))
-    with pytest.raises(ValueError, match='size must be'): quiet(tmp_path, size=0)
+    with pytest.raises(ValueError, match='size must be'): small_dls(tmp_path, size=(4,))
+    with pytest.raises(ValueError, match='size must be'): small_dls(tmp_path, size=0)
 
 def test_shrinking_averages(tmp_path):
     "Without antialiasing a fine chequerboard would become black or white, not gray"
     save_all(tmp_path, [(np.indices((64,64)).sum(0)%2*255).astype(np.uint8)]*5)
-    x = np.asarray(quiet(tmp_path, size=8).train_ds[0][0]).astype(int)
+    x = np.asarray(small_dls(tmp_path, size=8).train_ds[0][0]).astype(int)
     assert abs(x-127).max() < 12
 
 def test_large_jpegs_are_drawn_down(tmp_path):
     y,x = np.mgrid[:1000,:1000]
     a = np.dstack([x/4,y/4,(x+y)/8]).astype(np.uint8)
     for i in range(5): Image.fromarray(a).save(tmp_path/f'{i}.jpg', quality=95)
-    got = np.asarray(quiet(tmp_path, size=50).train_ds[0][0]).astype(int)
+    got = np.asarray(small_dls(tmp_path, size=50).train_ds[0][0]).astype(int)
     want = np.asarray(Image.fromarray(a).resize((50,50), Image.Resampling.BOX)).astype(int)
     assert abs(got-want).max() < 8
 
@@ -183,13 +183,13 @@ def classes(tmp_path):
 def table(path): return pd.DataFrame([dict(name=str(f.relative_to(path)), label=f.parent.name, held=int(f.stem)>=18) for f in sorted(path.rglob('*.png'))])
 
 def test_nested_folders(classes):
-    dls = quiet(classes)
+    dls = small_dls(classes)
     assert list(dls.vocab)==[f'class{i}' for i in range(4)] and len(dls.train_ds)+len(dls.valid_ds)==24
     assert all(dls.vocab[y]==f.parent.name for f,(_,y) in zip(dls.train_ds.items, dls.train_ds))
     x,y = dls.train.new(shuffle=False, bs=8).one_batch()
     assert type(y) is TensorCategory and [dls.vocab[o] for o in y]==[f.parent.name for f in dls.train_ds.items[:8]]
-    assert len(quiet(classes, limit=3, bs=2).vocab)==4        # classes that the draw leaves out are still classes
-    assert set(f.name for f in quiet(classes).valid_ds.items)==set(f.name for f in quiet(classes).valid_ds.items)!=set(f.name for f in quiet(classes, seed=1).valid_ds.items)
+    assert len(small_dls(classes, limit=3, bs=2).vocab)==4        # classes that the draw leaves out are still classes
+    assert set(f.name for f in small_dls(classes).valid_ds.items)==set(f.name for f in small_dls(classes).valid_ds.items)!=set(f.name for f in small_dls(classes, seed=1).valid_ds.items)
     t = dls.test_dl(dls.valid_ds.items, with_labels=True)
     assert torch.equal(torch.cat([b[1] for b in t]), torch.cat([b[1] for b in dls.valid]))
 
@@ -198,13 +198,13 @@ def test_tables(classes, source):
     df = table(classes)
     if source=='csv': df.to_csv(classes/'table.csv', index=False)
     src,kw = (df,dict(path=classes)) if source=='frame' else (classes/'table.csv',{})
-    dls = quiet(src, valid_col='held', fn_col='name', label_col='label', **kw)
+    dls = small_dls(src, valid_col='held', fn_col='name', label_col='label', **kw)
     assert sorted(int(f.stem) for f in dls.valid_ds.items)==list(range(18,24)) and list(dls.vocab)==[f'class{i}' for i in range(4)]
     assert all(dls.vocab[y]==f.parent.name for f,(_,y) in zip(dls.train_ds.items, dls.train_ds))
-    flat = quiet(src, label_col=None, **kw)
+    flat = small_dls(src, label_col=None, **kw)
     assert len(flat.train.one_batch())==1 and flat.train_ds.loss_func is no_loss and len(flat.train_ds)==20 and not hasattr(flat, 'vocab')
     df['label'] = [int(o[-1])+5 for o in df.label]
-    assert list(quiet(df, path=classes).vocab)==[5,6,7,8]
+    assert list(small_dls(df, path=classes).vocab)==[5,6,7,8]
 
 @pytest.mark.parametrize('change,says', [
     (lambda df: df.assign(name=df.name.where(df.index!=5)), 'fn_col: 1 of 24 rows have no value, the first is row 5'),
@@ -214,7 +214,7 @@ def test_tables(classes, source):
     (lambda df: df.assign(name=df.name+'x'), r"24 of 24 images can't be read: .* and 14 more"),
 ])
 def test_tables_that_cannot_work(classes, change, says):
-    with pytest.raises(ValueError, match=says): quiet(change(table(classes)), path=classes)
+    with pytest.raises(ValueError, match=says): small_dls(change(table(classes)), path=classes)
 
 def test_a_table_without_a_header_is_refused(classes):
     names = [f.relative_to(classes).as_posix() for f in sorted(classes.glob('**/*.png'))]
@@ -225,23 +225,23 @@ def test_a_table_without_a_header_is_refused(classes):
 def test_labels_of_a_csv_stay_what_they_are(classes, labels, vocab):
     t = table(classes)
     t.assign(label=[labels[i%2] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
-    assert list(quiet(classes/'t.csv', valid_col='held').vocab)==list(quiet(classes/'t.csv', label_col='label').vocab)==vocab
+    assert list(small_dls(classes/'t.csv', valid_col='held').vocab)==list(small_dls(classes/'t.csv', label_col='label').vocab)==vocab
     t.assign(label=[['a',''][i==3] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
-    dls = quiet(classes/'t.csv')
+    dls = small_dls(classes/'t.csv')
     assert list(dls.vocab)==['a'] and [int(y) for ds in (dls.train_ds,dls.valid_ds) for _,y in ds].count(-1)==1
 
 def test_names_of_a_csv_stay_what_they_are(tmp_path):
     for i in range(8): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'{i:03}', 'PNG')
     (tmp_path/'t.csv').write_text('name,label\n' + ''.join(f'{i:03},{i%2}\n' for i in range(8)))
-    assert len(quiet(tmp_path/'t.csv', bs=2).train_ds)==7
+    assert len(small_dls(tmp_path/'t.csv', bs=2).train_ds)==7
 
 def test_parts_of_a_data_set_are_no_classes(tmp_path):
     for n in ('train','val'):
         (tmp_path/'images'/n).mkdir(parents=True)
         for i in range(4): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'images/{n}/{i}.png')
-    for p in (tmp_path,tmp_path/'images'): assert len(quiet(p).valid_ds)==4 and not hasattr(quiet(p), 'vocab')
+    for p in (tmp_path,tmp_path/'images'): assert len(small_dls(p).valid_ds)==4 and not hasattr(small_dls(p), 'vocab')
     (tmp_path/'images/train').rename(tmp_path/'images/test')
-    with pytest.raises(ValueError, match='folders named test and val, such as .*: parts of a data set, not classes'): quiet(tmp_path)
+    with pytest.raises(ValueError, match='folders named test and val, such as .*: parts of a data set, not classes'): small_dls(tmp_path)
 
 def test_photographs_stand_as_the_camera_was_held(tmp_path):
     a = pixels(16,16,3)
@@ -251,9 +251,9 @@ def test_photographs_stand_as_the_camera_was_held(tmp_path):
     assert np.array_equal(np.asarray(ReadImage(16).read(tmp_path/'a.png')), np.rot90(a, -1))
 
 def test_columns_that_cannot_work(classes):
-    with pytest.raises(ValueError, match="valid_col='label' must hold True or False, got 'class0'"): quiet(table(classes), path=classes, valid_col='label')
-    with pytest.raises(ValueError, match="fn_col='file' is not a column"): quiet(table(classes), path=classes, fn_col='file')
-    with pytest.raises(ValueError, match='is neither a folder nor a CSV file'): quiet(classes/'nothing.csv')
+    with pytest.raises(ValueError, match="valid_col='label' must hold True or False, got 'class0'"): small_dls(table(classes), path=classes, valid_col='label')
+    with pytest.raises(ValueError, match="fn_col='file' is not a column"): small_dls(table(classes), path=classes, fn_col='file')
+    with pytest.raises(ValueError, match='is neither a folder nor a CSV file'): small_dls(classes/'nothing.csv')
 
 @pytest.mark.parametrize('in_memory', [True,False])
 def test_unreadable_files_are_named_together(classes, in_memory):
@@ -262,24 +262,24 @@ def test_unreadable_files_are_named_together(classes, in_memory):
     files[0].write_text('no image')
     cut = files[7].read_bytes()
     files[7].write_bytes(cut[:len(cut)//2])
-    with pytest.raises(ValueError) as e: quiet(classes, in_memory=in_memory, num_workers=0)
+    with pytest.raises(ValueError) as e: small_dls(classes, in_memory=in_memory, num_workers=0)
     for f in (files[0],files[7]): assert str(f.relative_to(classes)) in str(e.value)
     assert str(e.value).startswith("2 of 24 images can't be read: ") and '\n' not in str(e.value)
     for f in files: f.write_text('')
-    with pytest.raises(ValueError, match="24 of 24 images can't be read: .* and 14 more"): quiet(classes, in_memory=in_memory)
+    with pytest.raises(ValueError, match="24 of 24 images can't be read: .* and 14 more"): small_dls(classes, in_memory=in_memory)
 
 def test_memory_is_checked_first(classes, monkeypatch):
     class Little: available = 1000
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
     monkeypatch.setattr(ReadImage, 'read', lambda *_: pytest.fail('decoded before the check'))
-    with pytest.raises(ValueError, match=r"24 images of 3×64×64 need 0.00 GB of memory, and 0.00 GB are available. Use in_memory=False, a smaller size"): quiet(classes, size=64)
+    with pytest.raises(ValueError, match=r"24 images of 3×64×64 need 0.00 GB of memory, and 0.00 GB are available. Use in_memory=False, a smaller size"): small_dls(classes, size=64)
     monkeypatch.undo()
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
-    assert len(quiet(classes, size=64, in_memory=False, num_workers=0).train_ds)==20
+    assert len(small_dls(classes, size=64, in_memory=False, num_workers=0).train_ds)==20
     with pytest.raises(ValueError, match='need 0.00 GB'): digits_dls().train.one_batch()
 
 def test_one_copy_of_the_pixels(classes):
-    dls = quiet(classes)
+    dls = small_dls(classes)
     (x,_),(y,_) = dls.train._cache
     assert x.dtype==np.uint8 and x.nbytes==20*3*8*8 and x.base is not None
     same = lambda a,b: a.__array_interface__['data'][0]==b.__array_interface__['data'][0]
@@ -288,7 +288,7 @@ def test_one_copy_of_the_pixels(classes):
     assert v.__array_interface__['data'][0]==x.__array_interface__['data'][0]+x.nbytes      # both are parts of one tensor
 
 def test_batches_need_no_item(classes, monkeypatch):
-    dls = quiet(classes)
+    dls = small_dls(classes)
     monkeypatch.setattr(ReadImage, 'read', lambda *_: pytest.fail('read again'))
     for _ in range(2): assert sum(len(b[0]) for b in dls.train)==20
     for f in classes.rglob('*.png'): f.unlink()
@@ -296,7 +296,7 @@ def test_batches_need_no_item(classes, monkeypatch):
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.posix)])     # elsewhere fastai may take none
 def test_in_memory_equals_from_disk(classes, workers):
-    mem,disk = (quiet(classes, size=(8,9), in_memory=m, num_workers=workers) for m in (True,False))
+    mem,disk = (small_dls(classes, size=(8,9), in_memory=m, num_workers=workers) for m in (True,False))
     assert type(mem.train) is MemoryDL and type(disk.train) is TfmdDL and disk.train.fake_l.num_workers==workers
     for a,b in ((mem.valid,disk.valid),(mem.train.new(shuffle=False),disk.train.new(shuffle=False))):
         batches = list(zip(a, b, strict=True))
@@ -306,7 +306,7 @@ def test_in_memory_equals_from_disk(classes, workers):
 
 @pytest.mark.parametrize('in_memory', [True,False])
 def test_a_learner_predicts_what_it_is_given(classes, in_memory, tmp_path):
-    dls = quiet(classes, in_memory=in_memory, num_workers=0)
+    dls = small_dls(classes, in_memory=in_memory, num_workers=0)
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
     learn.logger,learn.path = noop,tmp_path
     want = learn.get_preds()[0][2]
@@ -327,7 +327,7 @@ def test_a_learner_predicts_what_it_is_given(classes, in_memory, tmp_path):
 
 def test_gray_item_in_colour(classes):
     "An image of one kind does not lend its class to another"
-    read = quiet(classes).train_ds.tls[0].tfms.fs[0]
+    read = small_dls(classes).train_ds.tls[0].tfms.fs[0]
     assert type(read(PILImageBW.create(pixels(9,9)))) is PILImage and type(read(PILImageRGBA.create(pixels(9,9,4)))) is PILImage
 
 def test_any_data_set_of_fastai(classes):

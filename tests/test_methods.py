@@ -1,9 +1,9 @@
 "Each method setting against its own formula in plain float64 loops, and what the settings do to a training"
 import math
 import pytest, torch, torch.nn.functional as F
-from fastai.vision.all import Callback, nn, set_seed
+from fastai.vision.all import nn, set_seed
 from psm_fastai.all import *
-from common import silent
+from common import Spy, silent
 import psm_fastai.callback as callback
 
 def unit(*shape, seed): return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double), dim=-1)
@@ -83,13 +83,13 @@ def test_warm_up_uses_nothing_mined(name):
     psm.mining = False
     assert torch.allclose(psm(c.q, c.k, c.ids, c.bank), loss_of('byol' if psm.n_neg==0 else 'moco', c, temp=psm.temp)(c.q, c.k, c.ids, c.bank))
 
-def quiet(**kwargs):
+def seeded(**kwargs):
     set_seed(0)
     return silent(psm_learner(digits_dls(bs=50, limit=300), **kwargs))
 
 @pytest.mark.parametrize('name', psm_methods)
 def test_each_method_trains(name):
-    learn = quiet(cbs=psm_methods[name](bank_size=100))
+    learn = seeded(cbs=psm_methods[name](bank_size=100))
     start = [p.clone() for p in learn.model.encoder.parameters()]
     learn.fit_one_cycle(1, 1e-3)
     assert all(not torch.equal(a.cpu(), b.cpu()) for a,b in zip(start, learn.model.encoder.parameters()))
@@ -97,10 +97,8 @@ def test_each_method_trains(name):
 
 def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():
     seen = []
-    class Spy(Callback):
-        order = 5
-        def after_step(self): seen.append((self.pct_train, self.psm.momentum_cb.schedule(self.pct_train)))
-    learn = quiet(cbs=[PSMCallback(bank_size=64, momentum=(.9,1.)), Spy()])
+    def look(cb): seen.append((cb.pct_train, cb.psm.momentum_cb.schedule(cb.pct_train)))
+    learn = seeded(cbs=[PSMCallback(bank_size=64, momentum=(.9,1.)), Spy(order=5, after_step=look)])
     learn.fit_one_cycle(2, 1e-3)
     assert len(seen)==12 and all(math.isclose(m, 1-.1*(math.cos(math.pi*p)+1)/2) for p,m in seen) and seen[0][1]==.9 and seen[-1][1]>.99
     learn.fit_one_cycle(1, 1e-3)
@@ -113,10 +111,9 @@ def test_momentum_follows_a_cosine_and_begins_anew_with_each_fit():
 def test_agreement_decides_when_to_mine(enough, starts, rule, monkeypatch):
     monkeypatch.setattr(callback, 'enough_agreement', enough)
     mining = []
-    class Spy(Callback):
-        def after_loss(self):
-            if self.training: mining.append((self.epoch, self.model.loss.mining))
-    learn = quiet(rule=rule, mine_after='agreement', bank_size=100, cbs=Spy())
+    def look(cb):
+        if cb.training: mining.append((cb.epoch, cb.model.loss.mining))
+    learn = seeded(rule=rule, mine_after='agreement', bank_size=100, cbs=Spy(order=0, after_loss=look))
     learn.fit(2)
     assert set(mining)=={(0,False),(1,starts)} and learn.model.loss.started==starts
     first,last = (v[learn.recorder.metric_names[1:].index('agreement')] for v in learn.recorder.values)
@@ -128,15 +125,17 @@ def test_agreement_decides_when_to_mine(enough, starts, rule, monkeypatch):
 
 def test_agreement_is_the_share_of_neighbours_that_both_views_mine_above_chance():
     shares = []
-    class Spy(Callback):
-        def after_loss(self):
-            if not self.training: return
-            s,bank = self.psm_step,self.model.bank
-            for i in range(len(s.q)):
-                near = [set((bank.feats @ v[i]).masked_fill((bank.ids==s.ids[i]) | ~bank.ready, -9).topk(5).indices.tolist()) for v in (s.k, s.q)]
-                chance = 5/int((bank.ready & (bank.ids!=s.ids[i])).sum())
-                shares.append((len(near[0] & near[1])/5-chance)/(1-chance))
-    learn = quiet(mine_after='agreement', k=5, bank_size=100, cbs=Spy())
+    def mined(bank, view, id, n=5):
+        others = (bank.ids==id) | ~bank.ready
+        return set((bank.feats @ view).masked_fill(others, -9).topk(n).indices.tolist())
+    def look(cb):
+        if not cb.training: return
+        s,bank = cb.psm_step,cb.model.bank
+        for k,q,id in zip(s.k, s.q, s.ids):
+            both = mined(bank, k, id) & mined(bank, q, id)
+            chance = 5/int((bank.ready & (bank.ids!=id)).sum())
+            shares.append((len(both)/5-chance)/(1-chance))
+    learn = seeded(mine_after='agreement', k=5, bank_size=100, cbs=Spy(order=0, after_loss=look))
     learn.fit(1)
     assert abs(learn.recorder.values[-1][learn.recorder.metric_names[1:].index('agreement')] - sum(shares)/len(shares)) < 1e-4
 

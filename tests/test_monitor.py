@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, TensorImage, TfmdDL, load_learner, noop, set_seed, tensor
 from psm_fastai.all import *
-from common import drawn, HalfOnCPU, Spy as events, silent, tiny
+from common import drawn, HalfOnCPU, Spy, silent, tiny
 
 class Uneven:
     "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
@@ -23,7 +23,7 @@ def make(cbs, dls=None, **kwargs):
     set_seed(0)
     return silent(Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'rule': 'bank', 'bank_size': 128, **kwargs}), *cbs]))
 
-class Spy(Callback):
+class Witness(Callback):
     "Keeps what the monitors look at: the step, the bank and the index before the step, and the bank at the end of each epoch"
     order = 30
     def __init__(self, every): self.every,self.looks,self.ends = every,[],[]
@@ -69,7 +69,7 @@ cases = dict(psm=dict(k=5, n_neg=20), symmetric=dict(k=4, n_neg=10, symmetric=Tr
 def run(request):
     args = {'mine_after': 0., **cases[request.param]}
     every = 1 if request.param=='symmetric' else 3
-    spy,cbs = Spy(every),monitors(every, args['n_neg']!=0)
+    spy,cbs = Witness(every),monitors(every, args['n_neg']!=0)
     learn = make([*cbs, spy], **args)
     learn.fit(2, 1e-3)
     return learn,spy,args
@@ -204,14 +204,14 @@ def test_variance_is_made_of_true_and_false_negatives(run):
 
 def test_ranks_are_of_the_last_way_of_drawing():
     "Mining starts within the epoch: first the whole bank is used, then 20 rows are drawn"
-    spy,cb = Spy(1),GradientCallback(1)
+    spy,cb = Witness(1),GradientCallback(1)
     learn = make([cb, spy], k=5, n_neg=20, mine_after=.5)
     learn.fit(1, 1e-3)
     drawn = [o for o in spy.looks[0] if o.mining]
     assert 0<len(drawn)<len(spy.looks[0]) and len(cb.by_rank)==20 and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in drawn)
 
 def test_ranks_of_the_whole_bank_are_of_after_mining_started_too():
-    spy,cb = Spy(1),GradientCallback(1)
+    spy,cb = Witness(1),GradientCallback(1)
     make([cb, spy], k=5, n_neg=None, mine_after=.5).fit(1, 1e-3)
     mined = [o for o in spy.looks[0] if o.mining]
     assert 0<len(mined)<len(spy.looks[0]) and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in mined)
@@ -270,7 +270,7 @@ def test_looking_at_each_batch_gives_the_columns_of_training(rule):
             for n in set(table) & set(cb.frame): assert close(table[n], cb.frame[n][epoch]), n
 
 def test_half_precision_does_not_reach_the_figures():
-    spy,half = Spy(3),HalfOnCPU()
+    spy,half = Witness(3),HalfOnCPU()
     learn = make([*monitors(3), spy, half], k=5, n_neg=20, mine_after=0.)
     types = set()
     learn.model.encoder.register_forward_hook(lambda m,i,o: types.add(o.dtype) if m.training else None)
@@ -384,7 +384,7 @@ def test_looking_after_a_training_that_was_cut_off():
     def stop(cb):
         if cb.iter==3: raise KeyboardInterrupt
     learn = make(monitors(1))
-    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=events(after_batch=stop))
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Spy(after_batch=stop))
     learn.validate(); learn.get_preds()
     learn.fit(1)
     assert len(learn.purity.frame)==1
