@@ -162,7 +162,7 @@ def watched()->bool:
 
 def long_bar(
     steps, # What to iterate over
-    total:int, # Number of steps
+    total:int, # Number of steps. fastprogress stops there, so a smaller number would lose steps
     least:int=100, # Minimum number of steps for a bar
 ):
     "The steps, with a progress bar if there are many of them and someone watches"

@@ -321,9 +321,8 @@ def plain_batches(
     with no_random(): dl = plain_dls(dls)[ds_idx].new(shuffle=False, drop_last=False, bs=bs)
     order = list(range(dl.n) if ids is None else ids)
     dl.get_idxs = lambda: order         # in place of any order that the loader has of its own
-    n = len(dl) if ids is None else len(ids)//dl.bs
     with no_skips(dl), _without_augmentation(dl):
-        for i,b in enumerate(long_bar(dl, n)):
+        for i,b in enumerate(long_bar(dl, math.ceil(len(order)/dl.bs))):
             check_images(b[0], order[i*dl.bs:], 'validation' if ds_idx else 'training')
             yield b
 

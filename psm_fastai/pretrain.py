@@ -121,11 +121,11 @@ def _left(out, name, suffix):
 _results = 'encoder.safetensors','features.parquet','curves.png','before_after.png','neighbours.html'
 
 def _check_no_run(out, resume):
-    "There is no record of a run: nothing to resume, and nothing that a run would replace"
+    "Raise `ValueError` for a folder without a record if files of it would be replaced, or if there is nothing to resume"
     left = [*_left(out, 'checkpoint', '.pth'), *_left(out, 'history', '.csv')]
     left += [*_left(out, 'neighbours', '.parquet'), *_left(out, 'neighbours', '.safetensors')]
     left += [f for f in (out/n for n in _results) if f.exists()]
-    if left: raise ValueError(f"{out} holds {left[0].name}, but no run of psm_pretrain, which would replace it. Give --out another folder")
+    if left: raise ValueError(f"{out} has no record of a run, and psm_pretrain would replace its {left[0].name}. Give --out another folder")
     if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
 
 def _read_record(path):
@@ -255,7 +255,7 @@ class _RunFolder:
         return f"stopped after epoch {self.checkpoint.written} of {self.name}. Continue with --resume"
 
     def foreseen(self, e):
-        "Whether an error is the user's to mend"
+        "Whether the user can mend what went wrong"
         return isinstance(e, (ValueError,OSError)) or _is_memory(e) or self.code==2 and isinstance(e, TypeError)
 
     def __exit__(self, kind, e, tb):
@@ -420,12 +420,15 @@ def score(self:PretrainRun, learn):
     tests = dict(knn=lambda: learn.knn_accuracy(self.recipe['knn_k']), linear=learn.linear_probe)
     return {n: tests[n]() for n in self.measured if n in tests}
 
+@patch(as_prop=True)
+def before_name(self:PretrainRun): return 'at the start' if self.o.start or self.o.pretrained else 'untrained'
+
 @patch
 def measure_before(self:PretrainRun):
-    learn,o = self.learn,self.o
+    learn = self.learn
     pixels,flat = _pixels(self.dls)
     knn = {'knn': learn.knn_accuracy(self.recipe['knn_k'], encoder=flat)} if 'knn' in self.measured else {}
-    self.scores = {pixels: knn, 'at the start' if o.start or o.pretrained else 'untrained': self.score(learn)}
+    self.scores = {pixels: knn, self.before_name: self.score(learn)}
     self.levels = {n: v['knn'] for n,v in self.scores.items() if 'knn' in v}
     self.looked_at = spread_ids(len(self.dls.train_ds))
     self.before = encoder_features(learn, ids=self.looked_at)[0]
@@ -507,7 +510,7 @@ def train(self:PretrainRun, m):
     if m!=o.method:
         set_seed(o.seed)
         learn = self.learner(m)
-    log = self.logs[name] = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.k or 20)
+    log = self.logs[name] = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.k or 20, self.before_name)
     history = self.histories[name] = NeighbourHistory(every=self.measured_every, n_neg=10, title=name)
     checkpoint = CheckpointCallback(self.out/f'checkpoint{tail}.pth', self.saved_every)
     self.folder.checkpoint,self.folder.name = checkpoint,name
@@ -584,7 +587,7 @@ def psm_pretrain(
     lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, 0.0002 with --pretrained, else 0.003)
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
-    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.98 for digits, 0.99,1 for byol, 0.99)
+    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.99; for digits 0.98, for byol 0.99,1)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
     limit:int=None, # Maximum number of training images; other data than the digits keeps a fifth as many for validation
     from_disk:bool=False, # Read images from disk in each epoch instead of decoding them once into memory

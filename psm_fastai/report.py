@@ -27,9 +27,11 @@ class RunLog(Callback):
     def __init__(self,
         path, # The CSV file
         k:int, # Neighbours for the purity of the bank
+        before:str='untrained', # What the encoder is called before training
     ):
-        self.path,self.k = Path(path),k
-        self.rows,self.untrained,self.trained = [],None,False
+        self.path,self.k,self.before = Path(path),k,before
+        self.rows,self.trained = [],False
+        self.untrained = self.chance = None         # purity before training, and by chance
 
     @property
     def frame(self): return pd.DataFrame(self.rows)
@@ -125,7 +127,7 @@ def plot_curves(
         if len(logs)>1: own.tick_params(axis='y', colors=f'C{j}')
     if labelled:
         _draw_levels(axs[1], levels)
-        _draw_levels(axs[2], {'chance': first.chance, 'untrained': first.untrained})
+        _draw_levels(axs[2], {'chance': first.chance, first.before: first.untrained})
     for ax,title in zip(axs, panels.values()):
         ax.set(title=title, xlabel='epoch')
         if ax.lines: ax.legend(fontsize=8)
@@ -148,7 +150,7 @@ def _purity_lines(logs, k):
     if math.isnan(log.chance): return []
     res = ['', f"{f'Purity of {k} nearest keys':<29}first   last epoch"]
     for n,l in logs.items(): res.append(f"  {n:<24}{l.frame.bank_purity.iloc[0]:>8.3f}   {l.frame.bank_purity.iloc[-1]:.3f}")
-    return res + [f"  {'untrained':<24}{log.untrained:>8.3f}", f"  {'chance':<24}{log.chance:>8.3f}"]
+    return res + [f"  {log.before:<24}{log.untrained:>8.3f}", f"  {'chance':<24}{log.chance:>8.3f}"]
 
 def summary(
     scores:dict, # Name of the encoder to the name of a measurement to `Accuracy`
@@ -167,7 +169,7 @@ def learned(
     "What was learned in a sentence, as far as it shows without labels. [Did it learn?](tutorials/unlabelled.ipynb) has the bounds [ours]"
     gain = after-before
     if math.isnan(gain): return "There are too few images to see without labels whether anything was learned. Look at before_after.png."
-    said = f"Neighbours form groups by {after:.2f}, before training by {before:.2f}."
+    said = f"Groups of neighbours: {after:.2f}, before training {before:.2f} (0 is none)."
     if gain>=.1: return (f"{said} So the encoder has learned what some images have in common. "
         "Look at before_after.png to see whether it is what you look for.")
     if gain>=.06: return f"{said} That is a little more. Look at before_after.png, and try more epochs or a pretrained encoder."

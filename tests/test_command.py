@@ -142,7 +142,7 @@ def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, cap
         for i in range(90): Image.fromarray(draw(i).clip(0, 255).astype(np.uint8)).save(tmp_path/name/f'{i:02}.png')
         out = tmp_path/f'of {name}'
         code,said,_ = command(capsys, tmp_path/name, '--size', 24, '--epochs', 12, '--bs', 16, '--valid-pct', 0, '--device', 'cpu', '--out', out)
-        assert code==0 and 'Signs without labels' in said and 'Neighbours form groups by' in said
+        assert code==0 and 'Signs without labels' in said and 'Groups of neighbours: ' in said
         found[name] = json.loads((out/'run.json').read_text())['without_labels']
         assert Image.open(out/'before_after.png').size[0]>600
     assert abs(found['noise']['after']['groups'])<.06 and 'Hardly anything was learned' in said

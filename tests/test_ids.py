@@ -1,5 +1,6 @@
 "The ids of a batch are those of its images, whatever else takes batches from the same loader"
 import threading
+from itertools import islice
 import numpy as np, pytest, torch
 from fastai.vision.all import DataLoaders, Learner, TfmdDL, first, nn, set_seed, tensor
 from torch.utils.data import Subset
@@ -106,3 +107,11 @@ def test_a_callback_is_of_one_learner(make):
     one.remove_cb(cb)
     other.add_cb(cb)
     assert cb.learn is other
+
+def test_a_progress_bar_loses_no_images(monkeypatch):
+    "fastprogress stops at the number of steps that it was told"
+    monkeypatch.setattr('psm_fastai.files.watched', lambda: True)
+    monkeypatch.setattr('psm_fastai.files.progress_bar', lambda steps, total, leave: islice(steps, total))
+    dls = digits_dls(bs=8)
+    for ids in (None, list(range(1347))):           # 168 batches of 8 and one of 3
+        assert sum(len(x) for x,*_ in plain_batches(dls, ids=ids))==1347

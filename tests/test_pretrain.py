@@ -95,8 +95,8 @@ def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
     for f in out.iterdir(): f.unlink()
     for name in ('checkpoint.pth','encoder.safetensors','history_psm.csv'):
         (out/name).touch()
-        refused(f'holds {name}, but no run of psm_pretrain')
-        refused(f'holds {name}, but no run of psm_pretrain', 'resume')
+        refused(f'has no record of a run, and psm_pretrain would replace its {name}')
+        refused(f'has no record of a run, and psm_pretrain would replace its {name}', 'resume')
         (out/name).unlink()
 
 def test_checkpoints_of_the_user_stay(tmp_path):
