@@ -160,7 +160,7 @@ def test_curves_show_what_was_measured(tmp_path, monkeypatch):
     "Also where kNN accuracy was measured in some epochs only, and after one epoch"
     axes,make = [],plt.subplots
     monkeypatch.setattr(plt, 'subplots', lambda *args, **kwargs: axes.append(r := make(*args, **kwargs)) or r)
-    class Log: chance,untrained = .1,.2
+    class Log: chance,untrained,before = .1,.2,"untrained"
     def drawn(**cols):
         log = Log()
         log.frame = pd.DataFrame(dict(epoch=range(len(cols['train_loss'])), **cols))
