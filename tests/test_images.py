@@ -6,7 +6,7 @@ from PIL import ImageDraw
 from psm_fastai.images import *
 from psm_fastai.pretrain import _load, psm_pretrain
 from common import *
-from test_data import pixels, png16, quiet         # after common, whose `quiet` is another
+from test_data import pixels, png16, small_dls
 
 rng = np.random.default_rng(0)
 def save(path, arrays, write, ext='tif'):
@@ -22,11 +22,11 @@ rgbn = np.array([48,82,62,210], np.uint8)+rng.integers(0, 20, (8,8,4), dtype=np.
 @pytest.mark.parametrize('kind', ['assocalpha','unassalpha'])
 def test_near_infrared_that_is_marked_as_opacity_stays_a_band(tmp_path, kind, capsys):
     save(tmp_path, [rgbn]*5, tif(photometric='rgb', extrasamples=[kind]))
-    dls = quiet(tmp_path)
+    dls = small_dls(tmp_path)
     assert np.array_equal(item(dls), rgbn) and dls.train.one_batch()[0].shape[1]==4
     said = capsys.readouterr().out
     assert 'The last channel of 5 of 5 images is taken for one like the others, not for opacity: 100% of it' in said and 'channels=3 takes it for opacity' in said
-    over = item(quiet(tmp_path, channels=3))        # who asks for three gets what the file says
+    over = item(small_dls(tmp_path, channels=3))        # who asks for three gets what the file says
     assert over.shape==(8,8,3) and over.min()>60 and 'taken for' not in capsys.readouterr().out
 
 def test_a_band_marked_as_opacity_does_not_weigh_the_others(tmp_path):
@@ -44,19 +44,19 @@ def test_real_opacity_is_told_and_laid_over_the_ground(tmp_path, capsys):
     a[...,3] = 255
     a[:4,:,3] = 0
     save(tmp_path, [a]*5, tif(photometric='rgb', extrasamples=['unassalpha']))
-    x = item(quiet(tmp_path))
+    x = item(small_dls(tmp_path))
     assert x.shape==(8,8,3) and x[0,0].tolist()==[255]*3 and x[7,7].tolist()==[200]*3
     assert '5 of 5 images are transparent and are laid over the ground. channels=4' in capsys.readouterr().out
-    assert item(quiet(tmp_path, alpha=False)).shape==(8,8,4) and item(quiet(tmp_path, channels=4))[0,0,3]==0
+    assert item(small_dls(tmp_path, alpha=False)).shape==(8,8,4) and item(small_dls(tmp_path, channels=4))[0,0,3]==0
 
 def test_soft_opacity_of_a_png_is_opacity(tmp_path):
     "The format says so, however little of it is full or none"
     for i in range(5): Image.fromarray(np.full((8,8,4), (0,0,0,128), np.uint8)).save(tmp_path/f'{i}.png')
-    assert item(quiet(tmp_path))[0,0].tolist()==[127]*3
+    assert item(small_dls(tmp_path))[0,0].tolist()==[127]*3
 
 def test_full_opacity_is_not_worth_a_word(tmp_path, capsys):
     for i in range(5): Image.fromarray(pixels(8,8,3)).convert('RGBA').save(tmp_path/f'{i}.png')
-    assert item(quiet(tmp_path)).shape==(8,8,3) and not capsys.readouterr().out.count('transparent')
+    assert item(small_dls(tmp_path)).shape==(8,8,3) and not capsys.readouterr().out.count('transparent')
 
 def test_an_array_with_opacity_by_request():
     a = np.full((8,8,4), 255, np.uint8)
@@ -74,7 +74,7 @@ def test_bands_are_not_made_up(tmp_path):
     "An RGB file among those of four bands has no near infrared"
     save(tmp_path, [rgbn]*5, tif(photometric='rgb', extrasamples=['unassalpha']))
     Image.fromarray(pixels(8,8,3)).save(tmp_path/'rgb.png')
-    with pytest.raises(ValueError, match='1 of 6 .*rgb.png: it has 3 channels, not 4'): quiet(tmp_path)
+    with pytest.raises(ValueError, match='1 of 6 .*rgb.png: it has 3 channels, not 4'): small_dls(tmp_path)
 
 def test_premultiplied_colours_are_divided(tmp_path):
     "16 bits, associated: half-transparent red is stored as half red"
@@ -142,7 +142,7 @@ def test_wide_images_that_pil_opened_are_refused(tmp_path):
 
 def test_temperatures_keep_their_grays(tmp_path, capsys):
     save(tmp_path, [rng.integers(29300, 31301, (32,32)).astype(np.uint16) for _ in range(20)], tif())
-    dls = quiet(tmp_path, size=32)
+    dls = small_dls(tmp_path, size=32)
     assert len(np.unique(np.stack([item(dls, i) for i in range(16)])))>240
     assert '20 images of more than 8 bits have values from 29,3' in (said := capsys.readouterr().out) and 'min_value and max_value set another range' in said
     read = dls.train_ds.tls[0].tfms[0]
@@ -152,7 +152,7 @@ def test_a_hot_pixel_does_not_decide(tmp_path, capsys):
     arrays = [rng.integers(29300, 31301, (32,32)).astype(np.uint16) for _ in range(20)]
     arrays[3][5,5] = 65535
     save(tmp_path, arrays, tif())
-    dls = quiet(tmp_path, size=32)
+    dls = small_dls(tmp_path, size=32)
     read = dls.train_ds.tls[0].tfms[0]
     assert read.min_value>=29300 and read.max_value<=31300
     assert '1 of 20 images have values outside of' in (said := capsys.readouterr().out) and f"The most are in {tmp_path/'3.tif'}: 0.10% of its values" in said
@@ -168,10 +168,10 @@ def test_the_rule_of_ranges(values, want): assert np.allclose(value_range(values
 def test_a_range_of_ones_own(tmp_path, capsys):
     a = np.array([[0,100],[200,400]], np.int16).repeat(4, 0).repeat(4, 1)
     save(tmp_path, [a]*5, tif())
-    assert item(quiet(tmp_path, min_value=100, max_value=200))[::4,::4].tolist()==[[0,0],[255,255]]
+    assert item(small_dls(tmp_path, min_value=100, max_value=200))[::4,::4].tolist()==[[0,0],[255,255]]
     said = capsys.readouterr().out
     assert '5 of 5 images have values outside of 100 to 200, which became black or white' in said and '50.00%' in said and 'more than 8 bits' not in said
-    assert item(quiet(tmp_path, min_value=100))[4,4]==round(300*255/411) and '100 becomes black and 511 white' in capsys.readouterr().out
+    assert item(small_dls(tmp_path, min_value=100))[4,4]==round(300*255/411) and '100 becomes black and 511 white' in capsys.readouterr().out
     with pytest.raises(ValueError, match='max_value must be above min_value, 5, got 5'): ReadImage(8, max_value=5, min_value=5)
     with pytest.raises(ValueError, match='from -1 to 4: pass min_value, the value of black, together with max_value=9'): ReadImage(1, 1, max_value=9)(np.array([[-1,4]]))
     assert ReadImage(1, 1, max_value=9, min_value=-1)(np.array([[9]])).getpixel((0,0))==255
@@ -180,7 +180,7 @@ def test_a_range_of_ones_own(tmp_path, capsys):
 
 def test_negative_values_are_found_by_the_look(tmp_path):
     save(tmp_path, [rng.uniform(-20, 300, (16,16)).astype(np.float32) for _ in range(5)], tif())
-    x = item(quiet(tmp_path, size=16))
+    x = item(small_dls(tmp_path, size=16))
     assert x.min()<8 and x.max()>247
 
 @pytest.mark.parametrize('dtype', [np.uint16,np.int16,np.int32,np.uint32,np.float16,np.float32,np.float64,np.int8])
@@ -195,21 +195,21 @@ def test_every_type_is_scaled_alike(dtype):
 def test_channels_of_an_array(tmp_path, shape, n):
     a = pixels(*shape)
     save(tmp_path, [a]*5, np.save, 'npy')
-    dls = quiet(tmp_path)
+    dls = small_dls(tmp_path)
     assert dls.train.one_batch()[0].shape==(4,n,8,8)
     chw = a if shape[0]==n else a.transpose(2,0,1)
     assert np.array_equal(ReadImage(chw.shape[1:], n).pixels(a), chw)
 
 def test_the_axis_that_differs_is_not_the_channel(tmp_path):
     save(tmp_path, [pixels(24+i,32,20) for i in range(5)], np.save, 'npy')
-    assert quiet(tmp_path).train.one_batch()[0].shape==(4,20,8,8)
+    assert small_dls(tmp_path).train.one_batch()[0].shape==(4,20,8,8)
     save(tmp_path, [pixels(40,24+i,32) for i in range(4)]+[pixels(40,30,30)], np.save, 'npy')
-    assert quiet(tmp_path).train.one_batch()[0].shape==(4,40,8,8)
+    assert small_dls(tmp_path).train.one_batch()[0].shape==(4,40,8,8)
 
 def test_channels_that_cannot_be_known_are_asked_for(tmp_path):
     save(tmp_path, [pixels(30,40,20)]*5, np.save, 'npy')
-    with pytest.raises(ValueError, match=r"can't be known from shapes such as \[30, 40, 20\]: pass channels=30 or channels=20"): quiet(tmp_path)
-    assert quiet(tmp_path, channels=20).train.one_batch()[0].shape==(4,20,8,8) and quiet(tmp_path, channels=30).train.one_batch()[0].shape==(4,30,8,8)
+    with pytest.raises(ValueError, match=r"can't be known from shapes such as \[30, 40, 20\]: pass channels=30 or channels=20"): small_dls(tmp_path)
+    assert small_dls(tmp_path, channels=20).train.one_batch()[0].shape==(4,20,8,8) and small_dls(tmp_path, channels=30).train.one_batch()[0].shape==(4,30,8,8)
     with pytest.raises(ValueError, match='pass channels=30 or channels=20'): ReadImage(8)(pixels(30,40,20))
 
 @pytest.mark.parametrize('a,says', [(np.zeros((2,2), complex),'complex128, not real numbers'), (np.array([['a']]),'not real numbers'), (np.zeros((0,3)),r'shape \[0, 3\]'),
@@ -331,8 +331,8 @@ def test_more_strips_than_the_image_holds(tmp_path):
 def test_large_images_come_in_by_request(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
     for i in range(5): Image.fromarray(pixels(20,20,3)).save(tmp_path/f'{i}.png')
-    with pytest.raises(ValueError, match=r'5 of 5 .* it claims 20×20 pixels.*pass max_pixels=400'): quiet(tmp_path)
-    for m in (True,False): assert quiet(tmp_path, max_pixels=400, in_memory=m, num_workers=0).train.one_batch()[0].shape==(4,3,8,8)
+    with pytest.raises(ValueError, match=r'5 of 5 .* it claims 20×20 pixels.*pass max_pixels=400'): small_dls(tmp_path)
+    for m in (True,False): assert small_dls(tmp_path, max_pixels=400, in_memory=m, num_workers=0).train.one_batch()[0].shape==(4,3,8,8)
     with pytest.raises(ValueError, match='max_pixels must be above 0'): ReadImage(8, max_pixels=0)
 
 def test_the_command_reads_as_it_is_told(tmp_path):
@@ -380,7 +380,7 @@ def test_what_is_no_image_at_all(o, says):
 @pytest.fixture
 def learn(tmp_path):
     for i in range(8): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'{i}.png')
-    return silent(Learner(quiet(tmp_path), tiny(3)))
+    return silent(Learner(small_dls(tmp_path), tiny(3)))
 
 def test_nearest_takes_what_can_be_taken(learn):
     known = learn.features()
@@ -414,21 +414,21 @@ def test_ground(tmp_path):
     logo = Image.new('RGBA', (8,8), (255,255,255,0))
     ImageDraw.Draw(logo).rectangle((2,2,5,5), fill='white')
     for i in range(5): logo.save(tmp_path/f'{i}.png')
-    assert item(quiet(tmp_path)).min()==255                           # nothing is left of it
-    x = item(quiet(tmp_path, ground='navy'))
+    assert item(small_dls(tmp_path)).min()==255                           # nothing is left of it
+    x = item(small_dls(tmp_path, ground='navy'))
     assert x[0,0].tolist()==[0,0,128] and x[3,3].tolist()==[255]*3
-    assert item(quiet(tmp_path, ground=(1,2,3)))[0,0].tolist()==[1,2,3] and item(quiet(tmp_path, ground='black', channels=1))[0,0]==0
+    assert item(small_dls(tmp_path, ground=(1,2,3)))[0,0].tolist()==[1,2,3] and item(small_dls(tmp_path, ground='black', channels=1))[0,0]==0
     with pytest.raises(ValueError): ReadImage(8, ground='no colour')
 
 def test_fit(tmp_path):
     a = np.zeros((8,64,3), np.uint8)
     a[:,:8],a[:,-8:] = (255,0,0),(0,0,255)
     for i in range(5): Image.fromarray(a).save(tmp_path/f'{i}.png')
-    assert item(quiet(tmp_path)).max()==0
-    x = item(quiet(tmp_path, fit='pad', size=64))
+    assert item(small_dls(tmp_path)).max()==0
+    x = item(small_dls(tmp_path, fit='pad', size=64))
     assert x[0,0].tolist()==[255]*3 and x[31,0].tolist()==[255,0,0] and x[31,63].tolist()==[0,0,255] and x[63,0].tolist()==[255]*3
-    assert item(quiet(tmp_path, fit='squish', size=64))[0,0].tolist()==[255,0,0]
-    assert item(quiet(tmp_path, fit='pad', size=8, ground='black', channels=4))[0,0].tolist()==[0,0,0,0]
+    assert item(small_dls(tmp_path, fit='squish', size=64))[0,0].tolist()==[255,0,0]
+    assert item(small_dls(tmp_path, fit='pad', size=8, ground='black', channels=4))[0,0].tolist()==[0,0,0,0]
     with pytest.raises(ValueError, match="fit must be crop, pad or squish, got 'stretch'"): ReadImage(8, fit='stretch')
 
 def test_pad_keeps_a_line(tmp_path):
