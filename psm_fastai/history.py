@@ -9,7 +9,6 @@ __all__ = ['check_places', 'images_at', 'filled_bank', 'mining_pool', 'queries_a
 
 # %% ../nbs/08a_history.ipynb #a168e06e
 import hashlib, json, math, numpy as np, pandas as pd, torch
-from contextlib import nullcontext
 from fastai.vision.all import Path, TensorImage, no_random, partial, store_attr
 from fastcore.basics import patch
 from PIL import Image, ImageOps
@@ -27,6 +26,7 @@ from .folders import say, short_name
 from .images import in_threads
 from .layout import lay_out
 from .learner import *
+from .learner import _without_augmentation
 from .loss import PSMLoss, check_number
 from .mining import admissible, bank_purities, draw_probs, mine_positives, overlap, sample_negatives
 from .model import undisturbed
@@ -51,8 +51,7 @@ def images_at(
     check_places(ids, plain_dls(dls).train.n)
     with no_random(): dl = plain_dls(dls).train.new(shuffle=False, drop_last=False, num_workers=0, bs=len(ids))
     dl.get_idxs = lambda: list(ids)
-    as_valid = dl.dataset.set_split_idx(1) if hasattr(dl.dataset, 'set_split_idx') else nullcontext()
-    with no_random(), as_valid, no_skips(dl): return next(iter(dl))
+    with no_random(), no_skips(dl), _without_augmentation(dl): return next(iter(dl))
 
 # %% ../nbs/08a_history.ipynb #h0000003
 def filled_bank(
@@ -76,14 +75,15 @@ def queries_and_keys(
     ids:list, # Places in the training set
     seed:int=0, # For the views
 )->tuple: # Two views `[n, C, H, W]`, queries `[n, D]`, keys `[n, D]`, ids `[n]` and labels `[n]`
-    "Two views of some training images, and their queries and keys in evaluation mode. Changes nothing in the learner"
+    """Two views of some training images, and their queries and keys in evaluation mode.
+    Networks and random states stay as they were; the model is moved to the device of the loaders"""
     m = psm_model(learn)
-    loss = learn.psm.loss_cb if hasattr(learn, 'psm') else learn.psm_loss
+    views = learn.psm.loss_cb if hasattr(learn, 'psm') else learn.psm_loss
     x,*yb = images_at(learn.dls, ids)
     with keep_modes(m), undisturbed(m, seed=seed):
         m.to(learn.dls.device).eval()
         x = x.to(m.bank.feats.device)         # loaders may have no device
-        xq,xk = loss.two_views(x)
+        xq,xk = views.two_views(x)
         return (xq,xk),m.query(xq),m.key(xk),torch.tensor(ids, device=x.device),batch_labels(yb, len(x), x.device)
 
 # %% ../nbs/08a_history.ipynb #h0000009
@@ -135,6 +135,7 @@ class NeighbourHistory(GuestCallback):
         self.collection = None       # a `Collection` of the learner, to take clusters, copies and outliers of the map from
         self.source = None           # fingerprint of the training set
         self.active,self.begins,self.offset,self.losses = False,False,0,None
+        self._rows_cache,self._lineage = {},[]             # what `rows` and `_since` computed
 
     def attach(self): check_places(self.ids or (), plain_dls(self.learn.dls).train.n)
 
@@ -235,7 +236,7 @@ def without_labels(self:NeighbourHistory, q, k, ids, m)->dict: # `agreement`, an
     return dict(res, estimated=estimated, trusted=(pool.trust>0).float().mean().item())
 
 # %% ../nbs/08a_history.ipynb #c5e99129
-def _picture_of(dls, i, px):
+def _small_image(dls, i, px):
     "A training image of at most `px` pixels a side, and a digest of the large one"
     im = train_image(dls, i, side=px)
     return ImageOps.contain(im.convert('RGB'), (px,px)),pixel_digest(im)
@@ -248,13 +249,13 @@ def add_picture(self:NeighbourHistory,
 ):
     "Add a thumbnail of an image to `thumbs`, if it is not there"
     def picture():
-        im,self.pixels[i] = _picture_of(dls, i, thumbs.px)
+        im,self.pixels[i] = _small_image(dls, i, thumbs.px)
         return im
     thumbs.add(str(i), picture)
 
 # %% ../nbs/08a_history.ipynb #c7eec7d8
 @patch
-def _picture(self:NeighbourHistory, dls, xq, xk):
+def _add_pictures_of_epoch(self:NeighbourHistory, dls, xq, xk):
     "Add thumbnails of the images in the last table; with the first table also of the probes and their views"
     if len(self.tables)==1:
         self._choose_size(dls)
@@ -299,11 +300,11 @@ def picture_map(self:NeighbourHistory,
     "Add thumbnails of all images of the map, as many as fit into the budget"
     wanted = [i for i in self.map.ids.tolist() if str(i) not in self.thumbs.place] if len(self.map) else []
     found,gone = {},[]
-    def read(j): found[wanted[j]] = _picture_of(dls, wanted[j], self.thumbs.px)
+    def read(j): found[wanted[j]] = _small_image(dls, wanted[j], self.thumbs.px)
     for first in range(0, len(wanted), 1024):           # this many are in memory at a time
         if self.thumbs.nbytes>=self.budget*1e6: break
         some = range(first, min(first+1024, len(wanted)))
-        with no_random(): gone += _in_order(dls, read, some)
+        with no_random(): gone += _errors_of_each(dls, read, some)
         for i in sorted(found):
             im,self.pixels[i] = found[i]
             self.thumbs.add(str(i), lambda: im)
@@ -313,8 +314,8 @@ def picture_map(self:NeighbourHistory,
 def _say_gone(errors, n):
     say(f"! {len(errors):,} of {n:,} images could not be read again, so the map has no pictures of them: {errors[0]}")
 
-def _in_order(dls, f, numbers):
-    "Call `f` with each number, in threads if `image_dls` reads the images from files. Gives back the errors"
+def _errors_of_each(dls, f, numbers):
+    "Call `f` with each number, in threads if `image_dls` reads files; the errors"
     if image_reader(dls.train_ds): return [e for _,e in in_threads(lambda j: f(numbers[j]), len(numbers))]
     return [e for j in numbers if (e := _error_of(f, j))]
 
@@ -374,7 +375,7 @@ def look(self:NeighbourHistory,
     unlabelled = self.without_labels(q, k, ids, m)
     self.tables.append(table)
     self.epochs.append(dict(epoch=epoch, **_method(m), **purities, false_neg=false_neg, **unlabelled, **values))
-    with no_random(): self._picture(dls, *views)              # a data set may draw random numbers
+    with no_random(): self._add_pictures_of_epoch(dls, *views)              # a data set may draw random numbers
     if self.learn is None: self.picture_map(dls)              # in a training this follows at its end
     return self
 
@@ -437,7 +438,7 @@ def after_fit(self:NeighbourHistory):
 @patch
 def label(self:NeighbourHistory,
     i:int, # Id of an image
-)->str: # None if it is unknown
+)->str|None: # None if it is unknown
     "The name of an image's class"
     l = self.labels.get(int(i))
     if l is None: return None
@@ -453,10 +454,6 @@ def what(self:NeighbourHistory,
     return name if label is None else f"{name}, {short_name(label)}"
 
 # %% ../nbs/08a_history.ipynb #h0000036
-def _right(a, b):
-    "Whether each pair of labels agrees; None if one of them is nan"
-    return [None if math.isnan(x) or math.isnan(y) else x==y for x,y in zip(a.astype(float), b.astype(float))]
-
 _shown_columns = ['epoch','query','kind','rank','id','similarity','weight','prob','age','query_label','label','right']
 
 @patch
@@ -471,7 +468,8 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, w
     - `right`: whether the labels agree, None if one of them is unknown"""
     df = pd.concat(self.tables, ignore_index=True) if self.tables else pd.DataFrame({n: pd.Series(dtype=t) for n,t in _columns.items()})
     def name(c): return pd.Series([self.label(i) for i in df[c]], index=df.index, dtype=object)
-    right = pd.Series(_right(df['query'].map(self.labels), df.id.map(self.labels)), dtype=object)
+    a,b = df['query'].map(self.labels),df.id.map(self.labels)
+    right = np.where(a.notna() & b.notna(), (a==b).astype(object), None)
     kind = np.where(df.negative, 'negative', 'positive')
     return df.assign(kind=kind, query_label=name('query'), label=name('id'), right=right)[_shown_columns]
 
@@ -496,7 +494,7 @@ def rows(self:NeighbourHistory,
     kept = [m['epoch'] for m in self.epochs]
     if epoch not in kept: raise ValueError(f"epoch {epoch} was not kept; kept are {kept[:20]}")
     if query not in self.ids: raise ValueError(f"image {query} is no probe; probes are {self.ids[:20]}")
-    cache,at = self.__dict__.setdefault('_rows', {}),kept.index(epoch)
+    cache,at = self._rows_cache,kept.index(epoch)
     if cache.get(epoch, (None,))[0] is not self.tables[at]:
         if len(cache)>30: cache.pop(next(iter(cache)))            # all epochs of a long history would take too much memory
         cache[epoch] = self.tables[at],self._by_probe(at)
@@ -517,11 +515,10 @@ def _by_probe(self:NeighbourHistory, at):
 @patch
 def _since(self:NeighbourHistory):
     "For each table a dict from a positive's query and id to the epoch since which it has been one"
-    known = self.__dict__.setdefault('_lineage', [])          # pairs of a table and its dict, as far as they were computed
-    pairs = enumerate(zip(known, self.tables))
-    same = next((i for i,((table,_),t) in pairs if table is not t), min(len(known), len(self.tables)))
-    del known[same:]
-    for meta,t in zip(self.epochs[same:], self.tables[same:]):
+    known,n = self._lineage,0                # pairs of a table and its dict; the first `n` are of the tables that are here now
+    while n<min(len(known), len(self.tables)) and known[n][0] is self.tables[n]: n += 1
+    del known[n:]
+    for meta,t in zip(self.epochs[n:], self.tables[n:]):
         pos,before = t[~t.negative],known[-1][1] if known else {}
         keys = zip(pos['query'].tolist(), pos['id'].tolist())
         known.append((t, {key: before.get(key, meta['epoch']) for key in keys}))
@@ -533,17 +530,19 @@ def worst(self:NeighbourHistory,
     epoch:int, # One that was kept, counted from 0
 )->int: # Id
     "The probe with the smallest share of right positives, or, without labels, of trusted ones"
-    def good(q):
+    def share_and_id(q):
         pos,_ = self.rows(q, epoch)
         known = [r['right'] for r in pos if r['right'] is not None] or [r['weight']>0 for r in pos]
-        return sum(known)/len(known) if known else 2,q
-    return min(self.ids, key=good)
+        share = sum(known)/len(known) if known else 2       # a probe without positives comes last
+        return share,q
+    return min(self.ids, key=share_and_id)
 
 @patch
 def map_layout(self:NeighbourHistory,
     layout:str='tsne', # As for `lay_out`
 )->np.ndarray: # `[E, n, 2]` for all epochs of the map
-    "Places on the map, computed once and kept with the history. At most half of the epochs are laid out, and 20 of a long training"
+    """Places on the map, computed once and kept with the history.
+    At most 20 epochs are laid out: half as many as the training had, but at least 6"""
     if layout not in self.map.layouts:
         most = min(20, max(6, (self.map.epochs[-1]+1)//2))         # so that it takes at most a fifth of the training's time
         self.map.layouts[layout] = lay_out(self.map.parts['feats'], layout, most=most)
@@ -618,7 +617,7 @@ def _check_table(df, meta):
         raise ValueError("the table and the pictures are of different histories")
     return df
 
-def _pictures(sprites, kind, names):
+def _restore_thumbs(sprites, kind, names):
     "Thumbnails from those sprites whose names begin with `kind`"
     return Thumbnails.restore([bytes(t.cpu().numpy()) for n,t in sorted(sprites.items()) if n.startswith(kind)], names)
 
@@ -627,7 +626,8 @@ def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'])
     _check_meta(meta)
     df = _check_table(pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()}), meta)
-    thumbs,recent = (_pictures(state['sprites'], kind, meta[names]) for kind,names in (('thumbs','names'),('recent','recent')))
+    thumbs = _restore_thumbs(state['sprites'], 'thumbs', meta['names'])
+    recent = _restore_thumbs(state['sprites'], 'recent', meta['recent'])
     record = MapRecord.restore(state.get('map', {}))
     for n in _kept: setattr(self, n, meta[n])                  # from here on nothing can fail
     self.labels,self.files,self.pixels = (dict(meta[n]) for n in ('labels','files','pixels'))
