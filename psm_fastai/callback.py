@@ -6,19 +6,18 @@ Docs: https://psm-fastai.github.io/psm_fastai/callback.html.md"""
 
 # %% auto #0
 __all__ = ['enough_agreement', 'mining_rules', 'psm_methods', 'PSMLossCallback', 'OriginalLoss', 'MomentumCallback',
-           'data_fingerprint', 'MemoryBankCallback', 'IndexCallback', 'PSMCallback', 'psm_learner']
+           'data_fingerprint', 'MemoryBankCallback', 'IndexCallback', 'PSMCallback', 'method_settings', 'psm_learner']
 
 # %% ../nbs/06_callback.ipynb #ba7acc78
 import inspect, math, numpy as np, pandas as pd, torch, warnings
 from contextlib import nullcontext
 from itertools import islice
-from os.path import commonprefix
 from zlib import crc32
 from fastai.vision.all import (Callback, CancelFitException, GetAttr, Image, L, Learner, MixHandler, MixedPrecision, Path, SchedCos,
-    Tensor, TrackerCallback, ValueMetric, apply, delegates, get_model, is_listy, nn, no_random, noop, partial, to_cpu, trainable_params)
+    Tensor, TrackerCallback, ValueMetric, apply, delegates, get_model, is_listy, nn, no_random, partial, to_cpu, trainable_params)
 from fastcore.basics import patch, store_attr
 from .data import no_loss
-from .files import long_bar
+from .files import below_common_folder, long_bar
 from .learner import *
 from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
@@ -44,6 +43,8 @@ class PSMLossCallback(GuestCallback):
         _check_mine_after(mine_after)
         if views is not None and not callable(views): raise TypeError(f"views must be a function from a batch to two views, got {views!r}")
         store_attr()
+        self.sums,self.columns = {},{}       # of the epoch, and of fastai's table
+        self.broken,self.waiting,self.statistics = None,False,[]
 
 # %% ../nbs/06_callback.ipynb #1886cc3b
 @patch
@@ -77,15 +78,15 @@ def weak_view(self:PSMLossCallback,
     return self.ready_views.weak(x) if hasattr(self.ready_views, 'weak') else self.ready_views(x)[1]
 
 # %% ../nbs/06_callback.ipynb #b8fcc5d3
-def _check_batches(dl, split, processes=None):
+def _check_batches(dl, split, processes=1):
     "Raise `ValueError` if the training loader `dl` gives batches that batch-norm can't train on, or none"
     n = dl.n
     if dl.bs==1 or n==1:
         raise ValueError(f"Batch-norm can't train on batches of one image: the batch size is {dl.bs}, and the number of images {n}. "
             "Use a batch size of at least 2, better 32")
-    if processes: n = math.ceil(n/processes)
+    n = math.ceil(n/processes)
     if dl.drop_last and n<dl.bs:
-        raise ValueError(f"The training loader gives no batch: {n} images{', of each process' if processes else ''}, "
+        raise ValueError(f"The training loader gives no batch: {n} images{', of each process' if processes>1 else ''}, "
             f"batch size {dl.bs}, drop_last=True. Use a smaller batch size")
     if not dl.drop_last and n%dl.bs==1:
         raise ValueError(f"{n} images in batches of {dl.bs} leave one for the last batch, and batch-norm can't train on one. "
@@ -98,7 +99,7 @@ def _check_batches(dl, split, processes=None):
 def look_at_data(self:PSMLossCallback):
     "Make the views ready for the learner's images, and refuse batches that can't be trained on"
     dls = plain_dls(self.learn.dls)
-    _check_batches(dls.train, psm_model(self.learn).split_bn, torch.distributed.get_world_size() if is_distributed(self.learn) else None)
+    _check_batches(dls.train, psm_model(self.learn).split_bn, n_ranks(self.learn))
     self.set_up_views(dls)
 
 # %% ../nbs/06_callback.ipynb #71fc80c4
@@ -160,7 +161,7 @@ def before_batch(self:PSMLossCallback):
 @patch
 def check_loss(self:PSMLossCallback, loss, ids):
     "Raise `ValueError` if the loss of an image is not finite. `lr_find` ends instead: the learning rate has become too high"
-    finding = hasattr(self.learn, 'lr_finder')
+    finding = in_lr_find(self.learn)
     if not (loss.device.type=='cpu' or finding) or loss.isfinite().all(): return
     if finding: raise CancelFitException()               # lr_find puts the model back
     for b,was in self.statistics: b.copy_(was)
@@ -196,7 +197,7 @@ def add(self:PSMLossCallback, name, total, n):
 @patch
 def share(self:PSMLossCallback, name):
     "Value of a column; nan if nothing was counted"
-    total,n = getattr(self, 'sums', {}).get(name, torch.zeros(2)).tolist()
+    total,n = self.sums.get(name, torch.zeros(2)).tolist()
     return total/n if n else float('nan')
 
 @patch
@@ -233,7 +234,7 @@ def agreement(self:PSMLossCallback, step, m):
 # %% ../nbs/06_callback.ipynb #a2845ad3
 @patch
 def step_of_fit(self:PSMLossCallback):
-    if hasattr(self.learn, 'lr_finder'): return 0      # one loss for the whole sweep
+    if in_lr_find(self.learn): return 0      # one loss for the whole sweep
     return self.epoch*self.n_iter+self.iter
 
 @patch
@@ -290,7 +291,7 @@ def attach(self:PSMLossCallback):
     self.look_at_data()
     own = learn.loss_func
     self.plain_loss = own.loss if isinstance(own, OriginalLoss) else own
-    learn.loss_func = partial(self.compute_loss)
+    learn.loss_func = partial(self.compute_loss)       # a bound method can't have the attribute `decodes`
     learn.loss_func.decodes = _no_class
     learn.psm_step,learn.all_batches,learn.show_results = None,self.all_batches,self.refuse_results
     labels,names = has_labels(learn.dls),[]
@@ -323,9 +324,9 @@ class MomentumCallback(GuestCallback):
         if not self.cancelled: psm_model(self.learn).update_momentum(self.schedule(self.pct_train))
 
 # %% ../nbs/06_callback.ipynb #65bb5eca
-def _told(o):
+def _content(o):
     "Text that identifies an item by its content, if it is no file"
-    if isinstance(o, (list,tuple)): return ' '.join(map(_told, o))
+    if isinstance(o, (list,tuple)): return ' '.join(map(_content, o))
     if isinstance(o, Path): return o.name
     if isinstance(o, (str,int,float)): return str(o)
     if not hasattr(o, '__array__') and not isinstance(o, Image.Image): return ''
@@ -336,16 +337,14 @@ def _names(ds):
     items = getattr(ds, 'items', ds if isinstance(ds, (list,L)) else ())
     if isinstance(items, pd.DataFrame): return items.to_csv().splitlines()
     names = [str(o) for o in items if isinstance(o, (str,Path))]
-    return names or [_told(o) for o in items[::len(items)//100+1]]
+    return names or [_content(o) for o in items[::len(items)//100+1]]
 
 def data_fingerprint(
     ds, # A data set, such as `dls.train_ds`
 )->int: # 0 or more
-    "A number that differs for data sets of other length, file names, or images in memory. It stays if a folder moves"
-    names = _names(ds)
-    same = commonprefix([min(names), max(names)]) if names else ''
-    start = max(same.rfind('/'), same.rfind('\\'))+1       # behind the folder that all are in
-    text = '\n'.join([str(len(ds)), *(o[start:] for o in names)])
+    """A number that differs for data sets of other length, other file names, or other items in memory, of which about 100 are compared.
+    It stays if a folder moves"""
+    text = '\n'.join([str(len(ds)), *below_common_folder(_names(ds))])
     return crc32(text.encode(errors='surrogateescape'))     # a name need not be text
 
 # %% ../nbs/06_callback.ipynb #da637091
@@ -373,7 +372,7 @@ class MemoryBankCallback(GuestCallback):
         m.remember(gather_ranks(self.learn, keys), *gather_ranks(self.learn, images).unbind(1))
         if m.bank.feats.device.type=='cpu': m.bank.check()
     def after_train(self):
-        if not hasattr(self.learn, 'lr_finder'): psm_model(self.learn).bank.check()
+        if not in_lr_find(self.learn): psm_model(self.learn).bank.check()
 
 # %% ../nbs/06_callback.ipynb #25056d2d
 @patch
@@ -435,7 +434,7 @@ def before_train(self:MemoryBankCallback):
     source = data_fingerprint(ds)
     if self.other_data(source) or not self.compared and self.other_labels(): m.forget()
     self.compared = True
-    if not hasattr(self.learn, 'lr_finder'): self.data = ds       # lr_find puts back the bank, with the rows of the data before
+    if not in_lr_find(self.learn): self.data = ds       # lr_find puts back the bank, with the rows of the data before
     m.bank.source.fill_(source)
     if m.loss.index is not None: m.loss.index.allocate(len(ds), m.bank.feats.shape[1])
     if not len(m.bank): self.prime()
@@ -452,7 +451,7 @@ class IndexCallback(Callback):
     def index(self): return psm_model(self.learn).loss.index
 
     def before_train(self):
-        if self.index is not None and not hasattr(self.learn, 'lr_finder'): self.index.since += 1
+        if self.index is not None and not in_lr_find(self.learn): self.index.since += 1
 
     def before_batch(self):
         loss = psm_model(self.learn).loss
@@ -546,9 +545,10 @@ class PSMCallback(GuestCallback):
         self.make_parts(views, mine_after, momentum)
 
     def __call__(self, event_name):
-        if not self.run: return super().__call__(event_name)
+        run = self.run        # fastai sets it to True again after a fit
         super().__call__(event_name)
-        for p in self.parts: p(event_name)
+        if run:
+            for p in self.parts: p(event_name)
 
 PSMCallback.__init__.__delwrap__ = IndexLoss.__init__       # settings of the rules are documented there
 IndexLoss.__init__.__delwrap__ = PSMLoss.__init__
@@ -572,17 +572,21 @@ def _split(splitter, m):
     return groups[:-1]+L([list(groups[-1])+own]) if is_listy(groups[0]) else groups+own
 
 @patch
-def before_train(self:PSMCallback):
+def _check_metrics(self:PSMCallback):
+    "Raise `ValueError` for metrics that need predictions and targets"
     if metrics := [m.name for m in self.learn.metrics if not isinstance(m, ValueMetric)]:
         raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. "
             "Leave `metrics` out, and see `KNNCallback` for accuracy")
+
+@patch
+def before_train(self:PSMCallback): self._check_metrics()        # some may have been added since
 
 @patch
 def attach(self:PSMCallback):
     learn = self.learn
     if isinstance(get_model(learn.model), PSMModel):
         raise ValueError("This learner has a PSMModel already. Remove its PSMCallback first: learn.remove_cb(PSMCallback)")
-    self.before_train()
+    self._check_metrics()
     x,dl = peek_batch(learn.dls)[0],plain_dls(learn.dls).train
     check_ids(dl)
     if self.psm_net is None or self.psm_net.encoder is not learn.model:
@@ -622,16 +626,40 @@ def before_fit(self:PSMCallback):
     m = psm_model(self.learn)
     for net in (m.encoder, m.projector, m.predictor, m.momentum_encoder, m.momentum_projector): check_precision(net)
     check_finite(m)
-    if not hasattr(self.learn, 'lr_finder'): self.look_at_trackers()
+    if 'fit' not in under_way(self.learn): return        # `validate` and `get_preds` compare no epochs and mix nothing
+    if not in_lr_find(self.learn): self.look_at_trackers()
     if mixes := [cb.name for cb in self.learn.cbs if isinstance(cb, MixHandler)]:
         raise TypeError(f"{', '.join(mixes)} mixes the targets of two images, and pretraining has no targets. "
             "Leave it out, or mix images in `views`")
 
 # %% ../nbs/06_callback.ipynb #319165fe
+_of_index = ('trust','refresh')
+_fixes = dict(
+    ppsm = dict(n_neg=None),
+    pnsm = dict(hard_weight=1.),
+    from_bank = dict(rule='bank'),
+    moco = dict(rule='bank', k=0, n_neg=None, hard_weight=1., predictor=False, symmetric=False),
+    nnclr = dict(rule='bank', k=1, n_neg=None, hard_weight=0., predictor=True, symmetric=True),
+    msf = dict(rule='bank', n_neg=0, hard_weight=None, soft_temp=math.inf, predictor=True, symmetric=False),      # hard_weight follows k
+    byol = dict(rule='bank', k=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True))
+_lacks = dict(
+    ppsm = ('a','b'),
+    pnsm = (),
+    from_bank = _of_index,
+    moco = ('mine_after','a','b','soft_temp',*_of_index),
+    nnclr = ('a','b','soft_temp',*_of_index),
+    msf = ('a','b','temp',*_of_index),
+    byol = ('mine_after','a','b','temp','soft_temp',*_of_index))
+
+def _takes_the_rest(name):
+    "Decorator: the method takes all settings of `PSMCallback` that it neither fixes nor lacks"
+    return delegates(PSMCallback, but=[*_fixes[name], *_lacks[name]])
+
 @patch(cls_method=True)
-def _named(cls:PSMCallback, name, given, fixed, unused=()):
-    "A method: `fixed` settings, and the given ones, unless the method fixes them or has no use for them"
-    if clash := [n for n in given if n in fixed or n in unused]:
+def _named(cls:PSMCallback, name, given, **computed):
+    "A method with the given settings. Raises `TypeError` for those that the method fixes or lacks"
+    fixed = {**_fixes[name], **computed}
+    if clash := [n for n in given if n in fixed or n in _lacks[name]]:
         what = ', '.join(f'{n}={fixed[n]!r}' if n in fixed else f'no {n}' for n in clash)
         raise TypeError(f"{', '.join(clash)} can't be given to {name}: the method has {what}. "
             "Use PSMCallback(...) to mix settings freely")
@@ -639,63 +667,59 @@ def _named(cls:PSMCallback, name, given, fixed, unused=()):
     res.method = name
     return res
 
+# %% ../nbs/06_callback.ipynb #0c169e55
 @patch(cls_method=True)
-@delegates(PSMCallback, but=['n_neg','a','b'])
+@_takes_the_rest('ppsm')
 def ppsm(cls:PSMCallback, **kwargs)->PSMCallback:
     "Mined positives only: the negatives are the bank without them"
-    return cls._named('ppsm', kwargs, dict(n_neg=None), ('a','b'))
+    return cls._named('ppsm', kwargs)
 
 @patch(cls_method=True)
-@delegates(PSMCallback, but=['hard_weight'])
+@_takes_the_rest('pnsm')
 def pnsm(cls:PSMCallback, n_neg:int=256, **kwargs)->PSMCallback:
     "Drawn negatives only: the one positive is the other view, and likely relatives are left out of the draw"
-    return cls._named('pnsm', dict(n_neg=n_neg, **kwargs), dict(hard_weight=1.))
-
-_of_index = ['rule','trust','refresh']
+    return cls._named('pnsm', dict(n_neg=n_neg, **kwargs))
 
 @patch(cls_method=True)
-@delegates(PSMCallback, but=_of_index)
+@_takes_the_rest('from_bank')
 def from_bank(cls:PSMCallback, n_neg:int|None=256, **kwargs)->PSMCallback:
     "PSM by the summary of the paper: the rows of the bank most similar to the key are mined and weighed softly, and negatives are drawn"
-    return cls._named('from_bank', dict(n_neg=n_neg, **kwargs), dict(rule='bank'), _of_index)
+    return cls._named('from_bank', dict(n_neg=n_neg, **kwargs))
 
 # %% ../nbs/06_callback.ipynb #11ddea8c
-_fixed_by_all = ['predictor','symmetric',*_of_index]
-
 @patch(cls_method=True)
-@delegates(PSMCallback, but=['k','n_neg','hard_weight','mine_after','a','b','soft_temp',*_fixed_by_all])
+@_takes_the_rest('moco')
 def moco(cls:PSMCallback, **kwargs)->PSMCallback:
     "Like MoCo v2 (arXiv 2003.04297): nothing mined, the whole bank as negatives; with this library's temperature, momentum and projector"
-    fixed = dict(rule='bank', k=0, n_neg=None, hard_weight=1., predictor=False, symmetric=False)
-    return cls._named('moco', kwargs, fixed, ('mine_after','a','b','soft_temp',*_of_index))
+    return cls._named('moco', kwargs)
 
 @patch(cls_method=True)
-@delegates(PSMCallback, but=['k','n_neg','hard_weight','a','b','soft_temp',*_fixed_by_all])
+@_takes_the_rest('nnclr')
 def nnclr(cls:PSMCallback, mine_after:float|str=0., temp:float=.1, **kwargs)->PSMCallback:
     "Like NNCLR (arXiv 2104.14548): the nearest row of the bank takes the view's place"
-    fixed = dict(rule='bank', k=1, n_neg=None, hard_weight=0., predictor=True, symmetric=True)
-    return cls._named('nnclr', dict(mine_after=mine_after, temp=temp, **kwargs), fixed, ('a','b','soft_temp',*_of_index))
+    return cls._named('nnclr', dict(mine_after=mine_after, temp=temp, **kwargs))
 
 @patch(cls_method=True)
-@delegates(PSMCallback, but=['n_neg','hard_weight','a','b','temp','soft_temp',*_fixed_by_all])
+@_takes_the_rest('msf')
 def msf(cls:PSMCallback, k:int=4, mine_after:float|str=0., **kwargs)->PSMCallback:
     "Like MSF (arXiv 2105.07269): towards the view and its `k` neighbours, all alike, without negatives"
     check_number('k', k, 1, whole=True)
-    fixed = dict(rule='bank', n_neg=0, hard_weight=1/(k+1), soft_temp=math.inf, predictor=True, symmetric=False)
-    return cls._named('msf', dict(k=k, mine_after=mine_after, **kwargs), fixed, ('a','b','temp',*_of_index))
+    return cls._named('msf', dict(k=k, mine_after=mine_after, **kwargs), hard_weight=1/(k+1))
 
 @patch(cls_method=True)
-@delegates(PSMCallback, but=['k','n_neg','hard_weight','mine_after','a','b','temp','soft_temp',*_fixed_by_all])
+@_takes_the_rest('byol')
 def byol(cls:PSMCallback, momentum:float|tuple=(.99,1.), **kwargs)->PSMCallback:
     "BYOL (arXiv 2006.07733): predict the other view's key, without negatives"
-    fixed = dict(rule='bank', k=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True)
-    return cls._named('byol', dict(momentum=momentum, **kwargs), fixed, ('mine_after','a','b','temp','soft_temp',*_of_index))
+    return cls._named('byol', dict(momentum=momentum, **kwargs))
 
 # %% ../nbs/06_callback.ipynb #97e8c1d8
 psm_methods = dict(psm=PSMCallback, **{n: getattr(PSMCallback, n) for n in ('ppsm','pnsm','from_bank','moco','nnclr','msf','byol')})
 
-def _takes(method, rule='index'):
-    "Names of the settings that a method takes; with this rule, if the method leaves the rule open"
+def method_settings(
+    method:str, # One of `psm_methods`
+    rule:str|type='index', # The rule of mining, if the method leaves it open
+)->set:
+    "Names of the settings that a method takes"
     names = inspect.signature(psm_methods[method]).parameters.keys()-{'kwargs'}
     if 'rule' not in names: return names
     own = {*_rule(rule)[0].settings()}
@@ -717,7 +741,7 @@ def psm_learner(
     dls, # `DataLoaders` of images, with or without labels
     arch='small_resnet', # A module, or a name or architecture for `create_encoder`
     cbs=None, # Further callbacks; a `PSMCallback` among them takes the place of the usual one
-    pretrained:bool=True, # Start with weights of torchvision or timm if `arch` names one of their models; mining then starts at once
+    pretrained:bool=True, # Use weights of torchvision or timm, if any. Mining then starts at once, unless `cbs` holds a `PSMCallback`
     **kwargs,
 )->Learner:
     "A learner that pretrains `arch` by PSM; further arguments go to `PSMCallback`. Pretrained weights bring their normalisation to `dls`"

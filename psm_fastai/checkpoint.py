@@ -11,23 +11,15 @@ __all__ = ['image_files', 'other_images', 'CheckpointCallback']
 import io, pickle, numpy as np, pandas as pd, torch
 from fastai.vision.all import (Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, noop, partial,
     patch, rank_distrib)
-from os.path import commonprefix
 from pathlib import Path
 from zlib import crc32
-from .encoder import _misfits
-from .files import read_saved, regular, atomic_write
+from .encoder import misfits
+from .files import atomic_write, below_common_folder, read_saved, regular
 from .folders import name_some, say, shown
-from .learner import is_distributed, plain_dls, randomness, set_randomness
+from .learner import in_lr_find, is_distributed, n_ranks, plain_dls, randomness, set_randomness
 from .loss import check_number
 
 # %% ../nbs/07b_checkpoint.ipynb #42de8e9d
-def _below_common_folder(names):
-    "The names without the part of the path that all of them share"
-    if not names: return []
-    same = commonprefix([min(names), max(names)])      # the first and the last in order share what all share
-    start = max(same.rfind('/'), same.rfind('\\'))+1
-    return [n[start:] for n in names]
-
 def _items(dls):
     "Paths and names of training and validation images. A row of a table has a name and no path"
     paths,names = [],[]
@@ -41,7 +33,7 @@ def _items(dls):
             files = [str(o) for o in items if isinstance(o, (str,Path))]
             paths += files
             names += files
-    return paths,_below_common_folder(names)
+    return paths,below_common_folder(names)
 
 # %% ../nbs/07b_checkpoint.ipynb #0965217c
 def _size(path):
@@ -162,7 +154,7 @@ def accumulating(self:CheckpointCallback):
     return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, GradientAccumulation)))
 
 # %% ../nbs/07b_checkpoint.ipynb #11598658
-_layout = 7      # of the file
+_version = 7      # of what the file holds
 
 @patch
 def settings(self:CheckpointCallback, learn):
@@ -176,7 +168,7 @@ def all_randomness(self:CheckpointCallback):
     "Random states, a list with one entry per process"
     mine = randomness(self.dls)
     if not is_distributed(self.learn): return [mine]
-    res = [None]*torch.distributed.get_world_size()
+    res = [None]*n_ranks(self.learn)
     torch.distributed.all_gather_object(res, mine)
     return res
 
@@ -195,7 +187,7 @@ def contents(self:CheckpointCallback,
     done, # Number of epochs that are trained
 )->dict:
     "What the file will hold"
-    s = dict(layout=_layout, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict())
+    s = dict(layout=_version, epoch=done, n_epoch=self.n_epoch, model=get_model(self.model).state_dict())
     s['opt'] = _plain(self.opt.state_dict())
     s['hypers'] = _plain([dict(h) for h in self.opt.hypers])
     s['callbacks'] = {n: _plain(cb.state_dict()) for n,cb in self.members().items()}
@@ -255,7 +247,7 @@ def before_fit(self:CheckpointCallback):
 
 @patch
 def before_train(self:CheckpointCallback):
-    if hasattr(self.learn, 'lr_finder'): return
+    if in_lr_find(self.learn): return
     self.trained = True
     if self.saved is None: self.look()
     else: self.take_up(self.saved)
@@ -297,8 +289,8 @@ def read(self:CheckpointCallback,
     if not isinstance(s, dict) or not {'epoch','n_epoch','model','opt','callbacks','random'} <= s.keys():
         raise ValueError(f"{self.path} is not a checkpoint that CheckpointCallback wrote. "
             "Read models that `learn.save` wrote with `learn.load`")
-    if s.get('layout')!=_layout:
-        raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_layout}. "
+    if s.get('layout')!=_version:
+        raise ValueError(f"{self.path} has layout {s.get('layout', 1)}, and this version of psm_fastai reads {_version}. "
             "Finish the training with the version that wrote it")
     if odd := _odd_part(s): raise _not_ours(self.path, odd)
     return s
@@ -321,7 +313,7 @@ def compare(self:CheckpointCallback, learn, s):
 @patch
 def check_model(self:CheckpointCallback, model, s):
     "Raise `ValueError` if the weights of the file don't fit the model"
-    other = [n for n in _misfits(model, s['model']) if not n.startswith('loss.index.')]        # the size of an index follows the data
+    other = [n for n in misfits(model, s['model']) if not n.startswith('loss.index.')]        # the size of an index follows the data
     if other: raise ValueError(f"{self.path} was written by a training with another model: {', '.join(other[:3])} differ. {_build_again}")
 
 # %% ../nbs/07b_checkpoint.ipynb #88e5247d
@@ -335,8 +327,7 @@ def load_opt(self:CheckpointCallback, learn, s):
         learn.opt.load_state_dict(dict(s['opt'], hypers=[dict(h) for h in s['hypers']]))     # copies, as `fit` will overwrite them
     except Exception as e:
         learn.opt = before
-        name = getattr(learn.opt_func, '__name__', learn.opt_func)
-        raise ValueError(f"{self.path} was written by a training with another optimizer than {name}, "
+        raise ValueError(f"{self.path} was written by a training with another optimizer than {_opt_name(learn.opt_func)}, "
             f"or with other parameter groups. {_build_again}") from e
 
 @patch
@@ -378,7 +369,7 @@ def check_run(self:CheckpointCallback, s):
     if self.n_epoch not in (s['n_epoch'], self.longer):
         raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: "
             f"its schedules would differ. Ask for {s['n_epoch']}, or tell `resume` that there are to be more, epochs={self.n_epoch}")
-    n = torch.distributed.get_world_size() if is_distributed(self.learn) else 1
+    n = n_ranks(self.learn)
     if len(s['random'])!=n:
         raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: "
             "its batches would differ. Start as many processes")

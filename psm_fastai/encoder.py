@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['small_resnet', 'cifar_resnet18', 'has_weights', 'create_encoder', 'pool_features', 'PoolFeatures', 'keep_modes',
-           'feature_size', 'write_encoder', 'load_encoder', 'encoder_from']
+           'feature_size', 'write_encoder', 'misfits', 'load_encoder', 'encoder_from']
 
 # %% ../nbs/04a_encoder.ipynb #fd325b0d
 import json, math, os, torch, torch.nn.functional as F, torchvision
@@ -301,8 +301,11 @@ def _kind(d, n):
     numbers = 'floats' if t.is_floating_point() else 'complex' if t.is_complex() else 'whole numbers'
     return tuple(t.shape),numbers
 
-def _misfits(module, weights):
-    "Weights that differ, or that only one of the two has: their `_kind` in `module` and in `weights`, by name"
+def misfits(
+    module, # A module
+    weights:dict, # Tensors by name, for `load_state_dict`
+)->dict: # Name: (shape and kind of numbers in `module`, those in `weights`); None for a weight that one of them lacks
+    "Weights that differ in shape or kind of numbers, or that only one of the two has"
     ours = module.state_dict()
     pairs = {n: (_kind(ours, n), _kind(weights, n)) for n in {**ours, **weights}}
     return {n: (a,b) for n,(a,b) in pairs.items() if a!=b and not (a is ... and b is not None)}
@@ -314,8 +317,8 @@ def _say_kind(kind, other):
     if kind is ...: return 'any shape'
     return list(kind[0]) if other is None or kind[0]!=other[0] else kind[1]
 
-def _refuse_misfits(misfits, path, name):
-    said = ', '.join(f"{n} is {_say_kind(b, a)} in the file and {_say_kind(a, b)} here" for n,(a,b) in [*misfits.items()][:3])
+def _refuse_misfits(found, path, name):
+    said = ', '.join(f"{n} is {_say_kind(b, a)} in the file and {_say_kind(a, b)} here" for n,(a,b) in [*found.items()][:3])
     raise ValueError(f"The weights in {path} are those of another architecture than {name}: {said}")
 
 def _check_finite(m, weights, path):
@@ -326,7 +329,7 @@ def _check_finite(m, weights, path):
 
 def _check_fit(m, weights, path, name):
     "Raise `ValueError` if these are not weights of the module `m`"
-    if misfits := _misfits(m, weights): _refuse_misfits(misfits, path, name)
+    if found := misfits(m, weights): _refuse_misfits(found, path, name)
     _check_finite(m, weights, path)
 
 # %% ../nbs/04a_encoder.ipynb #d1ddc77d

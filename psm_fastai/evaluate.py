@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .encoder import PoolFeatures, keep_modes, pool_features
-from .learner import GuestCallback, as_floats, batch_labels, has_labels, plain_batches, plain_dls
+from .learner import GuestCallback, as_floats, batch_labels, has_labels, in_lr_find, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
 from .neighbours import NeighbourIndex, is_among, nearest_images
@@ -247,7 +247,7 @@ class KNNCallback(GuestCallback):
         self.training_epoch = False      # the fit before may have been interrupted
         _check_patience(self.learn.cbs, self.every)
 
-    def before_train(self): self.training_epoch,self.acc = not hasattr(self.learn, 'lr_finder'),float('nan')
+    def before_train(self): self.training_epoch,self.acc = not in_lr_find(self.learn),float('nan')
     def after_validate(self):
         due = not self.training_epoch or (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch
         if due and not hasattr(self.learn, 'gather_preds'): self.acc = self.learn.knn_accuracy(self.k, self.temp)

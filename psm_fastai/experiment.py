@@ -15,7 +15,7 @@ from functools import lru_cache
 from operator import index
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
-from .callback import _takes, psm_learner, psm_methods
+from .callback import method_settings, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
 from .files import locked, long_bar, no_formulas, atomic_write
 from .evaluate import *
@@ -66,7 +66,7 @@ def _of_method(method, recipe, given):
     "Settings of the method: the given ones, and from the recipe those that the method takes"
     usual = dict(recipe['psm'])
     if method!='byol': usual['momentum'] = recipe['momentum']
-    takes = _takes(method, given.get('rule', 'index'))
+    takes = method_settings(method, given.get('rule', 'index'))
     return {**{n: v for n,v in usual.items() if n in takes}, **given}
 
 def resolved(

@@ -18,7 +18,7 @@ from .callback import data_fingerprint
 from .files import no_formulas, atomic_write
 from .evaluate import Accuracy
 from .history import NeighbourHistory
-from .learner import psm_model
+from .learner import in_lr_find, psm_model
 from .loss import PSMLoss, check_number
 from .layout import unit_places
 from .map import histories_of, map_view
@@ -417,7 +417,7 @@ class NeighbourGrid(Callback):
     def before_fit(self): self.active = False      # an earlier fit may have been interrupted
 
     def before_train(self):
-        self.active = in_notebook() and not hasattr(self.learn, 'lr_finder')
+        self.active = in_notebook() and not in_lr_find(self.learn)
         if not self.active: return
         if self.history.source not in (None,data_fingerprint(self.dls.train_ds)): self.begin()        # other images
         if self.epoch==0 or self.out is None:

@@ -36,7 +36,7 @@ class HealthCallback(GuestCallback):
 
     def after_loss(self):
         s = self.learn.psm_step
-        if self.iter%self.every or s is None or hasattr(self.learn, 'lr_finder'): return
+        if self.iter%self.every or s is None or in_lr_find(self.learn): return
         with torch.no_grad(), torch.autocast(s.q.device.type, enabled=False): self.look(s, psm_model(self.learn))
 
     @property

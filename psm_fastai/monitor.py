@@ -48,7 +48,7 @@ def before_fit(self:MonitorCallback): self.active = False      # the fit before 
 @patch
 def before_train(self:MonitorCallback):
     self.need_psm()
-    self.active,self.seen,self.now = not hasattr(self.learn, 'lr_finder'),[],{}
+    self.active,self.seen,self.now = not in_lr_find(self.learn),[],{}
 
 @patch
 def after_loss(self:MonitorCallback):

@@ -178,7 +178,7 @@ class PreflightCallback(Callback):
         self.after_first_epoch()
         self.started = None
         silent = self.learn.logger is noop
-        if hasattr(self.learn, 'lr_finder') or self.data is self.dls.train_ds: return
+        if in_lr_find(self.learn) or self.data is self.dls.train_ds: return
         if silent and not is_distributed(self.learn): return       # all processes look: synchronised batch-norm waits for each
         self.data = self.dls.train_ds
         res,wrong = preflight(self.learn, self.loss.two_views, self.loss.mine_after, self.momentum.schedule(0.))

@@ -2,7 +2,7 @@
 import functools, math, warnings
 import pytest, torch
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (CSVLogger, ClassificationInterpretation, DataLoaders, EarlyStoppingCallback, Interpretation, ProgressCallback, ReduceLROnPlateau, SaveModelCallback, ShowGraphCallback, TensorCategory, TensorImage, TfmdDL, nn, set_seed)
+from fastai.vision.all import (CSVLogger, ClassificationInterpretation, DataLoaders, EarlyStoppingCallback, Interpretation, MixUp, ProgressCallback, ReduceLROnPlateau, SaveModelCallback, ShowGraphCallback, TensorCategory, TensorImage, TfmdDL, nn, set_seed)
 from psm_fastai.all import *
 from common import *
 
@@ -36,6 +36,14 @@ def test_trackers_that_compare_nothing_or_have_no_labels(tmp_path):
     bare = quiet(DataLoaders(*(TfmdDL([(torch.rand(1,16,16),) for _ in range(32)], bs=16, num_workers=0) for _ in 'tv')), loss_func=no_loss, cbs=PSMCallback())
     said, = told(lambda: bare.fit(1, cbs=EarlyStoppingCallback()))
     assert 'knn_acc' not in said and 'Without labels' in said
+
+def test_predictions_are_neither_refused_nor_warned_of_trackers():
+    "What a callback would do in a training doesn't matter when the learner only predicts"
+    learn = small()
+    learn.fit(1)
+    learn.add_cbs([EarlyStoppingCallback(), MixUp()])
+    assert not told(lambda: (learn.validate(), learn.get_preds()))
+    with pytest.raises(TypeError, match='mix_up mixes the targets'): told(lambda: learn.fit(1))
 
 # Tools for classifiers
 

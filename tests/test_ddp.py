@@ -92,8 +92,7 @@ def test_synchronised_batch_norm_and_drawn_negatives_do_not_wait_for_ever(launch
 
 @pytest.mark.guarantee('processes')
 def test_too_few_images_for_each_process_are_refused(learn, monkeypatch):
-    monkeypatch.setattr('psm_fastai.callback.is_distributed', lambda learn: True)
-    monkeypatch.setattr('torch.distributed.get_world_size', lambda: 8)
+    monkeypatch.setattr('psm_fastai.callback.n_ranks', lambda learn: 8)
     with pytest.raises(ValueError, match='gives no batch: 25 images, of each process, batch size 32, drop_last=True'): learn.psm.loss_cb.look_at_data()
 
 @pytest.mark.guarantee('processes')
