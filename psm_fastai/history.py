@@ -385,7 +385,7 @@ def before_fit(self:NeighbourHistory): self.active,self.begins = False,True     
 
 @patch
 def before_train(self:NeighbourHistory):
-    self.active = not hasattr(self.learn, 'lr_finder')
+    self.active = not in_lr_find(self.learn)
     if not self.active: return
     self.losses = Losses(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
     self.check_source(self.learn)
@@ -412,8 +412,7 @@ def after_batch(self:NeighbourHistory):
 @patch
 def _half_turn(self:NeighbourHistory, bank, step):
     "Number of steps in which half of the bank's rows are replaced"
-    processes = torch.distributed.get_world_size() if is_distributed(self.learn) else 1
-    return max(1, len(bank.ids)//(2*len(step.ids)*processes))
+    return max(1, len(bank.ids)//(2*len(step.ids)*n_ranks(self.learn)))
 
 # %% ../nbs/08a_history.ipynb #h0000017
 @patch
@@ -432,7 +431,7 @@ def _recorded(self:NeighbourHistory):
 
 @patch
 def after_fit(self:NeighbourHistory):
-    if self.tables and not hasattr(self.learn, 'lr_finder'): self.picture_map(self.learn.dls)
+    if self.tables and not in_lr_find(self.learn): self.picture_map(self.learn.dls)
 
 # %% ../nbs/08a_history.ipynb #f2095f1a
 @patch

@@ -7,8 +7,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['no_stream', 'PSMStep', 'under_way', 'in_lr_find', 'plain_dls', 'no_skips', 'GuestCallback', 'peek_batch', 'check_ids',
            'with_ids', 'batch_labels', 'has_labels', 'broken_images', 'check_images', 'plain_batches', 'as_floats',
-           'psm_model', 'steps_before', 'is_distributed', 'split_ranks', 'gather_ranks', 'randomness', 'set_randomness',
-           'RestoreCallback', 'image_stats', 'check_stats', 'normalise_as']
+           'psm_model', 'steps_before', 'is_distributed', 'n_ranks', 'split_ranks', 'gather_ranks', 'randomness',
+           'set_randomness', 'RestoreCallback', 'image_stats', 'check_stats', 'normalise_as']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, os, sys, torch
@@ -362,6 +362,12 @@ def is_distributed(
     "Whether several processes train together now, as in `learn.distrib_ctx()`"
     return isinstance(learn.model, DistributedDataParallel)
 
+def n_ranks(
+    learn:Learner,
+)->int:
+    "Number of processes that train together now"
+    return torch.distributed.get_world_size() if is_distributed(learn) else 1
+
 def split_ranks(
     learn:Learner,
     t:Tensor, # `[N, ...]`, the same in all processes
@@ -369,7 +375,7 @@ def split_ranks(
     """The share of this process. It has the same size in all processes: if rows are missing at the end, those of the beginning are used
     again. `gather_ranks` of the shares begins with `t`"""
     if not is_distributed(learn): return t
-    n = math.ceil(len(t)/torch.distributed.get_world_size())
+    n = math.ceil(len(t)/n_ranks(learn))
     first = n*torch.distributed.get_rank()
     return t[torch.arange(first, first+n, device=t.device) % len(t)]
 
@@ -379,7 +385,7 @@ def gather_ranks(
 )->Tensor: # `[B·processes, ...]`, in the order of their ranks; `t` itself if there is only one process
     "Put together what the processes of a distributed training have"
     if not is_distributed(learn): return t
-    parts = [torch.empty_like(t) for _ in range(torch.distributed.get_world_size())]
+    parts = [torch.empty_like(t) for _ in range(n_ranks(learn))]
     torch.distributed.all_gather(parts, t.contiguous())
     return torch.cat(parts)
 

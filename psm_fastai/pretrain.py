@@ -19,7 +19,7 @@ from fastai.vision.all import (Callback, CancelValidException, ChannelsLast, Pat
     store_attr)
 from fastcore.script import call_parse, is_cli
 from types import SimpleNamespace
-from .callback import PSMCallback, _takes, psm_learner, psm_methods
+from .callback import PSMCallback, method_settings, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import encoder_from, has_weights, load_encoder
@@ -298,7 +298,7 @@ class PretrainRun:
 
     def of_method(self, m):
         "Settings for method `m`. A method to compare with gets those that it takes"
-        takes = _takes(m, self.psm.get('rule', 'index'))
+        takes = method_settings(m, self.psm.get('rule', 'index'))
         given = {n: v for n,v in self.psm.items() if m==self.o.method or n in takes}
         usual = {n: v for n,v in self.recipe['psm'].items() if n not in given and n in takes}
         momentum = (.99,1.) if m=='byol' else self.recipe['momentum']

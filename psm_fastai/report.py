@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt, pandas as pd
 from fastai.vision.all import Callback, Path, patch
 from fastprogress.core import format_time
 from . import __version__
-from .callback import psm_methods
 from .collection import Collection
 from .files import atomic_write
 from .learner import psm_model
