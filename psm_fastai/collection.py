@@ -17,7 +17,7 @@ from .data import train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
 from .files import atomic_write
-from .folders import short_name
+from .folders import read_table, say, short_name, shown
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
@@ -252,7 +252,9 @@ def to_label(self:Collection,
 def _check_unlabelled(path):
     "Raise `ValueError` if a CSV that is about to be written holds labels"
     if not path.exists(): return
-    done = int(pd.read_csv(path).get('label', pd.Series(dtype=object)).notna().sum())
+    there = read_table(path)
+    if 'label' not in there: raise ValueError(f"{path} has no column label, so to_label did not write it. Give another path")
+    done = int(there.label.notna().sum())
     if done: raise ValueError(f"{path} holds {done} labels that were filled in, which would be lost. Give another path")
 
 def _write_to_label(table, path):
@@ -357,6 +359,13 @@ def save(self:Collection,
     with atomic_write(path) as tmp: table.to_parquet(tmp, index=False)
 
 # %% ../nbs/07c_collection.ipynb #2aca325b
+def _tell_gone(files, n=200):
+    "Say if pictures are not where they were; a look at the first `n`"
+    files = [f for f in files if isinstance(f, str)][:n]
+    gone = [f for f in files if not Path(f).exists()]
+    if gone: say(f"! {len(gone)} of {len(files)} files are not where they were, such as {shown(gone[0])}. Their pictures are drawn from "
+        "16 x 16 gray pixels")
+
 def load_collection(
     path, # A file that `Collection.save` wrote, or a folder that `psm_pretrain` wrote
 )->Collection:
@@ -370,6 +379,7 @@ def load_collection(
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f"{path} is not a table that Collection.save wrote, or it is damaged: {e}") from e
     res.folder = path.parent
+    _tell_gone(res.table.file)
     return res
 
 # %% ../nbs/07c_collection.ipynb #a01ecd1b

@@ -127,7 +127,7 @@ _help = dict(
     right=('right neighbours', 'Share of the neighbours that carry the label of the image'),
     trust=('trust in its neighbours', 'How far training trusts the neighbours, from 0 to 1, mean over them. '
         'In a memory bank all count alike'),
-    stability=('stability', 'Share of the neighbours that were neighbours in the epoch before, or in the index before'),
+    stability=('stability', 'Share of the neighbours that were neighbours at the last look, too. With an index they change when it is made again'),
     similarity=('similarity of its neighbours', 'Mean cosine similarity of the neighbours'),
     age=('age of its key', 'Training steps since the key was computed'),
     loss=('loss', 'Loss of the image in this epoch. Losses of different methods, or before and after mining started, '
@@ -189,7 +189,7 @@ def _collection_columns(h):
     cluster = spread(c.clusters(number).set_index('row').cluster.sort_index().to_numpy()[rows], -1, np.int32)
     copy_of = spread(_first_copies(c, rows, at), -1, np.int32)
     far = c.outliers(len(c)).set_index('row').distance.sort_index().to_numpy()[rows] if len(c)>1 else np.nan
-    names = [f'cluster {i+1}' for i in range(cluster.max()+1)]
+    names = [f'cluster {i}' for i in range(cluster.max()+1)]
     of = 'keys of the last epoch' if h.collection is None else "encoder's features"
     return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}; 1 is the largest', names),
         _column('duplicate_of', 'copy of', copy_of, 'Position of the first image with the same pixels, -1 if there is none before it'),

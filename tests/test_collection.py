@@ -121,3 +121,24 @@ def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
         best = (photos.unit@photos.unit[i]).topk(3)
         assert [ax.get_title().split()[0] for ax in row[1:]]==[f'{s:.2f}' for s in best.values] and row[1].get_title().startswith('1.00')
     with pytest.raises(ValueError, match='There is no encoder beside these features'): photos.show_nearest(files)
+
+def test_labels_in_a_table_of_another_kind_are_not_lost(tmp_path):
+    "With semicolons and a byte-order mark, as a spreadsheet saves it"
+    for i in range(12): Image.fromarray(np.random.default_rng(i).integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
+    photos = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0)).collection()
+    path = tmp_path/'label.csv'
+    path.write_text('\ufefffile;label\n0.png;cat\n', encoding='utf-8')
+    with pytest.raises(ValueError, match='holds 1 labels that were filled in'): photos.to_label(3, path)
+    path.write_text('name,kind\n0.png,cat\n')
+    with pytest.raises(ValueError, match='has no column label'): photos.to_label(3, path)
+
+def test_pictures_that_moved_are_told(tmp_path, capsys):
+    (tmp_path/'a').mkdir()
+    for i in range(12): Image.fromarray(np.random.default_rng(i).integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'a/{i}.png')
+    psm_learner(image_dls(tmp_path/'a', size=16, bs=4, valid_pct=0)).collection().save(tmp_path/'f.parquet')
+    capsys.readouterr()
+    load_collection(tmp_path/'f.parquet')
+    assert 'not where they were' not in capsys.readouterr().out
+    (tmp_path/'a').rename(tmp_path/'b')
+    load_collection(tmp_path/'f.parquet')
+    assert '12 of 12 files are not where they were' in capsys.readouterr().out

@@ -112,7 +112,7 @@ function terms(view) {
       'Right and wrong',
       'Whether a neighbour has the label of the image: ✓ and a solid line if it has, ✗ and a dashed line if not.',
     ],
-    ['Stability', 'Share of the neighbours that were neighbours in the epoch before, too.'],
+    ['Stability', 'Share of the neighbours that were neighbours at the last look, too. With an index they change when it is made again.'],
     [
       'Negatives',
       'Images that the chosen one is pushed away from, marked × on the map. 1.4× means: drawn 1.4 times as often as in a uniform draw. They are kept only for the images that are followed.',
