@@ -195,9 +195,10 @@ def _load(data, reading, size, workers, in_memory, usual=64, **kwargs):
     kwargs.update(reading)
     if data in ('digits','cifar10','cifar100'): return _load_named(data, size, workers, in_memory, kwargs)
     _check_path(data)
-    path,where = Path(data),dict(in_memory=in_memory, num_workers=workers)
+    path = Path(data).absolute()             # so that the results name files from everywhere
+    where = dict(in_memory=in_memory, num_workers=workers)
     if path.is_file() and read_table(path).shape[1]==1: kwargs['label_col'] = None
-    if not (path/'wnids.txt').exists(): return image_dls(data, size=size or usual, **where, **kwargs)
+    if not (path/'wnids.txt').exists(): return image_dls(path, size=size or usual, **where, **kwargs)
     if size: kwargs['size'] = size
     return tiny_imagenet_dls(path, **where, **kwargs)
 
@@ -548,7 +549,7 @@ def draw(self:PretrainRun, photos):
     "The curves, the page, and the same images before and after"
     self.histories[method_title(self.o.method)].collection = photos       # the page's clusters and copies are those of the features
     plot_curves(self.logs, self.out/'curves.png', self.levels, self.histories)
-    neighbour_page(list(self.histories.values()), self.out/'neighbours.html', title=f'What was mined from {self.o.data}')
+    neighbour_page(list(self.histories.values()), self.out/'neighbours.html', title=f'What was mined from {run_folder(self.o.data, None).name}')
     if len(self.looked_at)<2: return
     photos.show_before_after(self.before, self.looked_at)
     with atomic_write(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
