@@ -226,14 +226,41 @@ class NeighbourAudit(_Readable):
         self.judged,self.entry = [],None                 # the answers, and the entry in `history.audits`
         self.still = self.said,self.view = w.HTML(),w.HTML()
         self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
-        self.field.observe(self._typed, 'value')
+        self.field.observe(lambda c: self._typed(c), 'value')
         self.same = _button('Same', lambda: self.judge(True))
         self.different = _button('Different', lambda: self.judge(False))
-        self.undo = _button('Undo', self.back)
+        self.undo = _button('Undo', lambda: self.back())
         super().__init__([_style(), self.said, self.view, w.HBox([self.field, self.same, self.different, self.undo])])
         self.redraw()
 
 # %% ../nbs/09b_explorer.ipynb #x0000010
+_audit_columns = ['epoch','judged','same','purity','low','high']
+
+@patch(as_prop=True)
+def purity(self:NeighbourAudit)->Accuracy: # None before the first answer
+    "Share of the judged pairs that show the same thing"
+    return Accuracy(sum(self.judged), len(self.judged), epoch=self.epoch) if self.judged else None
+
+@patch
+def _keep_entry(self:NeighbourAudit):
+    "Write the result so far into `history.audits`, in place of the one before"
+    h = self.history
+    h.audits,self.entry = [a for a in h.audits if a is not self.entry],None
+    if not self.judged: return
+    self.entry = dict(zip(_audit_columns, (self.epoch, len(self.judged), sum(self.judged), float(self.purity), *self.purity.interval)))
+    h.audits.append(self.entry)
+
+@patch
+def redraw(self:NeighbourAudit):
+    "Show how far the audit is, and the next pair"
+    self._keep_entry()
+    e,n = self.entry,len(self.judged)
+    done = n==len(self.pairs)
+    result = f"; purity {e['purity']:.2f}, 95 % interval {e['low']:.2f} to {e['high']:.2f}" if e else ''
+    self.said.value = f"<p aria-live=polite>{n} of {len(self.pairs)} judged{result}{'. Thank you.' if done else ''}</p>"
+    self.view.value = '' if done else _pair(self.history, *self.pairs[n])
+
+# %% ../nbs/09b_explorer.ipynb #x0000012
 @patch
 def _typed(self:NeighbourAudit, c):
     for key in c['new'].lower():
@@ -254,33 +281,6 @@ def back(self:NeighbourAudit):
     "Take the last answer back"
     self.judged = self.judged[:-1]
     self.redraw()
-
-@patch(as_prop=True)
-def purity(self:NeighbourAudit)->Accuracy: # None before the first answer
-    "Share of the judged pairs that show the same thing"
-    return Accuracy(sum(self.judged), len(self.judged), epoch=self.epoch) if self.judged else None
-
-# %% ../nbs/09b_explorer.ipynb #x0000012
-_audit_columns = ['epoch','judged','same','purity','low','high']
-
-@patch
-def _keep_entry(self:NeighbourAudit):
-    "Write the result so far into `history.audits`, in place of the one before"
-    h = self.history
-    h.audits,self.entry = [a for a in h.audits if a is not self.entry],None
-    if not self.judged: return
-    self.entry = dict(zip(_audit_columns, (self.epoch, len(self.judged), sum(self.judged), float(self.purity), *self.purity.interval)))
-    h.audits.append(self.entry)
-
-@patch
-def redraw(self:NeighbourAudit):
-    "Show how far the audit is, and the next pair"
-    self._keep_entry()
-    e,n = self.entry,len(self.judged)
-    done = n==len(self.pairs)
-    result = f"; purity {e['purity']:.2f}, 95 % interval {e['low']:.2f} to {e['high']:.2f}" if e else ''
-    self.said.value = f"<p aria-live=polite>{n} of {len(self.pairs)} judged{result}{'. Thank you.' if done else ''}</p>"
-    self.view.value = '' if done else _pair(self.history, *self.pairs[n])
 
 @patch(as_prop=True)
 def results(self:NeighbourAudit)->pd.DataFrame: # A row for each audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`

@@ -144,7 +144,7 @@ def _negative_figures(step, m, same, known):
     hardest = mine_positives(step.q @ m.bank.feats.T.to(step.q), allowed, m.loss.n_neg)
     return dict(res, fn_uniform=_share(same, allowed & known), fn_hardest=_share_at(*hardest, same, known))
 
-# %% ../nbs/08_monitor.ipynb #5a13db1f
+# %% ../nbs/08_monitor.ipynb #8500ecbf
 def _check_labels(learn):
     if has_labels(learn.dls): return
     raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
@@ -154,6 +154,7 @@ def _check_mines(loss):
     raise ValueError("PurityCallback looks at mined positives and at negatives; with k=0 and n_neg=0 there are neither. "
         "Use CollapseCallback")
 
+# %% ../nbs/08_monitor.ipynb #5a13db1f
 class PurityCallback(MonitorCallback):
     "Purity of mined positives with its chance level, and false-negative rate with those of uniform and hardest draws. Needs labels"
     def __init__(self,
