@@ -462,9 +462,9 @@ class IndexCallback(Callback):
 @patch
 def features(self:IndexCallback, ids, view=as_floats):
     "Features of the `view` of images by the momentum encoder, `[n, F]`"
-    m,mine = psm_model(self.learn),split_ranks(self.learn, ids)
+    m,share = psm_model(self.learn),split_ranks(self.learn, ids)
     feats = []
-    for x,*_ in plain_batches(self.dls, ids=mine.tolist()):
+    for x,*_ in plain_batches(self.dls, ids=share.tolist()):
         seen = view(x.to(m.bank.feats.device)).as_subclass(Tensor)
         feats.append(pool_features(m.momentum_encoder(seen)).float())
     return gather_ranks(self.learn, torch.cat(feats))[:len(ids)]
@@ -481,13 +481,13 @@ def make(self:IndexCallback):
     m,index = psm_model(self.learn),self.index
     with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32):
         m.momentum_encoder.eval()
-        probes = index.ids[index.probes()]
+        asked = index.ids[index.asked_rows()]
         with self.precision():
             feats = self.features(index.ids)
-            weak = torch.stack([self.features(probes, self.weak_view) for _ in range(weak_views)])
-    mine = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
+            weak = torch.stack([self.features(asked, self.weak_view) for _ in range(weak_views)])
+    share = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
     with torch.autocast(feats.device.type, enabled=False):      # similarities in half precision could not tell neighbours apart
-        index.fit(feats, weak, m.loss.trust, mine, lambda t: gather_ranks(self.learn, t)[:len(feats)])
+        index.fit(feats, weak, m.loss.trust, share, lambda t: gather_ranks(self.learn, t)[:len(feats)])
     if is_distributed(self.learn):
         for b in index.buffers(): torch.distributed.broadcast(b, 0)
 

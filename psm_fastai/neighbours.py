@@ -54,7 +54,7 @@ def trust_pairs(
     sims:Tensor, # `[N, k]` their similarities
     trust='auto', # 'auto', or the share of all pairs to trust, above 0 and at most 1
 )->Tensor: # `[N, k]`, 0 to 1; 0 = not trusted
-    "`max(0, 2 · right - 1)`. With a fixed share 1 for the most similar pairs and 0 for the others [ours]"
+    "How far each neighbour is trusted: `max(0, 2 · right - 1)`, or for a fixed share 1 for the most similar pairs, else 0 [ours]"
     if trust=='auto': return (2*right-1).clamp(min=0)
     n = max(1, round(trust*sims.numel()))
     return (sims >= sims.flatten().topk(n).values[-1]).to(sims)
@@ -193,20 +193,20 @@ def wide(
     return min(max(_lists, n//400), n-1)
 
 @patch
-def probes(self:NeighbourIndex)->Tensor: # Rows
+def asked_rows(self:NeighbourIndex)->Tensor: # Rows
     "Rows of the images of which weak views are made, spread over all"
     return torch.arange(0, len(self), math.ceil(len(self)/asked_images), device=self.steps.device)
 
 @patch
 def _estimate(self:NeighbourIndex, near, sims, feats, weak):
-    "`[rows, k]`, how likely the neighbours are right, by those that all weak views of `probes` find again"
-    probes = self.probes()
+    "`[rows, k]`, how likely the neighbours are right, by those that all weak views of `asked_rows` find again"
+    asked = self.asked_rows()
     n = min(near.shape[1], _lists)
     found = wide(len(feats))
-    again = [nearest_images(feats, found, w, probes)[1] for w in weak]
-    agree = torch.stack([is_among(near[probes,:n], a) for a in again]).all(0)
+    again = [nearest_images(feats, found, w, asked)[1] for w in weak]
+    agree = torch.stack([is_among(near[asked,:n], a) for a in again]).all(0)
     chance = (found/(len(feats)-1))**len(again)
-    return estimate_right(sims[probes,:n], agree, chance, sims[:,:self.k])
+    return estimate_right(sims[asked,:n], agree, chance, sims[:,:self.k])
 
 # %% ../nbs/03a_neighbours.ipynb #7076ca62
 def _check_features(feats, weak):
@@ -216,9 +216,9 @@ def _check_features(feats, weak):
 @patch
 def fit(self:NeighbourIndex,
     feats:Tensor, # `[rows, F]` features of the images as they are
-    weak:Tensor, # `[v, n, F]` features of v weak views of each of the images `probes`
+    weak:Tensor, # `[v, n, F]` features of v weak views of each of the images `asked_rows`
     trust='auto', # As for `trust_pairs`
-    mine:Tensor|None=None, # Rows whose neighbours this process looks up; None: all
+    share:Tensor|None=None, # Rows whose neighbours this process looks up; None: all
     gather=lambda t: t, # Function that puts the shares of several processes together
 ):
     "Look up the nearest images of each, and estimate how likely they are right"
@@ -226,9 +226,9 @@ def fit(self:NeighbourIndex,
         mean = feats.mean(0)
         feats,weak = (F.normalize(t-mean, dim=-1) for t in (feats,weak))
         _check_features(feats, weak)
-        if mine is None: mine = torch.arange(len(feats), device=feats.device)
+        if share is None: share = torch.arange(len(feats), device=feats.device)
         k = min(max(self.k, _lists), len(feats)-1)
-        sims,near = (gather(t) for t in nearest_images(feats, k, feats[mine], mine))
+        sims,near = (gather(t) for t in nearest_images(feats, k, feats[share], share))
         self.right = self._estimate(near, sims, feats, weak)
         self.near = near[:,:self.k].int()
         self.sims = sims[:,:self.k].contiguous()
@@ -271,7 +271,9 @@ class IndexLoss(PSMLoss):
     @property
     def indexed(self): return self.index is not None and self.index.made
     def pool(self, bank): return self.index if self.indexed else bank
-    def pulled(self, mined): return mined.used.any(1, keepdim=True)
+    def pulled(self, mined):
+        "Whether an image has a trusted neighbour, `[B, 1]`"
+        return mined.used.any(1, keepdim=True)
 
 # %% ../nbs/03a_neighbours.ipynb #7ca962aa
 @patch
@@ -279,7 +281,7 @@ def candidates(self:IndexLoss,
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
-)->tuple: # Rows in the index, found (have a key) and weights of the neighbours, each `[B, k]`, and which rows of the bank may be negatives
+)->tuple: # Rows of the index, whether each has a key, and weights, all `[B, k]`; and which rows of the bank may be negatives, `[B, K]`
     "Look up the neighbours of the images, and leave the trusted ones out of the negatives"
     if not self.indexed: return PSMLoss.candidates(self, k, ids, bank)
     with torch.no_grad():
@@ -289,7 +291,7 @@ def candidates(self:IndexLoss,
         found = known[:,None] & index.ready[near]
         trust = index.trust[rows,:self.k]*found
         allowed = admissible(ids, bank.ids, bank.ready)
-        if self.mining: allowed &= ~is_among(bank.ids, torch.where(trust>0, near*index.every, -2))
+        if self.mining: allowed &= ~is_among(bank.ids, torch.where(trust>0, near*index.every, -2))     # -2 is no id
         return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),allowed
 
 @patch

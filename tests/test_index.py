@@ -112,7 +112,7 @@ def test_images_that_were_not_seen_yet_are_not_pulled():
     index = NeighbourIndex(k=2)
     index.allocate(30, 4)
     x = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), dim=1)
-    index.fit(x, x[None,index.probes()], trust=1.)
+    index.fit(x, x[None,index.asked_rows()], trust=1.)
     loss,bank = IndexLoss(k=2),MemoryBank(8, 4)
     loss.index = index
     index.enqueue(x[:3], torch.arange(3), torch.zeros(3, dtype=torch.long))

@@ -18,7 +18,7 @@ class Case:
         self.bank.enqueue(unit(30, 16, seed=seed+2).to(dtype), torch.arange(30)%12)
         self.index,images = NeighbourIndex(),unit(12, 6, seed=seed+3).float()
         self.index.allocate(12, 16)
-        self.index.fit(images, images[None,self.index.probes()], trust=.5)
+        self.index.fit(images, images[None,self.index.asked_rows()], trust=.5)
         self.index.trust.mul_(torch.rand(self.index.trust.shape, generator=torch.Generator().manual_seed(seed)))
         self.index.to(dtype).enqueue(unit(10, 16, seed=seed+4).to(dtype), torch.arange(10), torch.zeros(10, dtype=torch.long))
     def rows(self, i): return [j for j in range(30) if self.ids[i]<0 or self.bank.ids[j]!=self.ids[i]]
