@@ -142,3 +142,9 @@ def test_pictures_that_moved_are_told(tmp_path, capsys):
     (tmp_path/'a').rename(tmp_path/'b')
     load_collection(tmp_path/'f.parquet')
     assert '12 of 12 files are not where they were' in capsys.readouterr().out
+
+def test_names_of_files_do_not_write_to_a_terminal(tmp_path):
+    for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}\x1b[31m.png')
+    photos = psm_learner(image_dls(tmp_path, size=16, bs=3, valid_pct=0)).collection()
+    with pd.option_context('display.max_colwidth', None): said = repr(photos.outliers(2))
+    assert '\x1b' not in said and '\\x1b[31m.png' in said
