@@ -192,6 +192,13 @@ def test_what_a_cell_shows_is_saved(nb):
         if c['cell_type']!='code' or re.search(r'^#\s*\|\s*(export|hide|output: false|eval: false)', code, re.M): continue
         if shows(re.sub(r'^#\s*\|.*\n', '', code, flags=re.M)): assert c['outputs'], f'{nb.name} was saved without what this shows: {code[-200:]}'
 
+@pytest.mark.parametrize('nb', notebooks, ids=lambda f: f.stem)
+def test_each_figure_has_a_text_for_those_who_cannot_see_it(nb):
+    for c in json.loads(nb.read_text())['cells']:
+        code = ''.join(c['source'])
+        figure = any(kind.startswith('image/') for o in c.get('outputs', []) for kind in o.get('data', {}))
+        if figure and not code.startswith('#| hide'): assert '#| fig-alt: ' in code, f'{nb.name} has a figure without fig-alt: {code[-200:]}'
+
 def test_spelling():
     "codespell finds nothing in what people read; a link check is above"
     files = [*notebooks, *root.glob('*.md'), *root.glob('psm_fastai/*.py'), *root.glob('tests/*.py'), *root.glob('benchmarks/*.py'), root/'settings.ini']
