@@ -38,7 +38,7 @@ def main(
 ):
     if child: return train(2)
     rows,cores = [],os.cpu_count()
-    for n in (0, cores//2, cores, 2*cores):
+    for n in (0, cores):
         others = [mp.Process(target=work, daemon=True) for _ in range(n)]
         for p in others: p.start()
         found = {w: [] for w in ways}
