@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/collection.html.md"""
 __all__ = ['small_gray', 'pixel_digest', 'Collection', 'Answer', 'likeness', 'best_number', 'load_collection', 'as_picture']
 
 # %% ../nbs/07c_collection.ipynb #b794a75b
-import hashlib, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, re, torch, torch.nn.functional as F
+import hashlib, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import Image, Learner, Path, Tensor, chunked, patch, store_attr
 from PIL import ImageOps
 from sklearn.cluster import KMeans
@@ -92,8 +92,6 @@ def collection(self:Learner)->Collection:
     return Collection(torch.cat(feats), torch.cat(gray), table, image)
 
 # %% ../nbs/07c_collection.ipynb #01228bf2
-_control = re.compile('[\x00-\x09\x0b-\x1f\x7f-\x9f]')      # all but the end of a line
-
 class Answer(pd.DataFrame):
     "A table whose rows belong to images; `show` draws them"
     _metadata = ['collection','lines']
@@ -102,7 +100,7 @@ class Answer(pd.DataFrame):
 
     def __repr__(self):
         "As text, in which names of files can't move the cursor or change colours"
-        return _control.sub(lambda m: f'\\x{ord(m[0]):02x}', super().__repr__())
+        return '\n'.join(shown(line) for line in super().__repr__().split('\n'))
 
     def show(self,
         n:int|None=None, # Number of rows to draw; None: all, and for clusters one line each

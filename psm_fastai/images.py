@@ -485,11 +485,11 @@ def value_range(
 # %% ../nbs/00_images.ipynb #8a4ef70d
 def _cut_by_pil(f, im):
     "Whether the colours of an open file have more than the 8 bits that PIL keeps"
+    if im.format not in ('SGI','PPM','JPEG2000'): return False
     f.seek(0)
     head = f.read(4096)
     if im.format=='SGI': return head[3]==2
-    if im.format=='PPM': return int(_ppm_header(head)[3])>255 if head[:2] in (b'P3',b'P6') else False
-    if im.format!='JPEG2000': return False
+    if im.format=='PPM': return head[:2] in (b'P3',b'P6') and int(_ppm_header(head)[3])>255
     start = head.find(b'\xff\x4f\xff\x51')       # of the codestream; 42 bytes later it says the bits of the first channel
     return start>=0 and len(head)>start+42 and (head[start+42] & 127)+1>8
 

@@ -10,10 +10,10 @@ __all__ = ['histories_of', 'shared_epochs', 'map_parts', 'right_share', 'kept_sh
 
 # %% ../nbs/08c_map.ipynb #6efdb584
 import math, numpy as np, pandas as pd, torch
-from fastai.vision.all import Learner, Path, patch
+from fastai.vision.all import Learner, Path
 from os.path import commonpath, dirname
 from .collection import Collection, best_number
-from .folders import short_name, shown
+from .folders import shown
 from .history import NeighbourHistory
 from .layout import nowhere
 from .record import as_bytes, places
@@ -127,7 +127,8 @@ _help = dict(
     right=('right neighbours', 'Share of the neighbours that carry the label of the image'),
     trust=('trust in its neighbours', 'How far training trusts the neighbours, from 0 to 1, mean over them. '
         'In a memory bank all count alike'),
-    stability=('stability', 'Share of the neighbours that were neighbours at the last look, too. With an index they change when it is made again'),
+    stability=('stability', 'Share of the neighbours that were neighbours at the last look, too. '
+        'With an index they change when it is made again'),
     similarity=('similarity of its neighbours', 'Mean cosine similarity of the neighbours'),
     age=('age of its key', 'Training steps since the key was computed'),
     loss=('loss', 'Loss of the image in this epoch. Losses of different methods, or before and after mining started, '

@@ -15,7 +15,7 @@ from fastai.vision.all import no_random
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .bank import MemoryBank
-from .encoder import feature_size, keep_modes, pool_features, small_resnet
+from .encoder import feature_size, keep_modes, pool_features
 from .loss import PSMLoss, check_number
 
 # %% ../nbs/05_model.ipynb #2fe74900

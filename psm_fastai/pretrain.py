@@ -561,7 +561,8 @@ def draw(self:PretrainRun, photos):
     "The curves, the page, and the same images before and after"
     self.histories[method_title(self.o.method)].collection = photos       # the page's clusters and copies are those of the features
     plot_curves(self.logs, self.out/'curves.png', self.levels, self.histories)
-    neighbour_page(list(self.histories.values()), self.out/'neighbours.html', title=f'What was mined from {run_folder(self.o.data, None).name}')
+    title = f'What was mined from {run_folder(self.o.data, None).name}'
+    neighbour_page(list(self.histories.values()), self.out/'neighbours.html', title=title)
     if len(self.looked_at)<2: return
     photos.show_before_after(self.before, self.looked_at)
     with atomic_write(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
