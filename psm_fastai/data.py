@@ -15,13 +15,14 @@ from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, DataLoader, Datasets, Image, ImageBlock, IndexSplitter,
     IntToFloatTensor, ItemGetter, L, Normalize, Path, PILImageBW, RandomSplitter, SkipItemException, Tensor, TensorCategory, TensorImage,
-    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, parent_label, patch, rank_distrib,
+    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, noop, parent_label, patch, rank_distrib,
     show_title, tuplify, untar_data)
-from hashlib import blake2b
 from numbers import Number
 from pathlib import PurePath
 from sklearn.datasets import load_digits
 from torchvision.transforms.functional import to_pil_image
+from .cache import *
+from .files import locked
 from .folders import *
 from .images import *
 
@@ -38,9 +39,9 @@ class MemoryDL(TfmdDL):
             yield tuple(torch.from_numpy(t.take(b, 0)).as_subclass(c) for t,c in self._cache)
 
     def fill(self, *items):
-        "Serve batches from these tensors, one for each part of an item"
+        "Serve batches from these, one for each part of an item: a tensor, or a pair of an array and the class of its tensors"
         # numpy's `take` needs no thread pool, which costs torch up to 8 ms a batch on a busy machine
-        self._cache[:] = [(t.numpy(),type(t)) for t in items]
+        self._cache[:] = [o if isinstance(o, tuple) else (o.numpy(),type(o)) for o in items]
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
@@ -53,7 +54,7 @@ def _room(n, shape, dtype):
     need,free = n*math.prod(shape)*dtype.itemsize,psutil.virtual_memory().available
     if need>free:
         raise ValueError(f"{n:,} images of {'×'.join(map(str,shape))} need {need/1e9:.2f} GB of memory, "
-                         f"and {free/1e9:.2f} GB are available. Use in_memory=False, a smaller size or fewer images")
+                         f"and {free/1e9:.2f} GB are available. Pass cache='a folder', to keep them in a file, or use a smaller size")
     return torch.empty(n, *shape, dtype=dtype)
 
 @contextmanager
@@ -168,6 +169,13 @@ def _file_source(fn, path, fn_col, label_col, valid_col, label_from):
     _check_table_settings(label_from)
     return table_source(read_table(fn, fn_col, label_col), Path(path or fn.parent), fn_col, label_col, valid_col)
 
+def _check_cache(cache, source):
+    "Raise `ValueError` if a cache lies among the images"
+    if cache is None or not isinstance(source, (str,PurePath)) or not Path(source).is_dir(): return
+    if Path(cache).resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"The cache {shown(cache)} lies in the folder of images {shown(source)}, where it would be taken for an image. "
+            "Give a folder elsewhere")
+
 def _check_table_settings(label_from):
     if label_from is None: return
     raise ValueError("label_from is for folders and lists of files; labels of a table are in a column, label_col")
@@ -203,10 +211,6 @@ def _draw(s, valid_pct, limit, seed):
     return train,valid
 
 # %% ../nbs/00b_data.ipynb #8f1633c6
-def _mark(x):
-    "A hash of the pixels of an image `[C, H, W]`, and whether all of them have the same colour"
-    return blake2b(x.tobytes(), digest_size=16).digest(),bool((x==x[:,:1,:1]).all())
-
 def _repeats_line(groups, n, n_train, name, labels):
     "A line about groups of images that are the same"
     more = sum(len(g)-1 for g in groups)
@@ -221,7 +225,7 @@ def _repeats_line(groups, n, n_train, name, labels):
 
 # %% ../nbs/00b_data.ipynb #620bd64c
 def same_images(
-    marks:list, # `_mark` of each image
+    marks:list, # `pixel_mark` of each image
     n_train:int, # Number of training images, which come first
     name, # Function from the position of an image to its name
     labels=None, # Of each image, if there are any
@@ -258,18 +262,36 @@ class Labels(Categorize):
     def decodes(self, o): return ClassName('' if o<0 else self.vocab[o])
 
 # %% ../nbs/00b_data.ipynb #32880927
-def _read_all(read, files, pixels, name):
-    "Read each file, into `pixels` if that is a tensor. Returns the `_mark` of each. Raises `ValueError` that names what can't be read"
+def _read_all(read, files, put, name):
+    """Read each file, and call `put` with its number, its pixels and their `pixel_mark`. Returns the marks.
+    Raises `ValueError` that names what can't be read"""
     n = len(files)
     marks = [None]*n
-    def put(i):
+    def one(i):
         x = read.pixels(files[i])
-        marks[i] = _mark(x)
-        if pixels is not None: pixels.numpy()[i] = x
+        marks[i] = pixel_mark(x)
+        put(i, x, marks[i])
     read.clipped = []
-    refuse_failed(in_threads(put, n), n, name)
+    refuse_failed(in_threads(one, n), n, name)
     tell_clipped(read, n)
     return marks
+
+# %% ../nbs/00b_data.ipynb #c6cb116d
+def _into_memory(read, files, name):
+    "Pixels of all files `[N, C, H, W]`, and the `pixel_mark` of each"
+    pixels = _room(len(files), (read.channels,*read.size), torch.uint8).numpy()
+    def put(i, x, mark): pixels[i] = x
+    return pixels,_read_all(read, files, put, name)
+
+def _into_cache(cache, rows, name, tell):
+    "The same of some rows of an `ImageCache`. Reads the files that it lacks"
+    with locked(cache.path):            # a second process waits here, and finds all images decoded
+        todo = cache.missing(rows)
+        cache.check_room(len(todo))
+        if tell: cache.tell(len(rows), len(todo))
+        def put(j, x, mark): cache.put(todo[j], x, mark)
+        _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]))
+    return Rows(cache.pixels.view(np.ndarray), np.array(rows)),[cache.mark(i) for i in rows]
 
 # %% ../nbs/00b_data.ipynb #bac591ff
 def _data_sets(read, files, labels, to_label, n_train):
@@ -281,13 +303,12 @@ def _data_sets(read, files, labels, to_label, n_train):
         tls.append(TfmdLists(files, [parent_label,to_label], splits=splits) if by_folder else TfmdLists(labels, to_label, splits=splits))
     return Datasets(tls=tls)
 
-def _fill(dls, pixels, labels, to_label, n_train):
+def _fill(dls, pixels, channels, labels, to_label, n_train):
     "Give the loaders all images and labels, so that they need not decode anything"
-    classes = {1:TensorImageBW, 3:TensorImage, 4:TensorImage}
-    parts = [pixels.as_subclass(classes.get(pixels.shape[1], TensorBands))]
-    if labels: parts.append(TensorCategory([-1 if o is None else to_label.vocab.o2i[o] for o in labels]))
-    dls[0].fill(*(o[:n_train] for o in parts))
-    dls[1].fill(*(o[n_train:] for o in parts))
+    parts = [(pixels,{1:TensorImageBW, 3:TensorImage, 4:TensorImage}.get(channels, TensorBands))]
+    if labels: parts.append((np.array([-1 if o is None else to_label.vocab.o2i[o] for o in labels]),TensorCategory))
+    dls[0].fill(*((o[:n_train],cls) for o,cls in parts))
+    dls[1].fill(*((o[n_train:],cls) for o,cls in parts))
 
 # %% ../nbs/00b_data.ipynb #a1b2744d
 _set_here = {'self','dataset','kwargs','bs','batch_size','path','dl_type','dl_kwargs','indexed'}
@@ -312,6 +333,7 @@ def image_dls(
     size:int|tuple=64, # Side of the images, or height and width: resized by the shorter side, then cropped around the centre
     bs:int=64, # Batch size
     in_memory:bool=True, # Decode once and keep the images in memory
+    cache=None, # Folder for a file with the decoded images, if they don't fit into memory. It is used again the next time
     channels:int|None=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands; None: found by looking at the files
     max_value:float|None=None, # White of images with more than 8 bits; None: found by looking at the files
     min_value:float|None=None, # Their black; None: 0, or found by looking at the files
@@ -334,11 +356,13 @@ def image_dls(
     """Loaders for the images of a folder, a table or a list, with labels if there are any. Prints what was found.
     Raises `ValueError` that says what is wrong with the source, or that names all files which can't be read"""
     _check_options(kwargs)
+    _check_cache(cache, source)
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
     n_train = len(train)
     files,labels = s.files[train+valid],s.labels and [s.labels[i] for i in train+valid]
-    def name(i): return shown(files[i].relative_to(s.root) if files[i].is_relative_to(s.root) else files[i])
+    def named(f): return shown(f.relative_to(s.root) if f.is_relative_to(s.root) else f)
+    def name(i): return named(files[i])
 
     read = reader_for(files, size, channels, max_value, min_value, alpha, max_pixels, ground=ground, fit=fit)
     channels = read.channels
@@ -346,17 +370,18 @@ def image_dls(
     if first: say(found_line(s, n_train, len(valid), channels))
     stats = stats or ([.5]*channels,)*2
     _check_stats(stats, channels)
-    pixels = _room(len(files), (channels,*read.size), torch.uint8) if in_memory else None
-    if in_memory or verify:
-        marks = _read_all(read, files, pixels, name)
-        if first:
-            for line in same_images(marks, n_train, name, labels): say(line)
+    pixels,marks = None,None
+    if cache is not None: pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), train+valid, named, tell=first)
+    elif in_memory: pixels,marks = _into_memory(read, files, name)
+    elif verify: marks = _read_all(read, files, noop, name)
+    if marks and first:
+        for line in same_images(marks, n_train, name, labels): say(line)
 
     to_label = Labels(label_names(s.labels)) if labels else None
     ds = _data_sets(read, files, labels, to_label, n_train)
-    dls = ds.dataloaders(bs=bs, path=s.root, dl_type=MemoryDL if in_memory else TfmdDL,
+    dls = ds.dataloaders(bs=bs, path=s.root, dl_type=TfmdDL if pixels is None else MemoryDL,
         after_item=ToTensor(), after_batch=[IntToFloatTensor(), Normalize.from_stats(*stats, cuda=False)], **kwargs)
-    if in_memory: _fill(dls, pixels, labels, to_label, n_train)
+    if pixels is not None: _fill(dls, pixels, channels, labels, to_label, n_train)
     if not labels: dls.train_ds.loss_func = no_loss
     return dls
 

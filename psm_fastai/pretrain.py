@@ -179,7 +179,7 @@ def _load_named(data, size, workers, in_memory, kwargs):
         raise ValueError(f"{data} could not be fetched: {e}. Connect to the internet once, or put it into fastai's data folder") from e
 
 def _load_digits(kwargs):
-    for n,option in dict(label_col='no-labels', valid_pct='valid-pct').items():
+    for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache').items():
         if n in kwargs: raise ValueError(f"--{option} is for folders and tables of images, not for the digits")
     return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
 
@@ -228,7 +228,7 @@ def _why(e):
     said = ' '.join(said.split()) or type(e).__name__
     said = re.sub(r'^Exception occur+ed in `\w+` when calling event `\w+`: ', '', said)      # of fastai
     if not _is_memory(e): return said
-    return f"there is not enough memory ({said[:200]}). Lower --bs, --size or --bank-size, or add --from-disk"
+    return f"there is not enough memory ({said[:200]}). Lower --bs, --size or --bank-size, or add --cache FOLDER"
 
 # %% ../nbs/10_pretrain.ipynb #adcd4fa3
 def run_folder(
@@ -359,6 +359,7 @@ def load(self:PretrainRun):
     asked = dict(bs=o.bs, limit=o.limit, usual=self.recipe.get('size', 64))
     if o.data!='digits': asked['seed'] = o.seed
     if o.no_labels: asked['label_col'] = None
+    if o.cache: asked['cache'] = o.cache
     if o.valid_pct is not None: asked['valid_pct'] = o.valid_pct
     self.dls = _load(o.data, reading, o.size, o.workers, not o.from_disk, **asked)
     self.fit_batches(len(self.dls.train_ds))
@@ -592,6 +593,7 @@ def psm_pretrain(
     momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.99; for digits 0.98, for byol 0.99,1)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
     limit:int=None, # Maximum number of training images; other data than the digits keeps a fifth as many for validation
+    cache:str=None, # Folder for a file with the decoded images, if they don't fit into memory; a later run uses it again
     from_disk:bool=False, # Read images from disk in each epoch instead of decoding them once into memory
     workers:int=0, # Processes that read images from disk
     no_labels:bool=False, # Folders are not classes, and a table's second column holds no labels

@@ -272,7 +272,7 @@ def test_memory_is_checked_first(classes, monkeypatch):
     class Little: available = 1000
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
     monkeypatch.setattr(ReadImage, 'read', lambda *_: pytest.fail('decoded before the check'))
-    with pytest.raises(ValueError, match=r"24 images of 3×64×64 need 0.00 GB of memory, and 0.00 GB are available. Use in_memory=False, a smaller size"): small_dls(classes, size=64)
+    with pytest.raises(ValueError, match=r"24 images of 3×64×64 need 0.00 GB of memory, and 0.00 GB are available. Pass cache=.a folder., to keep them in a file"): small_dls(classes, size=64)
     monkeypatch.undo()
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
     assert len(small_dls(classes, size=64, in_memory=False, num_workers=0).train_ds)==20
