@@ -31,7 +31,7 @@ def main(
         for ids in torch.arange(K).split(8192): bank.enqueue(F.normalize(torch.randn(len(ids), dim), dim=1), ids)
         q,k = F.normalize(torch.randn(2, bs, dim), dim=2)
         ids = torch.arange(bs)
-        mine,draw = PSMLoss(k=20, n_neg=None),PSMLoss(k=20, n_neg=256)
+        mine,draw = PSMLoss(n_pos=20, n_neg=None),PSMLoss(n_pos=20, n_neg=256)
         held = bank.feats.nbytes
         base = int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])*1024
         read = peak()

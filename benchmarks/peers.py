@@ -94,7 +94,7 @@ def same_loss(o):
     theirs(q, k)             # makes its bank
     theirs.memory_bank.bank = rows.clone()
     q.requires_grad_()
-    return abs(PSMLoss(k=0, n_neg=None, hard_weight=1.)(q, k, torch.arange(o.bs), bank).mean()-theirs(q, k)).item()
+    return abs(PSMLoss(n_pos=0, n_neg=None, hard_weight=1.)(q, k, torch.arange(o.bs), bank).mean()-theirs(q, k)).item()
 
 @call_parse
 def main(

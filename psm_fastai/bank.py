@@ -45,8 +45,8 @@ class MemoryBank(nn.Module):
     def similarity(self,
         keys:Tensor, # `[B, D]`
         ids:Tensor, # `[B]`, not needed here
-        rows:Tensor, # `[B, k]` rows that the keys have mined
-    )->Tensor: # `[B, k]`
+        rows:Tensor, # `[B, n_pos]` rows that the keys have mined
+    )->Tensor: # `[B, n_pos]`
         "The similarity by which rows were mined: that of the key to each row"
         return (self.feats[rows].to(keys) @ keys[:,:,None]).squeeze(2)
 

@@ -223,7 +223,7 @@ def agreement(self:PSMLossCallback, step, m):
     "Agreement of the two views of a step: neighbours in common above chance, and how many there could be"
     def compare(q, ids, idx, found):
         allowed = admissible(ids, m.bank.ids, m.bank.ready)
-        own = mine_positives(q @ m.bank.feats.T.to(q), allowed, m.loss.k)
+        own = mine_positives(q @ m.bank.feats.T.to(q), allowed, m.loss.n_pos)
         shared,asked = overlap(idx, found, *own)
         return shared,asked,found.sum(1)/allowed.sum(1)
     parts = query_parts(len(m.bank.labels), step.q, step.ids, step.mined.pos_idx, step.mined.pos_found)
@@ -295,7 +295,7 @@ def attach(self:PSMLossCallback):
     learn.loss_func.decodes = _no_class
     learn.psm_step,learn.all_batches,learn.show_results = None,self.all_batches,self.refuse_results
     labels,names = has_labels(learn.dls),[]
-    if labels and m.loss.k: names.append('purity')
+    if labels and m.loss.n_pos: names.append('purity')
     if labels and m.loss.n_neg!=0: names.append('false_neg')
     if m.loss.index is not None: names.append('trusted')
     if self.mine_after=='agreement': names.append('agreement')
@@ -508,9 +508,9 @@ def _check_rule_settings(rule, name, given):
         raise TypeError(f"The rule of mining {name!r} has no {', '.join(bad)}; it has {', '.join(known)}")
 
 def _check_agreement(mine_after, objective):
-    if mine_after=='agreement' and not objective.k:
-        raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but k=0 mines none. "
-            "Use k of at least 1, or a share of training")
+    if mine_after=='agreement' and not objective.n_pos:
+        raise ValueError("mine_after='agreement' compares the neighbours that two views mine, but n_pos=0 mines none. "
+            "Use n_pos of at least 1, or a share of training")
 
 # %% ../nbs/06_callback.ipynb #32ace647
 class PSMCallback(GuestCallback):
@@ -638,10 +638,10 @@ _fixes = dict(
     ppsm = dict(n_neg=None),
     pnsm = dict(hard_weight=1.),
     from_bank = dict(rule='bank'),
-    moco = dict(rule='bank', k=0, n_neg=None, hard_weight=1., predictor=False, symmetric=False),
-    nnclr = dict(rule='bank', k=1, n_neg=None, hard_weight=0., predictor=True, symmetric=True),
-    msf = dict(rule='bank', n_neg=0, hard_weight=None, soft_temp=math.inf, predictor=True, symmetric=False),      # hard_weight follows k
-    byol = dict(rule='bank', k=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True))
+    moco = dict(rule='bank', n_pos=0, n_neg=None, hard_weight=1., predictor=False, symmetric=False),
+    nnclr = dict(rule='bank', n_pos=1, n_neg=None, hard_weight=0., predictor=True, symmetric=True),
+    msf = dict(rule='bank', n_neg=0, hard_weight=None, soft_temp=math.inf, predictor=True, symmetric=False),      # hard_weight follows n_pos
+    byol = dict(rule='bank', n_pos=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True))
 _lacks = dict(
     ppsm = ('a','b'),
     pnsm = (),
@@ -701,10 +701,10 @@ def nnclr(cls:PSMCallback, mine_after:float|str=0., temp:float=.1, **kwargs)->PS
 
 @patch(cls_method=True)
 @_takes_the_rest('msf')
-def msf(cls:PSMCallback, k:int=4, mine_after:float|str=0., **kwargs)->PSMCallback:
-    "Like MSF (arXiv 2105.07269): towards the view and its `k` neighbours, all alike, without negatives"
-    check_number('k', k, 1, whole=True)
-    return cls._named('msf', dict(k=k, mine_after=mine_after, **kwargs), hard_weight=1/(k+1))
+def msf(cls:PSMCallback, n_pos:int=4, mine_after:float|str=0., **kwargs)->PSMCallback:
+    "Like MSF (arXiv 2105.07269): towards the view and its `n_pos` neighbours, all alike, without negatives"
+    check_number('n_pos', n_pos, 1, whole=True)
+    return cls._named('msf', dict(n_pos=n_pos, mine_after=mine_after, **kwargs), hard_weight=1/(n_pos+1))
 
 @patch(cls_method=True)
 @_takes_the_rest('byol')
@@ -729,9 +729,10 @@ def method_settings(
 # %% ../nbs/06_callback.ipynb #a16b6aad
 def _check_learner_settings(cbs, given):
     "Raise an error for settings that `psm_learner` can't pass on"
-    known = {*inspect.signature(PSMCallback).parameters, *_rule(given.get('rule', 'index'))[0].settings()}
+    known = [n for n in inspect.signature(PSMCallback).parameters if n!='kwargs']
+    known += [n for n in _rule(given.get('rule', 'index'))[0].settings() if n not in known]
     if bad := [n for n in given if n not in known]:
-        raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. "
+        raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}; it has {', '.join(known)}. "
             "Arguments of the Learner need a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
     if given and any(isinstance(cb, PSMCallback) for cb in cbs):
         raise ValueError(f"{', '.join(given)} would be lost: cbs holds a PSMCallback; give its settings to it")

@@ -17,7 +17,7 @@ from .encoder import misfits
 from .files import atomic_write, below_common_folder, read_saved, regular
 from .folders import name_some, say, shown
 from .learner import in_lr_find, is_distributed, n_ranks, plain_dls, randomness, set_randomness
-from .loss import check_number
+from .loss import by_new_names, check_number
 
 # %% ../nbs/07b_checkpoint.ipynb #42de8e9d
 def _items(dls):
@@ -301,7 +301,8 @@ _build_again = "Build the learner as it was built then"
 @patch
 def compare(self:CheckpointCallback, learn, s):
     "Raise `ValueError` if settings or images differ from those of the file"
-    now,then = self.settings(learn),s['settings']
+    now = self.settings(learn)
+    then = by_new_names(s['settings'], now)
     if other := [f"{n} was {then.get(n)!r} and is {v!r}" for n,v in now.items() if then.get(n)!=v]:
         raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. {_build_again}")
     try: other = other_images(s['files'], learn.dls)

@@ -125,7 +125,7 @@ class _Effective(MonitorCallback):
 def _monitors(s):
     "Monitors that have something to look at with the settings `s`"
     res = []
-    if s['k'] or s['n_neg']!=0: res.append(PurityCallback())
+    if s['n_pos'] or s['n_neg']!=0: res.append(PurityCallback())
     if s['n_neg']: res.append(_Effective())
     return res
 

@@ -96,7 +96,7 @@ def mined_neighbours(
     """The neighbours that images would mine now, a row each. Before any training they are the nearest by the encoder's features,
     and `weight` is nan. `right` is None if a label is unknown. Raises `ValueError` for an image without a key"""
     bank,loss,pool = psm_model(learn).bank,psm_model(learn).loss,mining_pool(learn)
-    if k is None: k = loss.k or 5
+    if k is None: k = loss.n_pos or 5
     check_number('k', k, 1, whole=True)
     if ids is None: check_number('n', n, 1, whole=True)
     if not len(bank): return _by_features(learn, ids, n, k, seed)

@@ -297,15 +297,15 @@ def _real_slider(name, v, lo, hi, step):
     return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=_wide, continuous_update=False, readout_format='.3g')
 
 def _most_neighbours(loss, n):
-    "Largest `k` that can be mined: by what the index holds, or from a bank of `n` rows"
-    most = loss.index.near.shape[1] if loss.index is not None and loss.index.made else max(100, loss.k)
+    "Largest `n_pos` that can be mined: by what the index holds, or from a bank of `n` rows"
+    most = loss.index.near.shape[1] if loss.index is not None and loss.index.made else max(100, loss.n_pos)
     return min(most, n-1)
 
 def _controls(loss, n):
     "A control for each setting of mining that the loss has, over a bank of `n` rows. It begins with the value of the loss"
     most = _most_neighbours(loss, n)
     res = dict(
-        k=_whole_slider('k', min(loss.k or 5, most), 1, max(1, most)),
+        n_pos=_whole_slider('n_pos', min(loss.n_pos or 5, most), 1, max(1, most)),
         n_neg=_whole_slider('n_neg', n if loss.n_neg is None else min(loss.n_neg or 256, n), 1, n),
         a=_real_slider('a', loss.a, 0, max(50, loss.a), .5),
         b=_real_slider('b', loss.b, min(-1, loss.b), max(1, loss.b), .05),
@@ -341,7 +341,7 @@ class MiningLab(_Readable):
         ids=None, # Images to look at; None: 64 are drawn
     ):
         self.learn,self.bank = learn,psm_model(learn).bank
-        self.history = NeighbourHistory(ids=ids, k=20, n_neg=20, n_map=0).look(learn)
+        self.history = NeighbourHistory(ids=ids, n_pos=20, n_neg=20, n_map=0).look(learn)
         self.step = None                                 # of the bank when the probes were last computed
         self.controls = _controls(psm_model(learn).loss, len(self.bank))
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
@@ -370,7 +370,7 @@ def _mine(self:MiningLab, loss):
         self.step,(_,*self.asked) = step,h.probes(self.learn)
     table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
     h.tables = [table[(table['rank']<=loss.n_neg) | ~table.negative]]
-    settings = dict(k=loss.k, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)
+    settings = dict(n_pos=loss.n_pos, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)
     h.epochs = [dict(h.epochs[0], mining=True, **settings)]
     for i in h.tables[0].id.unique().tolist():
         if i>=0: h.add_picture(h.recent, self.learn.dls, i)
@@ -412,7 +412,7 @@ class NeighbourGrid(Callback):
 
     def begin(self):
         "Begin a new history"
-        self.history,self.out = NeighbourHistory(n_probes=self.n, k=self.k, n_neg=0, n_map=0),None
+        self.history,self.out = NeighbourHistory(n_probes=self.n, n_pos=self.k, n_neg=0, n_map=0),None
 
     def before_fit(self): self.active = False      # an earlier fit may have been interrupted
 

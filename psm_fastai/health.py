@@ -90,7 +90,7 @@ def epoch_row(self:HealthCallback, m):
     return dict(epoch=self.epoch, loss=loss, purity=right/known if known else math.nan,
         **dict(zip(['spread','pulling','ceiling','grad_mean','grad_var'], figures)),
         chance=chance_purity(m.bank.labels, m.bank.labels),
-        mining=p.mining and bool(p.k or p.n_neg),
+        mining=p.mining and bool(p.n_pos or p.n_neg),
         since=p.index.since if p.index is not None and p.index.made else math.nan,
         pct=(self.epoch+1)/self.n_epoch)
 
@@ -106,7 +106,7 @@ def _low_purity(fit):
     if fit.mining.sum()<3 or last.pct<.5 or last.pulling<.01: return
     if not last.purity<min(2*last.chance, last.chance+.05*(1-last.chance)): return
     return (f"the purity of mined positives stays at {last.purity:.2f}, chance is {last.chance:.2f}: what is mined is seldom right. "
-        "Try a later mine_after (or 'agreement'), a smaller k, gentler views, or more epochs")
+        "Try a later mine_after (or 'agreement'), a smaller n_pos, gentler views, or more epochs")
 
 def _no_trust(fit):
     last = fit.iloc[-1]
@@ -134,7 +134,7 @@ def _at_ceiling(fit):
 
 def _no_negatives(fit):
     if 'ceiling' not in fit or _at_ceiling(fit) or not fit.ceiling.iloc[-1]<.01: return
-    return "no negatives are left, so the loss is 0 and nothing is learned. Try a smaller k, or a larger bank_size"
+    return "no negatives are left, so the loss is 0 and nothing is learned. Try a smaller n_pos, or a larger bank_size"
 
 def _plateau(fit):
     if 'ceiling' not in fit or _at_ceiling(fit) or _no_negatives(fit): return
@@ -143,7 +143,7 @@ def _plateau(fit):
     if len(late)<8 or not late.max()-late.min()<.03*late.mean(): return
     return (f"the loss has stopped at {last.loss:.2f} after {last.pct:.0%} of the training. "
         "If the bank is not diverse enough, try a larger bank_size; if the choice is too strict, "
-        "a smaller k and hard_weight nearer to 1, or a smaller a; or else a larger learning rate")
+        "a smaller n_pos and hard_weight nearer to 1, or a smaller a; or else a larger learning rate")
 
 # %% ../nbs/05c_health.ipynb #74dd8852
 def _collapsed(fit):

@@ -27,7 +27,7 @@ from .images import in_threads
 from .layout import lay_out
 from .learner import *
 from .learner import _without_augmentation
-from .loss import PSMLoss, check_number
+from .loss import PSMLoss, by_new_names, check_number
 from .mining import admissible, bank_purities, draw_probs, mine_positives, overlap, sample_negatives
 from .model import undisturbed
 from .record import Losses, MapRecord, map_ids
@@ -113,14 +113,14 @@ class NeighbourHistory(GuestCallback):
         n_probes:int=64, # Number of images to follow
         every:int=1, # Keep one epoch in this many, and the last one
         ids=None, # Places in `dls.train_ds` of the images to follow; None: `n_probes` are drawn
-        k:int=10, # Maximum number of mined positives to keep for each probe, the most similar ones first
+        n_pos:int=10, # Maximum number of mined positives to keep for each probe, the most similar ones first
         n_neg:int=20, # Maximum number of negatives to keep for each probe
         budget:float=32, # Maximum size of all thumbnails, in MB. Half of it may go to negatives
         seed:int=0, # For the draw of probes, their views and the sample of negatives
         title:str='', # Name of the run, shown if several runs stand side by side
         n_map:int=10_000, # Maximum number of images on the map. Of a larger training set it takes every second, third, ... image. 0: no map
     ):
-        for n,v,lo in (('n_probes',n_probes,1),('every',every,1),('k',k,1),('n_neg',n_neg,0),('n_map',n_map,0)):
+        for n,v,lo in (('n_probes',n_probes,1),('every',every,1),('n_pos',n_pos,1),('n_neg',n_neg,0),('n_map',n_map,0)):
             check_number(n, v, lo, whole=True)
         check_number('budget', budget, 0, lo_open=True)
         if ids is not None: _check_ids(ids)
@@ -171,17 +171,17 @@ def mined(self:NeighbourHistory,
 )->tuple: # The table, the expected share of false negatives, and the drawing probabilities `[n, K]`
     "What these queries and keys mine, and a sample of their negatives"
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
-        miner = loss if loss.k else PSMLoss(k=self.k)
+        miner = loss if loss.n_pos else PSMLoss(n_pos=self.n_pos)
         idx,found,weights,allowed = miner.candidates(k, ids, bank)
         pool = miner.pool(bank)
-        if not loss.k: allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)      # it mines none, so none is left out
+        if not loss.n_pos: allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)      # it mines none, so none is left out
         sims,pos = q @ bank.feats.T.to(q),(q*k).sum(1)
         a = loss.a if loss.n_neg is not None and loss.mining else 0.
         probs = draw_probs(sims, pos, allowed, a, loss.b)
         n_neg = self.n_neg if loss.n_neg!=0 else 0
         with no_random(self.seed): neg,neg_found = sample_negatives(sims, pos, allowed, n_neg, a, loss.b)
-        idx,found = idx[:,:self.k],found[:,:self.k]
-        positives = _rows_of(pool, epoch, ids, idx, found, pool.similarity(k, ids, idx), weight=weights if loss.k else None)
+        idx,found = idx[:,:self.n_pos],found[:,:self.n_pos]
+        positives = _rows_of(pool, epoch, ids, idx, found, pool.similarity(k, ids, idx), weight=weights if loss.n_pos else None)
         negatives = _rows_of(bank, epoch, ids, neg, neg_found, sims.gather(1, neg), prob=probs.gather(1, neg), negative=True)
         table = pd.concat([positives,negatives], ignore_index=True)
         table.attrs['rows'] = allowed.sum(1).tolist()        # number of rows that a uniform draw would choose from
@@ -210,7 +210,7 @@ def _learn_labels(self:NeighbourHistory, ids, labels):
 def _method(m):
     "The settings of mining that were in use in an epoch"
     loss = m.loss
-    return dict(mining=bool(loss.mining and (loss.k or loss.n_neg)), k=loss.k, n_neg=loss.n_neg, hard_weight=loss.hard_weight,
+    return dict(mining=bool(loss.mining and (loss.n_pos or loss.n_neg)), n_pos=loss.n_pos, n_neg=loss.n_neg, hard_weight=loss.hard_weight,
         index=loss.pool(m.bank) is not m.bank)
 
 def _purities(bank, ks):
@@ -229,7 +229,7 @@ def _agreement(q, k, ids, bank, n):
 @patch
 def without_labels(self:NeighbourHistory, q, k, ids, m)->dict: # `agreement`, and with an index `estimated` and `trusted`
     "Figures that show without labels whether mining goes well"
-    res,pool = dict(agreement=_agreement(q, k, ids, m.bank, self.k)),m.loss.pool(m.bank)
+    res,pool = dict(agreement=_agreement(q, k, ids, m.bank, self.n_pos)),m.loss.pool(m.bank)
     if pool is m.bank or not pool.trust.numel(): return res
     pulled = pool.trust.sum().item()
     estimated = (pool.right*pool.trust).sum().item()/max(pulled, 1e-9)
@@ -341,7 +341,7 @@ def look_at_map(self:NeighbourHistory,
     self.begin_map(learn)
     losses,self.losses = self.losses,None
     loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
-    self.map.look(psm_model(learn), epoch, self.k, rows, loss)
+    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss)
     self._learn_labels(self.map.ids, self.map.labels)
     if not self.files:
         files = item_files(learn.dls.train_ds)
@@ -371,7 +371,7 @@ def look(self:NeighbourHistory,
     views,q,k,ids,labels = self.probes(learn)
     table,false_neg,_ = self.mined(q, k, ids, labels, m.bank, m.loss, epoch)
     if self.n_map: self.look_at_map(learn, epoch, table.attrs['rows'])
-    purities = _purities(m.bank, sorted({1, 5, self.k}))
+    purities = _purities(m.bank, sorted({1, 5, self.n_pos}))
     unlabelled = self.without_labels(q, k, ids, m)
     self.tables.append(table)
     self.epochs.append(dict(epoch=epoch, **_method(m), **purities, false_neg=false_neg, **unlabelled, **values))
@@ -476,7 +476,7 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, w
 def metrics(self:NeighbourHistory)->pd.DataFrame: # A row for each kept epoch
     """The figures of each kept epoch.
 
-    - `mining`: whether mined positives or drawn negatives were in use; `k`, `n_neg` and `hard_weight` of the method
+    - `mining`: whether mined positives or drawn negatives were in use; `n_pos`, `n_neg` and `hard_weight` of the method
     - `index`: whether neighbours came from an index, not from the bank
     - `purity_k` of the bank for several k, `chance`, and `false_neg`, the expected share of false negatives
     - `agreement`, `estimated` and `trusted`, which need no labels
@@ -548,7 +548,7 @@ def map_layout(self:NeighbourHistory,
     return self.map.layouts[layout]
 
 # %% ../nbs/08a_history.ipynb #7dfce54c
-_kept = ('n_probes','every','k','n_neg','budget','seed','ids','epochs','vocab','title','audits','source','offset','n_map')
+_kept = ('n_probes','every','n_pos','n_neg','budget','seed','ids','epochs','vocab','title','audits','source','offset','n_map')
 
 @patch
 def state_dict(self:NeighbourHistory):
@@ -586,11 +586,11 @@ def _pairs(a, b): return _list_of(lambda o: _is(o, list) and len(o)==2 and a(o[0
 
 def _names(v): return _list_of(_text)(v) and len({*v})==len(v)
 
-def _epoch(v): return _figures(v) and _whole(v.get('epoch')) and _whole(v.get('k')) and {'mining','n_neg'} <= v.keys()
+def _epoch(v): return _figures(v) and _whole(v.get('epoch')) and _whole(v.get('n_pos')) and {'mining','n_neg'} <= v.keys()
 def _epochs(v): return _list_of(_epoch)(v) and all(a['epoch']<b['epoch'] for a,b in zip(v, v[1:]))
 
 # %% ../nbs/08a_history.ipynb #h0000044
-_of_meta = dict(n_probes=_whole, every=_whole, k=_whole, n_neg=_whole, seed=_whole, offset=_whole, budget=_real,
+_of_meta = dict(n_probes=_whole, every=_whole, n_pos=_whole, n_neg=_whole, seed=_whole, offset=_whole, budget=_real,
     ids=_optional(_list_of(_whole)), source=_optional(_whole), title=_text, vocab=_optional(_list_of(_text)),
     labels=_pairs(_whole, _natural), names=_names, recent=_names, audits=_list_of(_figures), epochs=_epochs)
 
@@ -622,7 +622,7 @@ def _restore_thumbs(sprites, kind, names):
 
 @patch
 def load_state_dict(self:NeighbourHistory, state):
-    meta = json.loads(state['meta'])
+    meta = json.loads(state['meta'], object_hook=by_new_names)
     _check_meta(meta)
     df = _check_table(pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()}), meta)
     thumbs = _restore_thumbs(state['sprites'], 'thumbs', meta['names'])

@@ -66,7 +66,7 @@ def _ids(h):
 def _from_tables(h, ids, epoch):
     "The parts of a `MapRecord` for an epoch, from the table of its probes"
     t = next(t for m,t in zip(h.epochs, h.tables) if m['epoch']==epoch)
-    t,n,k = t[~t.negative],len(ids),h.k
+    t,n,k = t[~t.negative],len(ids),h.n_pos
     def blank(shape, v, dtype): return np.full(shape, v, dtype)
     res = dict(feats=blank((n,1), np.nan, np.float16), near=blank((n,k), -1, np.int32), sim=blank((n,k), 0, np.uint8))
     res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), loss=blank(n, np.nan, np.float16), rows=None)
@@ -275,7 +275,7 @@ def _negatives(h, ids, epochs, rows):
 def _method(h, epoch):
     "The settings of mining at an epoch"
     meta = next(m for m in h.epochs if m['epoch']==epoch)
-    return dict({n: meta.get(n) for n in ('k','n_neg','hard_weight')}, index=bool(meta.get('index')))
+    return dict({n: meta.get(n) for n in ('n_pos','n_neg','hard_weight')}, index=bool(meta.get('index')))
 
 def _places(h, epochs, layout):
     "`[E, n, 2]`; a history without a map has no places"

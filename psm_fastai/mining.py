@@ -57,18 +57,18 @@ def top_rows(
 def mine_positives(
     sims:Tensor, # `[B, K]` similarity of each key to each row
     allowed:Tensor, # `[B, K]` bool, from `admissible`
-    k:int, # Number of rows to mine
-)->tuple[Tensor,Tensor]: # `[B, k']` columns, most similar first, and `[B, k']` bool, whether a row was found; k' = min(k, K)
-    "The `k` most similar admissible rows. A row is not found if fewer than `k` are admissible"
-    top,idx = top_rows(sims.masked_fill(~allowed, -torch.inf), min(k, sims.shape[1]))
+    n_pos:int, # Number of rows to mine
+)->tuple[Tensor,Tensor]: # `[B, n]` columns, most similar first, and `[B, n]` bool, whether a row was found; n = min(n_pos, K)
+    "The `n_pos` most similar admissible rows. A row is not found if fewer than `n_pos` are admissible"
+    top,idx = top_rows(sims.masked_fill(~allowed, -torch.inf), min(n_pos, sims.shape[1]))
     return idx,top>-torch.inf
 
 # %% ../nbs/02_mining.ipynb #e0df95ed
 def soft_weights(
-    sims:Tensor, # `[B, k]` similarity of the key to each mined row
-    found:Tensor, # `[B, k]` bool, from `mine_positives`
+    sims:Tensor, # `[B, n_pos]` similarity of the key to each mined row
+    found:Tensor, # `[B, n_pos]` bool, from `mine_positives`
     soft_temp:float, # Temperature t_w; `inf` weights all found rows alike
-)->Tensor: # `[B, k]`, each row adds up to 1, or to 0 if nothing was found
+)->Tensor: # `[B, n_pos]`, each row adds up to 1, or to 0 if nothing was found
     "Weights of mined positives: `softmax_j(s(k_i, n_ij) / soft_temp)` over the rows found [ours]"
     w = (sims/soft_temp).masked_fill(~found, -torch.inf).softmax(1)
     return w.masked_fill(~found, 0)
@@ -119,8 +119,8 @@ def sample_negatives(
 # %% ../nbs/02_mining.ipynb #53e22d5e
 def purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
-    mined_labels:Tensor, # `[B, k]` labels of their mined rows
-    found:Tensor, # `[B, k]` bool
+    mined_labels:Tensor, # `[B, n_pos]` labels of their mined rows
+    found:Tensor, # `[B, n_pos]` bool
 )->tuple[Tensor,Tensor]: # Sum over queries of the share of mined rows with the query's label, and the number of queries that have one
     """Add these up over batches and divide: the result is the purity of mined positives. For drawn negatives the same share is the
     false-negative rate"""

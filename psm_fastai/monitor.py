@@ -150,8 +150,8 @@ def _check_labels(learn):
     raise ValueError("PurityCallback compares labels, and these images have none. AgreementCallback needs none: use that")
 
 def _check_mines(loss):
-    if loss.k or loss.n_neg!=0: return
-    raise ValueError("PurityCallback looks at mined positives and at negatives; with k=0 and n_neg=0 there are neither. "
+    if loss.n_pos or loss.n_neg!=0: return
+    raise ValueError("PurityCallback looks at mined positives and at negatives; with n_pos=0 and n_neg=0 there are neither. "
         "Use CollapseCallback")
 
 # %% ../nbs/08_monitor.ipynb #5a13db1f
@@ -176,7 +176,7 @@ class PurityCallback(MonitorCallback):
         known = bank.ready & (bank.labels>=0) & (label>=0)
         same = known & (bank.labels==label)
         seen = dict(label=step.labels, mining=torch.full_like(step.loss, p.mining), chance=_share(same, known))
-        if p.k: seen.update(_pulled_figures(step, p.pool(bank)))
+        if p.n_pos: seen.update(_pulled_figures(step, p.pool(bank)))
         if p.n_neg!=0: seen.update(_negative_figures(step, m, same, known))
         return seen
 
@@ -314,7 +314,7 @@ class AgreementCallback(MonitorCallback):
         self.k = k
 
     def look(self, step, m):
-        bank,k = m.bank,self.k or m.loss.k or 5
+        bank,k = m.bank,self.k or m.loss.n_pos or 5
         allowed = admissible(step.ids, bank.ids, bank.ready)
         sims,n = step.q @ bank.feats.T.to(step.q),allowed.sum(1)
         by_key = mine_positives(step.k @ bank.feats.T.to(step.k), allowed, k)
@@ -341,7 +341,7 @@ class AgreementCallback(MonitorCallback):
 @patch
 def kept(self:AgreementCallback, m):
     "How stable neighbours are from the epoch before to this one, over the images that the bank held both times"
-    k,before = self.k or m.loss.k or 5,self.last
+    k,before = self.k or m.loss.n_pos or 5,self.last
     ids,feats = _latest_rows(m.bank)
     self.last = self.dls.train_ds,ids,feats
     same_data = before is not None and before[0] is self.dls.train_ds

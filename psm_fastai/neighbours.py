@@ -253,7 +253,7 @@ def _check_trust(trust):
 class IndexLoss(PSMLoss):
     "The PSM objective with positives from a `NeighbourIndex` of the unaugmented images, each by how much it is trusted"
     def __init__(self,
-        k:int=20, # Number of neighbours of each image that may be mined; 0 = none
+        n_pos:int=20, # Number of neighbours of each image that may be mined; 0 = none
         n_neg:int|None=None, # Number of drawn negatives; None = the whole bank, 0 = none
         a:float=5., # How sharply the draw of negatives is concentrated, at least 0; needs `n_neg`
         b:float=-0.4, # Where its mode lies, relative to the similarity of the positive, -2 to 2
@@ -262,11 +262,11 @@ class IndexLoss(PSMLoss):
         trust:str|float='auto', # 'auto': neighbours estimated more likely right than wrong; or a share of all pairs, above 0 and at most 1
         refresh:int=5, # Number of epochs after which the index is made anew
     ):
-        super().__init__(k=k, n_neg=n_neg, a=a, b=b, temp=temp, hard_weight=hard_weight)
+        super().__init__(n_pos=n_pos, n_neg=n_neg, a=a, b=b, temp=temp, hard_weight=hard_weight)
         _check_trust(trust)
         check_number('refresh', refresh, 1, whole=True)
         self.trust,self.refresh = trust,refresh
-        self.index = NeighbourIndex(k) if k else None
+        self.index = NeighbourIndex(n_pos) if n_pos else None
 
     @property
     def indexed(self): return self.index is not None and self.index.made
@@ -281,22 +281,22 @@ def candidates(self:IndexLoss,
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
-)->tuple: # Rows of the index, whether each has a key, and weights, all `[B, k]`; and which rows of the bank may be negatives, `[B, K]`
+)->tuple: # Rows of the index, whether each has a key, and weights, all `[B, n_pos]`; and which rows of the bank may be negatives, `[B, K]`
     "Look up the neighbours of the images, and leave the trusted ones out of the negatives"
     if not self.indexed: return PSMLoss.candidates(self, k, ids, bank)
     with torch.no_grad():
         index = self.index
         rows,known = index.rows(ids)
-        near = index.near[rows,:self.k].long()
+        near = index.near[rows,:self.n_pos].long()
         found = known[:,None] & index.ready[near]
-        trust = index.trust[rows,:self.k]*found
+        trust = index.trust[rows,:self.n_pos]*found
         allowed = admissible(ids, bank.ids, bank.ready)
         if self.mining: allowed &= ~is_among(bank.ids, torch.where(trust>0, near*index.every, -2))     # -2 is no id
         return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),allowed
 
 @patch
 def similarities(self:IndexLoss, q, bank, mined):
-    "Similarities of each query to the keys of its neighbours, `[B, k]`, and to its negatives in the bank, `[B, n]`"
+    "Similarities of each query to the keys of its neighbours, `[B, n_pos]`, and to its negatives in the bank, `[B, n]`"
     if not self.indexed: return PSMLoss.similarities(self, q, bank, mined)
     to_mined = to_rows(q, self.index.feats, mined.pos_idx)
     if mined.neg_idx is None: return to_mined,q @ bank.feats.T.to(q)

@@ -99,7 +99,7 @@ def _counts(pos, index):
 
 def _about_mining(meta):
     "What is special about mining at an epoch, if anything"
-    if meta['k']==0: return 'This method mines nothing. These are the nearest keys.'
+    if meta['n_pos']==0: return 'This method mines nothing. These are the nearest keys.'
     if not meta['mining']:
         negatives = '' if meta['n_neg']==0 else ', and the whole bank as negatives'
         return f'Mining was not in use yet: at this epoch training took the other view alone as positive{negatives}.'

@@ -59,7 +59,7 @@ class _Plan:
         self.steps = len(self.dl)*learn.n_epoch
         self.mining_step = 0 if mine_after=='agreement' else steps_before(mine_after, self.steps)
         self.spread = _first_look(learn, views)
-        self.mines = self.loss.k or self.loss.n_neg
+        self.mines = self.loss.n_pos or self.loss.n_neg
 
 # %% ../nbs/05b_preflight.ipynb #ae1b3f43
 @patch
@@ -67,7 +67,7 @@ def positives(self:_Plan):
     "What a query is pulled towards"
     p,res = self.loss,[]
     if p.hard_weight>0 or self.mine_after: res.append("the other view")
-    if p.k and p.hard_weight<1: res.append((f"{p.k} mined" if p.index is None else f"up to {p.k} trusted neighbours") + self.when())
+    if p.n_pos and p.hard_weight<1: res.append((f"{p.n_pos} mined" if p.index is None else f"up to {p.n_pos} trusted neighbours") + self.when())
     return ' and '.join(res)
 
 @patch
@@ -83,7 +83,7 @@ def negatives(self:_Plan):
     if p.n_neg==0: return "none"
     if p.n_neg: res = f"{p.n_neg} drawn, by a={p.a:g}, b={p.b:g} over {self.spread:,.0f} rows now"
     else: res = "all of the bank"
-    if p.n_neg is None and p.k: res += f" but the rows of {'mined images' if p.index is None else 'trusted neighbours'}"
+    if p.n_neg is None and p.n_pos: res += f" but the rows of {'mined images' if p.index is None else 'trusted neighbours'}"
     return res + ("; until mining starts the whole bank" if self.mine_after and self.mines else '')
 
 # %% ../nbs/05b_preflight.ipynb #375c96ed
@@ -94,9 +94,9 @@ def index(self:_Plan):
     images = math.ceil(n/math.ceil(n/most_images))
     times = math.ceil((epochs-self.mining_step//len(self.dl))/p.refresh)
     share = times*(images+weak_views*min(images, asked_images))/(4*epochs*n)
-    held = images*(4*self.bank.feats.shape[1]+16+16*p.k)
+    held = images*(4*self.bank.feats.shape[1]+16+16*p.n_pos)
     briefly = 4*images*next(self.model.projector.parameters()).shape[1]
-    return (f"{images:,} images and the {p.k} nearest of each, {_bytes(held)}, and {_bytes(briefly)} while it is made; "
+    return (f"{images:,} images and the {p.n_pos} nearest of each, {_bytes(held)}, and {_bytes(briefly)} while it is made; "
         f"made when mining starts and every {p.refresh} epochs, {'once' if times==1 else f'{times} times'}: about {share:.0%} of the time")
 
 @patch
@@ -134,14 +134,14 @@ def _stale_bank(plan):
 
 def _all_mined(plan):
     p = plan.loss
-    if p.index is not None or not p.k or p.k<plan.filled-1: return
-    return (f"k={p.k} mines all {plan.filled} rows of the bank, which leaves no negatives and nothing to choose. "
-        "Try a k of a few rows in a hundred")
+    if p.index is not None or not p.n_pos or p.n_pos<plan.filled-1: return
+    return (f"n_pos={p.n_pos} mines all {plan.filled} rows of the bank, which leaves no negatives and nothing to choose. "
+        "Try an n_pos of a few rows in a hundred")
 
 def _many_drawn(plan):
     p,rows,spread = plan.loss,plan.filled,plan.spread
     if not p.n_neg: return
-    mined = p.k if p.index is None else 0
+    mined = p.n_pos if p.index is None else 0
     if p.n_neg>=rows-mined:
         return f"n_neg={p.n_neg} takes every row of {rows}, whatever a and b are. Try n_neg={max(1, rows//8)}, or None"
     if spread and p.n_neg>spread/2:

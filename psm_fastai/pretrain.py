@@ -28,7 +28,7 @@ from .files import atomic_write, locked, regular, watched
 from .folders import read_table, say, short_name
 from .history import NeighbourHistory
 from .learner import peek_batch
-from .loss import check_number
+from .loss import by_new_names, check_number
 from .page import neighbour_page
 from .recipe import by_size, cycle_args, optimizers, recipe_for
 from .report import RunLog, environment, found_in, method_title, plot_curves, signs_table, summary, write_run
@@ -148,6 +148,7 @@ def _changed(run, settings, more):
     "Settings that differ from those of the record, as text"
     now = json.loads(json.dumps(settings, default=str))
     if settings['bs'] is None: run = dict(run, bs=run.get('bs_given'))        # then the data decides, as it did then
+    run = by_new_names(run, now)
     def differs(n, v):
         if n=='epochs' and (more or v is None): return False
         return run.get(n)!=v and (n in run or v not in (None,False))        # a run of an older version lacks some
@@ -524,7 +525,7 @@ def train(self:PretrainRun, m):
     if m!=o.method:
         set_seed(o.seed)
         learn = self.learner(m)
-    log = self.logs[name] = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.k or 20, self.before_name)
+    log = self.logs[name] = RunLog(self.out/f'history{tail}.csv', self.learn.model.loss.n_pos or 20, self.before_name)
     history = self.histories[name] = NeighbourHistory(every=self.measured_every, n_neg=10, title=name)
     checkpoint = CheckpointCallback(self.out/f'checkpoint{tail}.pth', self.saved_every)
     self.folder.checkpoint,self.folder.name = checkpoint,name
@@ -551,7 +552,7 @@ def report(self:PretrainRun):
     self.draw(photos)
     if self.signs: self.signs['after'] = learn.signs_without_labels()
     self.write_scores()
-    if closing := summary(self.scores, self.logs, learn.model.loss.k or 20): print(closing)
+    if closing := summary(self.scores, self.logs, learn.model.loss.n_pos or 20): print(closing)
     if self.signs: print(signs_table(**self.signs))
     print(found_in(photos, out))
     files = ', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))

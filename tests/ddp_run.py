@@ -33,7 +33,7 @@ def make_learner(path, mode):
     encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2), *[Synced()]*(mode=='synced'), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
     rule = dict(trust=1., refresh=1) if mode=='index' else dict(rule='bank')
     n_neg = 10 if mode=='synced' else None
-    psm = PSMCallback(**rule, bank_size=50, k=4, n_neg=n_neg, mine_after=0., momentum=.9, proj_dim=16, views=mirror)
+    psm = PSMCallback(**rule, bank_size=50, n_pos=4, n_neg=n_neg, mine_after=0., momentum=.9, proj_dim=16, views=mirror)
     learn = silent(Learner(dls, encoder, cbs=[psm], opt_func=partial(SGD, mom=0., wd=0.), path=path))
     if mode=='synced': learn.logger = print      # fastai silences all processes but the first
     learn.model.projector,learn.model.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)     # without batch-norm
@@ -57,7 +57,7 @@ def train(path, mode):
     path.mkdir(exist_ok=True)
     set_seed(0)
     learn = make_learner(path, mode)
-    train_dl,seen,history = learn.dls.train,[],NeighbourHistory(n_probes=4, k=3)
+    train_dl,seen,history = learn.dls.train,[],NeighbourHistory(n_probes=4, n_pos=3)
     set_seed(10+rank_distrib())          # from here on the processes would draw apart
     cbs = [history]*(mode!='ungathered') + [spy_on(seen), CheckpointCallback(path/'c.pth')]
     ungathered = mock.patch.object(callback, 'gather_ranks', lambda learn, t: t)

@@ -51,7 +51,7 @@ def _run(name, labels, known, epochs, k, seed):
     negatives = {p: [[[int(j),int(j),round(float(rng.random()), 3),1.4] for j in rng.integers(0, n, 6)] for _ in range(epochs)] for p in range(min(n, 4))}
     up = np.linspace(.2, .8, epochs)
     curves = [_curve('purity_5','purity of 5',up), _curve('chance','chance',up*0+.1)] if known else [_curve('agreement','agreement of two views',up)]
-    return dict(name=name, method=dict(k=k, n_neg=None, hard_weight=.5, index=True), mining=[e>0 for e in range(epochs)], xy=(xy*65534).astype(np.uint16),
+    return dict(name=name, method=dict(n_pos=k, n_neg=None, hard_weight=.5, index=True), mining=[e>0 for e in range(epochs)], xy=(xy*65534).astype(np.uint16),
         near=near, sim=sim, weight=weight, negatives=negatives, curves=curves, start=2 if epochs>1 else None)
 
 def fake_view(n=60, epochs=4, k=5, runs=('',), labelled=True, names=None, vocab=None, px=32, title='Made up', seed=0):

@@ -15,7 +15,7 @@ def learner(path, workers, schedule, name):
             im.save(folder/str(int(y))/f'{i}.png')
     set_seed(0)
     dls = ImageDataLoaders.from_folder(folder, valid_pct=.2, seed=0, bs=16, num_workers=workers, item_tfms=RandomResizedCrop(20, min_scale=.6), batch_tfms=[*aug_transforms(max_rotate=5.), Normalize()])
-    learn = silent(Learner(dls, tiny(3), cbs=[PSMCallback(bank_size=50, k=3, n_neg=10, momentum=(.9,1.), views=digit_views()), KNNCallback()], path=path/name))
+    learn = silent(Learner(dls, tiny(3), cbs=[PSMCallback(bank_size=50, n_pos=3, n_neg=10, momentum=(.9,1.), views=digit_views()), KNNCallback()], path=path/name))
     learn.add_cbs([SaveModelCallback(monitor='knn_acc'), ReduceLROnPlateau(monitor='train_loss', min_delta=9., patience=1, factor=2.)] if schedule=='fit' else [SaveModelCallback(at_end=True)])
     return learn
 

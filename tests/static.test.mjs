@@ -24,7 +24,7 @@ import { aboutMining, countsOf, markOf, wordsOf } from '../psm_fastai/static/wor
 function small(change = {}) {
   const run = {
     name: 'PSM',
-    method: { k: 2, n_neg: null, hard_weight: 0.5, index: true },
+    method: { n_pos: 2, n_neg: null, hard_weight: 0.5, index: true },
     mining: [false, true],
     xy: Uint16Array.from([0, 0, 9, 9, 65534, 0, 0xffff, 0xffff, 0, 0, 0, 65534, 65534, 0, 65534, 65534]),
     near: Int32Array.from([1, 2, 0, 2, 0, 1, -1, -1, 1, 3, 2, 0, 1, -1, 2, 1]),
@@ -159,7 +159,7 @@ test('words', () => {
   assert.equal(wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[1]), 'image 222, similarity 0.40, not trusted, new in this epoch');
   assert.match(aboutMining(view.runs[0], 0), /has not begun.*whole bank/);
   assert.equal(aboutMining(view.runs[0], 1), '');
-  assert.match(aboutMining({ method: { k: 0 } }, 0), /mines nothing/);
+  assert.match(aboutMining({ method: { n_pos: 0 } }, 0), /mines nothing/);
   assert.equal(view.negatives(0, 1, 0)[0].false, true);
 });
 

@@ -196,7 +196,7 @@ def test_a_network_that_is_not_finite_is_not_trained_or_saved(tmp_path):
 
 @pytest.mark.parametrize('tenth', range(11))
 def test_mining_starts_at_the_tenth_that_was_asked_for(tenth):
-    learn,seen = small(mine_after=tenth/10, limit=80, k=2),[]
+    learn,seen = small(mine_after=tenth/10, limit=80, n_pos=2),[]
     learn.fit(2, cbs=Spy(order=9, before_batch=lambda cb: cb.training and seen.append(cb.model.loss.mining)))
     assert len(seen)==10 and seen==[i>=tenth for i in range(10)]
 
@@ -217,6 +217,6 @@ def test_another_default_precision_is_refused():
 
 @pytest.mark.guarantee('half')
 def test_all_that_looks_works_under_autocast():
-    learn = small([KNNCallback(), PurityCallback(), CollapseCallback(), AgreementCallback(), GradientCallback(), NeighbourHistory(n_probes=4, k=3, n_neg=5)], mine_after=.5)
+    learn = small([KNNCallback(), PurityCallback(), CollapseCallback(), AgreementCallback(), GradientCallback(), NeighbourHistory(n_probes=4, n_pos=3, n_neg=5)], mine_after=.5)
     with torch.autocast('cpu', torch.bfloat16): learn.fit(2, 1e-3)
     assert len(learn.neighbour_history.epochs)==2 and all(len(cb.frame)==2 for cb in (learn.purity, learn.collapse, learn.agreement, learn.gradient))

@@ -37,7 +37,7 @@ def test_enqueue_and_mining_never_ask_the_device(monkeypatch):
         bank,q = MemoryBank(64, 8),torch.empty(16, 8)
         ids = torch.empty(16, dtype=torch.long)
         bank.enqueue(q, ids, ids)
-        for psm in (PSMLoss(k=3), PSMLoss(k=3, n_neg=8), PSMLoss(k=0, hard_weight=1)): assert psm(q, q, ids, bank).shape==(16,)
+        for psm in (PSMLoss(n_pos=3), PSMLoss(n_pos=3, n_neg=8), PSMLoss(n_pos=0, hard_weight=1)): assert psm(q, q, ids, bank).shape==(16,)
 
 def test_keys_of_another_tensor_type_leave_plain_buffers():
     "Else a checkpoint would hold fastai's types, which a safe `torch.load` refuses"

@@ -279,11 +279,22 @@ def test_more_epochs_and_another_number_of_threads(tmp_path, capsys, monkeypatch
     s = again.read('cpu')
     assert (s['epoch'],s['n_epoch'],s['threads'])==(3,3,77)
 
+def test_checkpoints_from_before_n_pos_had_its_name_resume(tmp_path):
+    saved = CheckpointCallback(tmp_path/'c.pth')
+    tiny_learner().fit(1, cbs=saved)
+    s = saved.read('cpu')
+    s['settings']['k'] = s['settings'].pop('n_pos')
+    torch.save(s, saved.path)
+    assert CheckpointCallback(saved.path).resume(tiny_learner())==1
+    s['settings']['k'] += 1
+    torch.save(s, saved.path)
+    with pytest.raises(ValueError, match='n_pos was 21 and is 20'): CheckpointCallback(saved.path).resume(tiny_learner())
+
 # histories
 
 @pytest.fixture(scope='module')
 def history():
-    h = NeighbourHistory(ids=[1,2,3], k=2, n_neg=2)
+    h = NeighbourHistory(ids=[1,2,3], n_pos=2, n_neg=2)
     h.vocab = ['a','b']
     learn = quiet(digits_dls(bs=16, limit=32), cbs=[PSMCallback(bank_size=32)])
     learn.fit(1)
@@ -325,8 +336,15 @@ def test_histories_of_older_versions_load(history, tmp_path):
     without_digest(tmp_path/'h.safetensors')
     assert equal_history(NeighbourHistory.load(tmp_path/'h'), history)
 
+def test_histories_from_before_n_pos_had_its_name_load(history, tmp_path):
+    history.save(tmp_path/'h')
+    epochs = [{'k' if n=='n_pos' else n: v for n,v in e.items()} for e in history.epochs]
+    without_digest(tmp_path/'h.safetensors', k=2, n_pos=..., epochs=epochs)
+    h = NeighbourHistory.load(tmp_path/'h')
+    assert equal_history(h, history) and h.n_pos==2 and not hasattr(h, 'k')
+
 odd = [None, 7, -1, 'x', [], {}, [1], ['x'], [[1]], [{}], [{'epoch': 'x'}], 2.5, True, [None], deep]
-@pytest.mark.parametrize('name', ['n_probes','every','k','n_neg','seed','budget','ids','epochs','vocab','title','audits','source','offset','labels','names','recent'])
+@pytest.mark.parametrize('name', ['n_probes','every','n_pos','n_neg','seed','budget','ids','epochs','vocab','title','audits','source','offset','labels','names','recent'])
 def test_histories_that_were_crafted(history, tmp_path, name):
     "What loads can be shown"
     history.save(tmp_path/'h')

@@ -43,7 +43,7 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(launched):
     dls = digits_dls(bs=10, limit=95)
     images,labels = (torch.cat(t) for t in zip(*[(x.as_subclass(torch.Tensor),y.as_subclass(torch.Tensor)) for x,y in dls.train.new(shuffle=False, drop_last=False)]))
     x = images[:2]
-    m = PSMModel(nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)), x, bank_size=50, proj_dim=16, loss=PSMLoss(k=4, n_neg=None))
+    m = PSMModel(nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)), x, bank_size=50, proj_dim=16, loss=PSMLoss(n_pos=4, n_neg=None))
     m.projector,m.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)
     m.load_state_dict({n.removeprefix('module.'): t for n,t in a[0].items()})
     assert all(torch.equal(t, b[0][n]) for n,t in a[0].items()) and len(m.bank)==50       # primed alike, though they draw apart

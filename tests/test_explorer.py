@@ -9,7 +9,7 @@ from common import silent
 @pytest.fixture(scope='module')
 def history():
     set_seed(0)
-    learn = silent(psm_learner(digits_dls(bs=64, limit=300), cbs=[PSMCallback(mine_after=0., k=6, n_neg=50), h := NeighbourHistory(n_probes=20, k=6, n_neg=5), KNNCallback()]))
+    learn = silent(psm_learner(digits_dls(bs=64, limit=300), cbs=[PSMCallback(mine_after=0., n_pos=6, n_neg=50), h := NeighbourHistory(n_probes=20, n_pos=6, n_neg=5), KNNCallback()]))
     learn.fit(3, 1e-3)
     return h
 
@@ -160,7 +160,7 @@ def test_an_audit_shows_the_data_sets_own_images(tmp_path):
     "With a learner at hand; a history that was loaded has thumbnails"
     from PIL import Image
     for i in range(12): Image.effect_noise((120,120), 60+i).save(tmp_path/f'{i}.png')
-    learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4), cbs=[h := NeighbourHistory(n_probes=3, k=2)]))
+    learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
     learn.fit(1)
     def width(audit): return Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]*)', audit.view.value)[1]))).width
     h.save(tmp_path/'h')
@@ -168,7 +168,7 @@ def test_an_audit_shows_the_data_sets_own_images(tmp_path):
 
 @pytest.mark.parametrize('settings', [dict(rule='bank'), dict(refresh=1)], ids=['bank','index'])
 def test_the_lab_asks_the_network_as_it_is_now(settings):
-    learn = silent(psm_learner(digits_dls(bs=64, limit=128), k=5, **settings))
+    learn = silent(psm_learner(digits_dls(bs=64, limit=128), n_pos=5, **settings))
     learn.fit(1, 1e-3)
     lab = MiningLab(learn, ids=range(8))
     def mined(lab): return lab.history.tables[0].query('negative==False')[['query','id']].to_numpy().tolist()
@@ -180,7 +180,7 @@ def test_the_lab_asks_the_network_as_it_is_now(settings):
 def test_a_grid_begins_anew_with_other_images(monkeypatch):
     monkeypatch.setattr('psm_fastai.explorer.in_notebook', lambda: True)
     monkeypatch.setattr('psm_fastai.explorer.display', lambda *args, **kwargs: SimpleNamespace(update=lambda html: None))
-    learn = silent(psm_learner(digits_dls(bs=32, limit=64), k=3, cbs=[grid := NeighbourGrid(n=3)]))
+    learn = silent(psm_learner(digits_dls(bs=32, limit=64), n_pos=3, cbs=[grid := NeighbourGrid(n=3)]))
     learn.fit(1)
     learn.fit(1)
     first = grid.history

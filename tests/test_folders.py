@@ -327,7 +327,7 @@ def test_training_without_a_validation_set(tmp_path, in_memory):
     put(tmp_path, 'cat/8', 'dog/8')
     dls,line = load(tmp_path, valid_pct=0, bs=4, in_memory=in_memory, num_workers=0)
     assert sizes(dls)==(16,0) and line.startswith('16 images, all for training; 2 classes')
-    learn = silent(psm_learner(dls, tiny(3), k=3, cbs=[PurityCallback(1), CollapseCallback(1), AgreementCallback(1), GradientCallback(1), NeighbourHistory(n_probes=4, k=3, n_neg=2)]))
+    learn = silent(psm_learner(dls, tiny(3), n_pos=3, cbs=[PurityCallback(1), CollapseCallback(1), AgreementCallback(1), GradientCallback(1), NeighbourHistory(n_probes=4, n_pos=3, n_neg=2)]))
     learn.fit_one_cycle(2, 1e-3)
     assert sorted(learn.model.bank.ids.tolist())==list(range(16)) and np.isfinite(learn.recorder.values[-1][0]) and len(learn.purity.frame)==2
     assert len(learn.features())==16 and set(learn.nearest(tmp_path/'cat/0.png', n=16).file)=={str(f) for f in tmp_path.rglob('*.png')}
@@ -348,7 +348,7 @@ def test_labels_that_are_not_known_count_for_nothing(tmp_path):
             for i in range(n): Image.fromarray(rng.integers(0, hi, (8,8,3)).astype(np.uint8)).save(tmp_path/part/k/f'{i}.png')
     put(tmp_path, 'train/unlabelled/12')
     dls,_ = load(tmp_path, bs=6)
-    learn = silent(psm_learner(dls, tiny(3), k=3, mine_after=0., cbs=[purity := PurityCallback(1), KNNCallback(k=3)]))
+    learn = silent(psm_learner(dls, tiny(3), n_pos=3, mine_after=0., cbs=[purity := PurityCallback(1), KNNCallback(k=3)]))
     learn.fit(2)
     flat = torch.nn.Flatten()
     assert float(learn.knn_accuracy(3, encoder=flat))==1 and learn.knn_accuracy(24, encoder=flat).settings['k']==24 and learn.linear_probe(encoder=flat).n==8
@@ -410,7 +410,7 @@ def test_a_diagnosis_sees_that_all_images_are_alike(tmp_path, same, capsys):
     "Though queries differ, by their views"
     a = rng.integers(0, 256, (16,16,3), dtype=np.uint8)
     for i in range(20): Image.fromarray(a if same else rng.integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
-    learn = silent(psm_learner(load(tmp_path, size=16, bs=8)[0], tiny(3), k=3))
+    learn = silent(psm_learner(load(tmp_path, size=16, bs=8)[0], tiny(3), n_pos=3))
     learn.fit(2, 3e-3)
     before = state(learn)
     assert ('alike' in learn.diagnose())==same and ('No sign' in capsys.readouterr().out)==(not same)

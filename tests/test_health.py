@@ -59,7 +59,7 @@ def test_collapse_without_negatives():
     try: shows('collapse', 'predictor=True', *train(4, cb=PSMCallback.byol(momentum=.5), before=no_predictor))
     finally: torch.set_flush_denormal(False)
 
-def test_no_negatives_left(): shows('negatives', 'smaller k', *train(2, limit=100, cb=PSMCallback.from_bank(k=99, n_neg=50, mine_after=0., momentum=.9)))
+def test_no_negatives_left(): shows('negatives', 'smaller n_pos', *train(2, limit=100, cb=PSMCallback.from_bank(n_pos=99, n_neg=50, mine_after=0., momentum=.9)))
 
 def test_nothing_to_diagnose_before_training():
     with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()

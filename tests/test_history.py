@@ -9,7 +9,7 @@ from fake_view import unpacked
 
 def train(history, epochs=2, dls=None, cb=None, **kwargs):
     set_seed(0)
-    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, k=6, n_neg=20, mine_after=0.), history])
+    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, n_pos=6, n_neg=20, mine_after=0.), history])
     learn.fit(epochs, 1e-3, **kwargs)
     return learn
 
@@ -22,8 +22,8 @@ def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
     held = {}
     def keep(cb):
         if cb.training: held.update({i: x for i,x in zip(cb.yb[0].tolist(), cb.xb[0].clone())})
-    history = NeighbourHistory(n_probes=8, k=4)
-    learn = train(history, dls=image_dls(tmp_path, size=24, bs=8, in_memory=in_memory), cb=PSMCallback(bank_size=30, k=6, n_neg=9, mine_after=0., views=lambda x: (x,x)), cbs=Spy(order=9, before_batch=keep))
+    history = NeighbourHistory(n_probes=8, n_pos=4)
+    learn = train(history, dls=image_dls(tmp_path, size=24, bs=8, in_memory=in_memory), cb=PSMCallback(bank_size=30, n_pos=6, n_neg=9, mine_after=0., views=lambda x: (x,x)), cbs=Spy(order=9, before_batch=keep))
     df = history.to_frame()
     asked = sorted(set(df.id)|set(df['query']))
     asked = [i for i in asked if i in held]
@@ -37,8 +37,8 @@ def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
 
 @pytest.mark.parametrize('settings', [dict(rule='bank'), dict(trust=.5)], ids=['bank','index'])
 def test_what_is_kept_is_what_mining_gives(settings):
-    history = NeighbourHistory(n_probes=16, k=6, n_neg=12)
-    learn = train(history, cb=PSMCallback(bank_size=128, k=6, n_neg=20, mine_after=0., **settings))
+    history = NeighbourHistory(n_probes=16, n_pos=6, n_neg=12)
+    learn = train(history, cb=PSMCallback(bank_size=128, n_pos=6, n_neg=20, mine_after=0., **settings))
     m,df = learn.model,history.to_frame()
     pool = m.loss.pool(m.bank)
     assert (pool is m.bank)==('rule' in settings)
@@ -61,39 +61,39 @@ def test_what_is_kept_is_what_mining_gives(settings):
 
 def test_sixtyfour_probes_and_two_hundred_epochs_stay_under_fifty_megabytes(tmp_path):
     history = NeighbourHistory()
-    learn = train(history, 1, dls=digits_dls(bs=64), cb=PSMCallback(k=10, n_neg=256))
+    learn = train(history, 1, dls=digits_dls(bs=64), cb=PSMCallback(n_pos=10, n_neg=256))
     for _ in range(199): history.look(learn)
     history.save(tmp_path/'h')
     held = sum(t.memory_usage(deep=True).sum() for t in history.tables) + history.thumbs.nbytes + history.recent.nbytes
     assert held<50e6 and sum(f.stat().st_size for f in tmp_path.iterdir())<50e6 and len(history.to_frame())==200*64*30
 
 def test_the_budget_is_kept_and_the_last_negatives_have_pictures():
-    history = NeighbourHistory(n_probes=8, k=4, n_neg=10, budget=.15)
+    history = NeighbourHistory(n_probes=8, n_pos=4, n_neg=10, budget=.15)
     train(history, 4)
     last = history.tables[-1]
     assert history.thumbs.nbytes < .15e6+32*32*3+20_000
     assert all(history.thumbs.picture(str(i)) or history.recent.picture(str(i)) for i in set(last.id))
 
 def test_a_resumed_training_keeps_its_history(tmp_path):
-    whole_one = NeighbourHistory(n_probes=8, k=4, n_neg=5)
+    whole_one = NeighbourHistory(n_probes=8, n_pos=4, n_neg=5)
     train(whole_one, 4)
     def stop(cb):
         if cb.epoch==1: raise CancelFitException
-    train(NeighbourHistory(n_probes=8, k=4, n_neg=5), 4, cbs=[CheckpointCallback(tmp_path/'c.pth'), Spy(order=80, after_epoch=stop)])
+    train(NeighbourHistory(n_probes=8, n_pos=4, n_neg=5), 4, cbs=[CheckpointCallback(tmp_path/'c.pth'), Spy(order=80, after_epoch=stop)])
     set_seed(0)
-    history,saved = NeighbourHistory(n_probes=8, k=4, n_neg=5),CheckpointCallback(tmp_path/'c.pth')
-    learn = quiet(cbs=[PSMCallback(bank_size=128, k=6, n_neg=20, mine_after=0.), history])
+    history,saved = NeighbourHistory(n_probes=8, n_pos=4, n_neg=5),CheckpointCallback(tmp_path/'c.pth')
+    learn = quiet(cbs=[PSMCallback(bank_size=128, n_pos=6, n_neg=20, mine_after=0.), history])
     learn.fit(4, 1e-3, cbs=saved, start_epoch=saved.resume(learn))
     pd.testing.assert_frame_equal(history.to_frame(), whole_one.to_frame())
     assert history.thumbs.place==whole_one.thumbs.place
 
 @pytest.mark.parametrize('method', list(psm_methods))
 def test_every_method_has_a_history(method, tmp_path):
-    history = NeighbourHistory(n_probes=6, k=3, n_neg=5)
+    history = NeighbourHistory(n_probes=6, n_pos=3, n_neg=5)
     learn = train(history, cb=psm_methods[method](bank_size=200))      # so that each image has a key from the beginning
     df = history.to_frame()
-    assert len(df[df.kind=='positive'])==2*6*min(3, learn.model.loss.k or 3) and (df.kind=='negative').any()==(learn.model.loss.n_neg!=0)
-    assert df[df.kind=='positive'].weight.notna().all()==(learn.model.loss.k>0)
+    assert len(df[df.kind=='positive'])==2*6*min(3, learn.model.loss.n_pos or 3) and (df.kind=='negative').any()==(learn.model.loss.n_neg!=0)
+    assert df[df.kind=='positive'].weight.notna().all()==(learn.model.loss.n_pos>0)
     neighbour_page(history, tmp_path/'p.html', layout='pca')
     NeighbourExplorer(history, layout='pca')
 
@@ -103,7 +103,7 @@ def test_training_is_the_same_with_and_without_a_history():
 
 def test_a_second_fit_that_is_resumed_goes_on_counting(tmp_path):
     def build():
-        h = NeighbourHistory(n_probes=4, k=3, n_neg=2)
+        h = NeighbourHistory(n_probes=4, n_pos=3, n_neg=2)
         return quiet(cbs=[PSMCallback(bank_size=128), h]),h,CheckpointCallback(tmp_path/'c.pth')
     def stop(cb):
         if cb.epoch==0: raise KeyboardInterrupt
@@ -142,8 +142,8 @@ def test_what_the_panel_says_of_mining(method, mine_after, said):
 
 def test_the_panel_counts_the_trusted():
     "Each other one says that it is not, and without labels the sentence begins with the count"
-    h = NeighbourHistory(n_probes=4, k=5)
-    learn = quiet(cbs=[PSMCallback(k=6, mine_after=0., bank_size=200), h])
+    h = NeighbourHistory(n_probes=4, n_pos=5)
+    learn = quiet(cbs=[PSMCallback(n_pos=6, mine_after=0., bank_size=200), h])
     learn.fit(1)
     index,q = learn.model.loss.index,h.ids[0]
     for n,says in ((0,'none of 5 is trusted'), (1,'1 of 5 is trusted'), (3,'3 of 5 are trusted')):
@@ -159,9 +159,9 @@ def test_the_panel_counts_the_trusted():
 
 def test_without_labels_and_with_little(tmp_path):
     for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'{i}.png')
-    history = NeighbourHistory(k=50, n_neg=50)
+    history = NeighbourHistory(n_pos=50, n_neg=50)
     set_seed(0)
-    learn = silent(psm_learner(image_dls(tmp_path, size=24, bs=4), tiny(), k=5, n_neg=5))
+    learn = silent(psm_learner(image_dls(tmp_path, size=24, bs=4), tiny(), n_pos=5, n_neg=5))
     learn.add_cb(history)
     learn.fit(1)
     df = history.to_frame()
@@ -193,13 +193,13 @@ def test_ids_of_the_bank_are_ids(learn):
     with pytest.raises(ValueError, match='at least one image, got none'): mined_neighbours(learn, [])
 
 def test_shares_add_up_to_the_loss(learn):
-    for settings in (dict(k=6, n_neg=20, hard_weight=.3), dict(k=6, n_neg=None), dict(k=0, n_neg=None, hard_weight=1.)):
+    for settings in (dict(n_pos=6, n_neg=20, hard_weight=.3), dict(n_pos=6, n_neg=None), dict(n_pos=0, n_neg=None, hard_weight=1.)):
         loss = learn.model.loss
         learn.model.loss = PSMLoss(**settings)
         df = learn.explain_loss(7)
         for kind in ('positive','negative'): assert abs(df[df.kind==kind].share.sum()-df.attrs['loss'])<1e-5
         x = images_at(learn.dls, [7])[0]
-        assert len(df[df.kind=='positive'])==1+settings['k'] and df.id[0]==7
+        assert len(df[df.kind=='positive'])==1+settings['n_pos'] and df.id[0]==7
         learn.model.loss = loss
 
 def test_shares_of_an_index_add_up_to_the_loss(learn):
@@ -287,18 +287,18 @@ def test_images_that_are_not_there_and_labels_that_are_not_known(learn):
 
 def test_the_lab_begins_with_the_learners_settings():
     set_seed(0)
-    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=180, b=-1.5, k=120, soft_temp=.005, a=60., n_neg=20, mine_after=0.)])
+    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=180, b=-1.5, n_pos=120, soft_temp=.005, a=60., n_neg=20, mine_after=0.)])
     learn.fit(1)
     lab = MiningLab(learn, ids=[1,2,3])
-    assert {n: c.value for n,c in lab.controls.items()}==dict(k=120, n_neg=20, a=60., b=-1.5, soft_temp=.005, hard_weight=.5)
+    assert {n: c.value for n,c in lab.controls.items()}==dict(n_pos=120, n_neg=20, a=60., b=-1.5, soft_temp=.005, hard_weight=.5)
 
 def test_the_lab_moves_the_trust_of_an_index():
     "As training would with this setting, and nothing of the learner's own"
     set_seed(0)
-    learn = quiet(cbs=[PSMCallback(bank_size=200, k=6, trust=.3, mine_after=0.)])
+    learn = quiet(cbs=[PSMCallback(bank_size=200, n_pos=6, trust=.3, mine_after=0.)])
     learn.fit(1)
     before,lab = state(learn),MiningLab(learn, ids=range(8))
-    assert {n: c.value for n,c in lab.controls.items()}==dict(k=6, n_neg=200, a=5., b=-.4, hard_weight=.5, trust=.3)
+    assert {n: c.value for n,c in lab.controls.items()}==dict(n_pos=6, n_neg=200, a=5., b=-.4, hard_weight=.5, trust=.3)
     index,shown = learn.model.loss.index,[]
     for share in (.05, 1., 'auto', .3):
         lab.controls['trust'].value = share
@@ -313,7 +313,7 @@ def test_the_lab_moves_the_trust_of_an_index():
 def test_banks_in_half_precision(learn):
     "They can be asked, and trained with"
     learn.model.bank.half()
-    h = NeighbourHistory(n_probes=4, k=3, n_neg=3).look(learn)
+    h = NeighbourHistory(n_probes=4, n_pos=3, n_neg=3).look(learn)
     assert h.to_frame().similarity.between(-1.01, 1.01).all() and (h.to_frame().kind=='positive').sum()==12
     learn.fit(1, 1e-3)
     assert learn.model.bank.feats.dtype==torch.float16

@@ -27,7 +27,7 @@ def by_hand(learn, k):
 def test_neighbours_are_those_of_the_images_with_these_ids():
     "In the shuffled order of an epoch, and labels and keys are those of the images too"
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0.)])
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(n_pos=4, mine_after=0.)])
     learn.fit(1, 1e-3)
     index,m = learn.model.loss.index,learn.model
     learn.psm.index_cb.make()
@@ -78,7 +78,7 @@ def test_a_loader_still_augments_after_the_index_was_made():
 
 def test_other_images_clear_it():
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0.)])
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(n_pos=4, mine_after=0.)])
     learn.fit(1, 1e-3)
     learn.dls = digits_dls(bs=32, limit=160)
     learn.fit(1, 1e-3)
@@ -87,7 +87,7 @@ def test_other_images_clear_it():
     assert index.labels.tolist()==[int(learn.dls.train_ds[i][1]) for i in range(160)]
 
 def test_it_is_saved_and_loaded_whatever_its_size(tmp_path):
-    def learner(limit): return quiet(digits_dls(bs=32, limit=limit), cbs=[PSMCallback(bank_size=128, k=4, mine_after=0.)], path=tmp_path)
+    def learner(limit): return quiet(digits_dls(bs=32, limit=limit), cbs=[PSMCallback(bank_size=128, n_pos=4, mine_after=0.)], path=tmp_path)
     a,b = learner(200),learner(160)
     a.fit(1, 1e-3), b.fit(1, 1e-3)
     a.save('a')
@@ -98,7 +98,7 @@ def test_of_very_many_images_a_sample_is_covered(monkeypatch):
     "The others have MoCo's loss"
     monkeypatch.setattr(index_module, 'most_images', 60)
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0., trust=1.)])
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(n_pos=4, mine_after=0., trust=1.)])
     looked = []
     def keep(cb): looked.append((learn.psm_step.ids, learn.psm_step.mined.used))
     learn.fit(2, 1e-3, cbs=[Spy(after_loss=lambda cb: cb.training and keep(cb))])
@@ -113,7 +113,7 @@ def test_images_that_were_not_seen_yet_are_not_pulled():
     index.allocate(30, 4)
     x = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     index.fit(x, x[None,index.asked_rows()], trust=1.)
-    loss,bank = IndexLoss(k=2),MemoryBank(8, 4)
+    loss,bank = IndexLoss(n_pos=2),MemoryBank(8, 4)
     loss.index = index
     index.enqueue(x[:3], torch.arange(3), torch.zeros(3, dtype=torch.long))
     mined = loss.mine(x, x, torch.arange(30), bank)
@@ -122,7 +122,7 @@ def test_images_that_were_not_seen_yet_are_not_pulled():
 
 def test_no_trusted_neighbour_is_a_negative():
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(k=4, mine_after=0., trust=.5)])
+    learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(n_pos=4, mine_after=0., trust=.5)])
     bad,seen = [],[]
     def look(cb):
         s,m = learn.psm_step,learn.model
@@ -135,7 +135,7 @@ def test_no_trusted_neighbour_is_a_negative():
 
 @pytest.mark.parametrize('settings,message', [
     (dict(rule='nearest'), "rule must be 'index' or 'bank', or a subclass of PSMLoss, got 'nearest'"),
-    (dict(rule='bank', trust=.5), "The rule of mining 'bank' has no trust; it has k, n_neg"),
+    (dict(rule='bank', trust=.5), "The rule of mining 'bank' has no trust; it has n_pos, n_neg"),
     (dict(soft_temp=.2), "The rule of mining 'index' has no soft_temp"),
     (dict(refresh=0), 'refresh must be a whole number, at least 1, got 0'),
     (dict(trust=1.5), 'trust must be a number, above 0 and at most 1, got 1.5')])
@@ -146,11 +146,11 @@ class FirstRows(PSMLoss):
     "A rule of mining of the user's own"
     def candidates(self, k, ids, bank):
         allowed = admissible(ids, bank.ids, bank.ready)
-        idx = torch.arange(self.k).expand(len(k), -1)
-        return idx,allowed.gather(1, idx),torch.full(idx.shape, 1/self.k),allowed
+        idx = torch.arange(self.n_pos).expand(len(k), -1)
+        return idx,allowed.gather(1, idx),torch.full(idx.shape, 1/self.n_pos),allowed
 
 def test_a_rule_of_ones_own_is_carried_by_everything(tmp_path):
-    cb = PSMCallback(rule=FirstRows, k=3, mine_after=0.)
+    cb = PSMCallback(rule=FirstRows, n_pos=3, mine_after=0.)
     learn = quiet(cbs=[cb], path=tmp_path)
     learn.fit(1, 1e-3, cbs=CheckpointCallback(tmp_path/'c.pth'))
     assert cb.settings['rule']=='FirstRows' and learn.psm_step is None
@@ -159,5 +159,5 @@ def test_a_rule_of_ones_own_is_carried_by_everything(tmp_path):
     h = NeighbourHistory(n_probes=3).look(learn)
     assert {r['id'] for r in h.rows(h.ids[0], 0)[0]}<={*learn.model.bank.ids[:3].tolist()}
     assert isinstance(MiningLab(learn).loss, FirstRows)
-    other = quiet(cbs=[PSMCallback(rule='bank', k=3, mine_after=0.)], path=tmp_path)
+    other = quiet(cbs=[PSMCallback(rule='bank', n_pos=3, mine_after=0.)], path=tmp_path)
     with pytest.raises(ValueError, match="rule was 'FirstRows' and is 'bank'"): CheckpointCallback(tmp_path/'c.pth').resume(other)

@@ -19,8 +19,8 @@ def make(dls, model=None, cbs=(), **kwargs): return silent(Learner(dls, model or
 
 @pytest.mark.guarantee('sizes')
 @pytest.mark.parametrize('data,settings', [
-    (dict(bs=2), {}), (dict(bs=16), dict(bank_size=8)), (dict(bs=40), dict(bank_size=1, n_neg=None)), (dict(), dict(bank_size=500)), (dict(), dict(bank_size=5, k=20)),
-    (dict(), dict(bank_size=20, n_neg=400)), (dict(n=2, bs=2), {}), (dict(n=3, bs=2), dict(k=9)), (dict(n=42, drop_last=False), {}),
+    (dict(bs=2), {}), (dict(bs=16), dict(bank_size=8)), (dict(bs=40), dict(bank_size=1, n_neg=None)), (dict(), dict(bank_size=500)), (dict(), dict(bank_size=5, n_pos=20)),
+    (dict(), dict(bank_size=20, n_neg=400)), (dict(n=2, bs=2), {}), (dict(n=3, bs=2), dict(n_pos=9)), (dict(n=42, drop_last=False), {}),
 ], ids=str)
 def test_sizes_that_train(data, settings):
     learn = make(loaders(**data), mine_after=0., **settings)
@@ -170,7 +170,7 @@ def test_encoders_that_are_refused(f, got):
     with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\]; it returned {got}'): make(loaders(), Gives(f))
 
 bad_settings = dict(bank_size=[0, 1.5, '9'], mine_after=[-.1, 1.1, 'later', None], momentum=[-.1, 1.1, 'x', (.9,), (.9,2)], proj_dim=[0, .5, None], hidden_dim=[0, 'x'], predictor=[1, 'yes', None],
-    symmetric=[0, None], split_bn=[0, 1.5, None], views=['photo', 3], k=[-1, 2.5, None], n_neg=[-1, 2.5, '9'], a=[-1, math.nan, math.inf, 'x'], b=[-3, 3, math.nan, None], temp=[0, -1, math.inf, math.nan, None],
+    symmetric=[0, None], split_bn=[0, 1.5, None], views=['photo', 3], n_pos=[-1, 2.5, None], n_neg=[-1, 2.5, '9'], a=[-1, math.nan, math.inf, 'x'], b=[-3, 3, math.nan, None], temp=[0, -1, math.inf, math.nan, None],
     soft_temp=[0, -1, math.nan, 'x'], hard_weight=[-.1, 1.1, math.nan, None], rule=['nearest', None, 3, dict], trust=[0, -.1, 1.1, math.nan, 'high', None], refresh=[0, 1.5, None, 'x'])
 
 @pytest.mark.guarantee('settings')
@@ -234,7 +234,7 @@ hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="do
 @pytest.mark.guarantee('names')
 def test_hostile_names_in_the_browser(browser, tmp_path):
     set_seed(0)
-    learn = make(loaders(64, label=lambda i: TensorCategory(i%len(hostile))), mine_after=0., k=8, n_neg=20)
+    learn = make(loaders(64, label=lambda i: TensorCategory(i%len(hostile))), mine_after=0., n_pos=8, n_neg=20)
     learn.add_cb(purity := PurityCallback(1))
     learn.dls.train.vocab = learn.dls.vocab = hostile
     learn.fit(1)

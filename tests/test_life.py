@@ -357,7 +357,7 @@ def test_both_passes_are_in_half_precision_and_the_loss_is_not(way):
     "self_supervised: the momentum encoder runs outside of autocast"
     set_seed(0)
     seen = dict(q=set(), k=set(), loss=set(), out=set())
-    learn = quiet(digits_dls(bs=32, limit=200).cpu(), cbs=[PSMCallback(bank_size=100, mine_after=0., k=5, n_neg=20)])
+    learn = quiet(digits_dls(bs=32, limit=200).cpu(), cbs=[PSMCallback(bank_size=100, mine_after=0., n_pos=5, n_neg=20)])
     m = learn.model
     for n,e in (('q',m.encoder), ('k',m.momentum_encoder)): e.register_forward_hook(lambda _,i,o,n=n: seen[n].add(o.dtype) if m.training else None)
     m.loss.register_forward_hook(lambda _,i,o: seen['loss'].update((o.dtype, *(t.dtype for t in i[:2]))))
@@ -393,7 +393,7 @@ def test_a_step_cancelled_by_an_overflow_moves_no_momentum_weight():
 def test_gradient_accumulation_is_that_of_a_plain_loop(settings):
     "One momentum update an optimizer step, one enqueue a batch"
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=192), cbs=[PSMCallback(bank_size=100, k=4, n_neg=None, mine_after=0., momentum=.9, views=mirror, **settings)], opt_func=partial(SGD, mom=0., wd=0.))
+    learn = quiet(digits_dls(bs=32, limit=192), cbs=[PSMCallback(bank_size=100, n_pos=4, n_neg=None, mine_after=0., momentum=.9, views=mirror, **settings)], opt_func=partial(SGD, mom=0., wd=0.))
     ref,batches = [],[]
     def start(cb):
         if not ref: ref.append(copy.deepcopy(cb.model))
@@ -418,7 +418,7 @@ rounding = 1e-4 if default_device().type=='cpu' else 1e-2       # a GPU rounds o
 
 def losses_of(change=None, cbs=None):
     set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=320), cbs=[PSMCallback(bank_size=200, k=4, n_neg=None, mine_after=0.)], opt_func=SGD)     # Adam would make steps of the rounding errors of tiny gradients
+    learn = quiet(digits_dls(bs=32, limit=320), cbs=[PSMCallback(bank_size=200, n_pos=4, n_neg=None, mine_after=0.)], opt_func=SGD)     # Adam would make steps of the rounding errors of tiny gradients
     if change: change(learn)
     learn.fit(2, .02, cbs=cbs)
     return learn,torch.stack(learn.recorder.losses)
@@ -495,7 +495,7 @@ def test_a_training_goes_on_after_its_images_were_moved(tmp_path):
             train_image(DataLoaders(SimpleNamespace(dataset=ims)), i).save(f)
     def make(name):
         set_seed(0)
-        return quiet(image_dls(tmp_path/name, size=24, bs=16), cbs=[PSMCallback(bank_size=64, k=3, n_neg=20), NeighbourHistory(n_probes=10, k=3, n_neg=5)])
+        return quiet(image_dls(tmp_path/name, size=24, bs=16), cbs=[PSMCallback(bank_size=64, n_pos=3, n_neg=20), NeighbourHistory(n_probes=10, n_pos=3, n_neg=5)])
     def train(name, cut=None):
         learn,save = make(name),CheckpointCallback(tmp_path/'c.pth')
         start = save.resume(learn)

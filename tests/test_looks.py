@@ -11,7 +11,7 @@ def trained():
     images = [(TensorImage(torch.rand(1,16,16)),TensorCategory(i%2)) for i in range(64)]
     dls = DataLoaders(*(TfmdDL(images, bs=16, shuffle=s, num_workers=0) for s in (True,False)))
     dls.vocab = ['a very long name of a class, the first','a very long name of a class, the other']
-    learn = quiet(dls, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, rule='bank', mine_after=0., k=4, n_neg=16), PurityCallback(), CollapseCallback()])
+    learn = quiet(dls, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, rule='bank', mine_after=0., n_pos=4, n_neg=16), PurityCallback(), CollapseCallback()])
     learn.fit(2, 1e-3)
     return learn
 

@@ -12,12 +12,12 @@ from common import *
 
 def train(history, epochs=2, dls=None, cb=None, **kwargs):
     set_seed(0)
-    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, k=6, mine_after=0., refresh=1), history], loss_func=no_loss)
+    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, n_pos=6, mine_after=0., refresh=1), history], loss_func=no_loss)
     learn.fit(epochs, 1e-3, **kwargs)
     return learn
 
 def rules(): return pytest.mark.parametrize('rule', [dict(), dict(rule='bank')], ids=['index','bank'])
-def callback(rule, bank_size=128): return PSMCallback(bank_size=bank_size, k=6, mine_after=0., **rule)
+def callback(rule, bank_size=128): return PSMCallback(bank_size=bank_size, n_pos=6, mine_after=0., **rule)
 def same_map(a, b):
     a,b = a.map.state(),b.map.state()
     assert a.keys()==b.keys()
@@ -34,7 +34,7 @@ def pictures(path, sizes, names=None):
 @rules()
 def test_a_record_holds_what_mining_has(rule):
     "Keys, neighbours, similarities, trust and ages are those of the bank or the index"
-    history = NeighbourHistory(n_probes=8, k=4)
+    history = NeighbourHistory(n_probes=8, n_pos=4)
     learn = train(history, cb=callback(rule))
     m,part,ids = learn.model,{n: v[-1] for n,v in history.map.parts.items()},history.map.ids
     test_ids = np.arange(200)
@@ -73,7 +73,7 @@ def test_a_small_bank_forgets_nothing_within_an_epoch():
 @rules()
 def test_a_resumed_training_keeps_its_map(tmp_path, rule):
     "To the bit, in an epoch that was not kept too"
-    def build(): return NeighbourHistory(n_probes=6, k=4, n_neg=3, every=2)
+    def build(): return NeighbourHistory(n_probes=6, n_pos=4, n_neg=3, every=2)
     whole_one = build()
     train(whole_one, 4, cb=callback(rule, 48))
     def stop(cb):
@@ -110,7 +110,7 @@ def test_a_map_is_kept_with_its_history(tmp_path):
     assert not history.map.layouts                    # of other epochs
 
 def test_a_history_of_an_older_version_has_no_map(tmp_path):
-    history = NeighbourHistory(n_probes=6, k=4)
+    history = NeighbourHistory(n_probes=6, n_pos=4)
     train(history)
     history.save(tmp_path/'h')
     with safe_open(tmp_path/'h.safetensors', 'pt') as f: said,tensors = f.metadata(),{n: f.get_tensor(n) for n in f.keys()}
@@ -138,8 +138,8 @@ def test_maps_that_were_crafted_are_refused(change):
 
 def test_negatives_are_told_against_a_uniform_draw():
     "Times uniform is the probability times the rows that could be drawn"
-    history = NeighbourHistory(n_probes=8, k=4, n_neg=12)
-    learn = train(history, cb=PSMCallback.from_bank(bank_size=128, k=6, n_neg=20, mine_after=0., a=8.))
+    history = NeighbourHistory(n_probes=8, n_pos=4, n_neg=12)
+    learn = train(history, cb=PSMCallback.from_bank(bank_size=128, n_pos=6, n_neg=20, mine_after=0., a=8.))
     m = learn.model
     _,q,k,ids,_ = history.probes(learn)
     _,_,_,allowed = m.loss.candidates(k, ids, m.bank)
@@ -163,7 +163,7 @@ def test_files_have_names_however_they_were_loaded(tmp_path, maker):
     kind = dict(valid_pct=.2, item_tfms=[], bs=8, num_workers=0)
     dls = dict(folder=lambda: image_dls(folder, size=16, bs=8), table=lambda: image_dls(tmp_path/'t.csv', size=16, bs=8),
         csv=lambda: ImageDataLoaders.from_csv(tmp_path, 't.csv', **kind), df=lambda: ImageDataLoaders.from_df(df, tmp_path, suff='.png', **kind))[maker]()
-    history = NeighbourHistory(n_probes=4, k=3)
+    history = NeighbourHistory(n_probes=4, n_pos=3)
     learn = quiet(dls, model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
     learn.fit(1)
     view = map_view(history)
@@ -177,7 +177,7 @@ def test_files_have_names_however_they_were_loaded(tmp_path, maker):
 def test_clusters_copies_and_outliers_can_be_those_of_the_features(tmp_path, valid_pct):
     "So that the page and the tables of a run say the same"
     folder = pictures(tmp_path, [(20,20)]*40, [f'{i:02}.png' for i in range(40)])
-    history = NeighbourHistory(n_probes=4, k=3)
+    history = NeighbourHistory(n_probes=4, n_pos=3)
     learn = quiet(image_dls(folder, size=16, bs=8, valid_pct=valid_pct), model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
     learn.fit(1)
     before = {c['name']: c for c in map_view(history)['columns']}
@@ -205,7 +205,7 @@ def test_rows_that_are_read_in_a_way_of_their_own(tmp_path):
 def test_names_that_would_be_acted_on(tmp_path):
     names = ['<script>alert(1)</script>.png'.replace('/','_'), 'تصویر ۱.png', 'a\u202egnp.exe.png', 'zwei\nZeilen.png'] + [f'{i}.png' for i in range(8)]
     pictures(tmp_path, [(16+i,20) for i in range(12)], names)
-    history = NeighbourHistory(n_probes=3, k=2)
+    history = NeighbourHistory(n_probes=3, n_pos=2)
     learn = quiet(image_dls(tmp_path, size=16, bs=4, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=8), history], loss_func=no_loss)
     learn.fit(1)
     history.save(tmp_path/'h')
@@ -219,8 +219,8 @@ def test_photographs_without_labels(tmp_path):
     "Files of different sizes, with copies: nothing that needs a label, pictures of 96 pixels, and the copies are found"
     pictures(tmp_path, [(200,100),(100,220),(130,130)]*8)
     for i in (3,7): (tmp_path/f'copy{i}.png').write_bytes((tmp_path/f'{i}.png').read_bytes())
-    history = NeighbourHistory(n_probes=4, k=3)
-    learn = quiet(image_dls(tmp_path, size=32, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16, mine_after=0., refresh=1, k=5), history], loss_func=no_loss)
+    history = NeighbourHistory(n_probes=4, n_pos=3)
+    learn = quiet(image_dls(tmp_path, size=32, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16, mine_after=0., refresh=1, n_pos=5), history], loss_func=no_loss)
     learn.fit(2)
     view = map_view(history)
     assert not view['labelled'] and view['vocab']==[] and view['thumbs']['px']==96
@@ -243,7 +243,7 @@ def test_a_file_that_is_gone_does_not_fail_the_training(tmp_path, capsys):
         h = cb.learn.neighbour_history
         cb.lost = next(i for i in h.map.ids.tolist() if str(i) not in h.thumbs.place)
         Path(h.files[cb.lost]).unlink()
-    spy,history = Spy(after_epoch=delete),NeighbourHistory(n_probes=2, k=2, n_neg=2)
+    spy,history = Spy(after_epoch=delete),NeighbourHistory(n_probes=2, n_pos=2, n_neg=2)
     quiet(image_dls(tmp_path, size=16, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss).fit(1, cbs=spy)
     assert '1 of 30 images could not be read again' in capsys.readouterr().out
     view = map_view(history)
@@ -252,7 +252,7 @@ def test_a_file_that_is_gone_does_not_fail_the_training(tmp_path, capsys):
 def test_twelve_bands():
     images = [(TensorImage(torch.rand(12,16,16)),TensorCategory(-1)) for _ in range(32)]
     dls = DataLoaders(*(TfmdDL(images, bs=8, shuffle=s, num_workers=0) for s in (True,False)))
-    history = NeighbourHistory(n_probes=4, k=3)
+    history = NeighbourHistory(n_probes=4, n_pos=3)
     learn = quiet(dls, model=tiny(12), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
     learn.fit(1)
     view = map_view(history)
@@ -262,7 +262,7 @@ def test_twelve_bands():
 @rules()
 def test_few_images(n, rule):
     dls = digits_dls(bs=n, limit=n)
-    history = NeighbourHistory(k=4, n_neg=3)
+    history = NeighbourHistory(n_pos=4, n_neg=3)
     train(history, 3, dls=dls, cb=callback(rule, 8))
     view = map_view(history)
     xy = view['runs'][0]['xy']
@@ -304,7 +304,7 @@ def test_runs_side_by_side():
     train(b, 2, cb=PSMCallback.moco(bank_size=128))
     train(other, 2)
     view = map_view([a,b])
-    assert view['epochs']==[1,2] and [r['name'] for r in view['runs']]==['PSM','MoCo'] and [r['method']['k'] for r in view['runs']]==[6,0]
+    assert view['epochs']==[1,2] and [r['name'] for r in view['runs']]==['PSM','MoCo'] and [r['method']['n_pos'] for r in view['runs']]==[6,0]
     assert [r['method']['index'] for r in view['runs']]==[True,False] and [r['start'] for r in view['runs']]==[1,None]
     assert {c['name'] for c in view['columns'] if c.get('run')==1}=={'right','trust','stability','similarity','age','loss'}
     with pytest.raises(ValueError, match='same n_map='): map_view([a,other])
@@ -331,7 +331,7 @@ def test_curves_without_labels(tmp_path, monkeypatch):
     class Log: chance = untrained = float('nan')
     log = Log()
     log.frame = pd.DataFrame(dict(epoch=range(3), train_loss=[3.,2.,1.]))
-    history = NeighbourHistory(n_probes=4, k=3)
+    history = NeighbourHistory(n_probes=4, n_pos=3)
     train(history, 3)
     pretrain.plot_curves({'PSM': log, 'MoCo': log}, tmp_path/'c.png', {'raw pixels': .3}, {'PSM': history})
     fig,axs = axes[-1]
@@ -343,14 +343,14 @@ def test_curves_without_labels(tmp_path, monkeypatch):
 
 def test_an_index_that_was_not_made_again_tells_nothing_new():
     "Its neighbours are the same ones, which is no sign of stability"
-    history = NeighbourHistory(n_probes=4, k=4)
-    train(history, 5, cb=PSMCallback(bank_size=128, k=6, mine_after=0., refresh=2))
+    history = NeighbourHistory(n_probes=4, n_pos=4)
+    train(history, 5, cb=PSMCallback(bank_size=128, n_pos=6, mine_after=0., refresh=2))
     near,stable = history.map.parts['near'],{c['name']: c['values'] for c in map_view(history)['columns']}['stability']
     assert all(np.array_equal(stable[e], stable[e-1], equal_nan=True) for e in (1,3))       # made in epochs 1, 3 and 5
     for e in (2,4): assert np.nanmean(stable[e])<.95 and not np.array_equal(stable[e], stable[e-1], equal_nan=True)
 
 def test_columns_count_neighbours():
-    history = NeighbourHistory(n_probes=4, k=4)
+    history = NeighbourHistory(n_probes=4, n_pos=4)
     train(history, 3)
     view = map_view(history)
     columns,near,labels = {c['name']: c['values'] for c in view['columns']},view['runs'][0]['near'],view['labels']
@@ -371,7 +371,7 @@ def lesson_code(language):
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
     path = pictures(tmp_path_factory.mktemp('map'), [(20,20)]*24)
-    history = NeighbourHistory(n_probes=4, k=3)
+    history = NeighbourHistory(n_probes=4, n_pos=3)
     quiet(image_dls(path, size=16, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16, mine_after=0.), history], loss_func=no_loss).fit(2)
     history.to_parquet(path/'map.parquet')
     return path,history

@@ -120,7 +120,7 @@ def test_agreement_decides_when_to_mine(enough, starts, rule, monkeypatch):
     assert -.1<first<=1 and (math.isnan(last) if starts and rule=='index' else -.1<last<=1)      # an index does not ask the keys
     learn.fit(1)
     assert mining[-1]==(0,starts)       # a later fit goes on as it was, and so does a loaded model
-    with pytest.raises(ValueError, match='k=0 mines none'): PSMCallback(k=0, hard_weight=1., mine_after='agreement')
+    with pytest.raises(ValueError, match='n_pos=0 mines none'): PSMCallback(n_pos=0, hard_weight=1., mine_after='agreement')
     with pytest.raises(ValueError, match="or 'agreement', got 'soon'"): PSMCallback(mine_after='soon')
 
 def test_agreement_is_the_share_of_neighbours_that_both_views_mine_above_chance():
@@ -135,7 +135,7 @@ def test_agreement_is_the_share_of_neighbours_that_both_views_mine_above_chance(
             both = mined(bank, k, id) & mined(bank, q, id)
             chance = 5/int((bank.ready & (bank.ids!=id)).sum())
             shares.append((len(both)/5-chance)/(1-chance))
-    learn = seeded(mine_after='agreement', k=5, bank_size=100, cbs=Spy(order=0, after_loss=look))
+    learn = seeded(mine_after='agreement', n_pos=5, bank_size=100, cbs=Spy(order=0, after_loss=look))
     learn.fit(1)
     assert abs(learn.recorder.values[-1][learn.recorder.metric_names[1:].index('agreement')] - sum(shares)/len(shares)) < 1e-4
 

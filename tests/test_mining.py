@@ -26,7 +26,7 @@ def cases(draw):
 @given(case=cases(), n_pos=st.integers(0, 8), n_neg=st.integers(1, 30))
 def test_mined_and_drawn(case, n_pos, n_neg):
     bank,q,k,ids = case
-    mined = PSMLoss(k=n_pos, n_neg=n_neg, hard_weight=.5 if n_pos else 1.).mine(q, k, ids, bank)
+    mined = PSMLoss(n_pos=n_pos, n_neg=n_neg, hard_weight=.5 if n_pos else 1.).mine(q, k, ids, bank)
     for i in range(len(q)):
         rows = [j for j in range(len(bank)) if ids[i]<0 or bank.ids[j]!=ids[i]]
         pos = mined.pos_idx[i][mined.pos_found[i]].tolist()
@@ -51,7 +51,7 @@ def test_draw_without_replacement_follows_the_probabilities():
     got = idx.flatten().bincount(minlength=4)/n
     assert torch.allclose(got, want, atol=.012)
 
-@pytest.mark.parametrize('options', [dict(k=0, n_neg=None, hard_weight=1.), dict(k=4, n_neg=None, hard_weight=.3), dict(k=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(k=2, n_neg=0, hard_weight=.4)])
+@pytest.mark.parametrize('options', [dict(n_pos=0, n_neg=None, hard_weight=1.), dict(n_pos=4, n_neg=None, hard_weight=.3), dict(n_pos=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(n_pos=2, n_neg=0, hard_weight=.4)])
 def test_float32_loss_is_the_float64_formula(options):
     g = torch.Generator().manual_seed(1)
     bank = MemoryBank(32, 16)
@@ -63,7 +63,7 @@ def test_float32_loss_is_the_float64_formula(options):
     Q,Kk,M = q.double(),k.double(),bank.feats.double()
     for i in range(8):
         rows = [j for j in range(32) if j!=i]
-        pos = sorted(rows, key=lambda j: -float(Kk[i] @ M[j]))[:psm.k]
+        pos = sorted(rows, key=lambda j: -float(Kk[i] @ M[j]))[:psm.n_pos]
         neg = [j for j in rows if j not in pos] if psm.n_neg is None else mined.neg_idx[i][mined.neg_mask[i]].tolist()
         def l(p):
             s = float(Q[i] @ p)
@@ -72,7 +72,7 @@ def test_float32_loss_is_the_float64_formula(options):
         want = psm.hard_weight*l(Kk[i]) + (1-psm.hard_weight)*sum(wj/sum(w)*l(M[j]) for wj,j in zip(w,pos))
         assert abs(float(loss[i])-want) < 1e-5*max(1, abs(want))
 
-@pytest.mark.parametrize('options', [dict(k=4, n_neg=None), dict(k=4, n_neg=6)], ids=['all','drawn'])
+@pytest.mark.parametrize('options', [dict(n_pos=4, n_neg=None), dict(n_pos=4, n_neg=6)], ids=['all','drawn'])
 def test_a_large_bank_is_mined_in_parts(options, monkeypatch):
     torch.manual_seed(0)
     bank = MemoryBank(40, 8)
@@ -89,7 +89,7 @@ def test_a_large_bank_is_mined_in_parts(options, monkeypatch):
 def test_only_the_rows_that_are_used_give_the_same_loss_and_gradient(monkeypatch, seed):
     g = torch.Generator().manual_seed(seed)
     q,k,rows = (F.normalize(torch.randn(n, 16, generator=g), dim=1) for n in (6,6,500))
-    bank,psm,ids = MemoryBank(500, 16),PSMLoss(k=3, n_neg=4),torch.arange(6)
+    bank,psm,ids = MemoryBank(500, 16),PSMLoss(n_pos=3, n_neg=4),torch.arange(6)
     bank.enqueue(rows, torch.arange(500))
     q.requires_grad_()
     mined,res = psm.mine(q.detach(), k, ids, bank),[]
@@ -124,7 +124,7 @@ def test_the_purity_of_a_large_bank_is_measured_in_parts(monkeypatch):
 def test_agreement_and_the_first_look_are_the_same_in_parts(monkeypatch):
     def figures():
         set_seed(0)
-        learn = quiet(cbs=[PSMCallback(bank_size=64, k=4, n_neg=16, mine_after='agreement')])
+        learn = quiet(cbs=[PSMCallback(bank_size=64, n_pos=4, n_neg=16, mine_after='agreement')])
         learn.fit(1, 1e-3)
         loss = learn.psm.loss_cb
         return loss.share('agreement'),_first_look(learn, loss.two_views)

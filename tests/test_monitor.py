@@ -62,9 +62,9 @@ def queries(look, n_neg):
 def close(a, b): return math.isclose(a, b, abs_tol=2e-5) or (math.isnan(a) and math.isnan(b))
 def known(o): return [v for v in o if not math.isnan(v)]
 
-cases = dict(psm=dict(k=5, n_neg=20), symmetric=dict(k=4, n_neg=10, symmetric=True, predictor=True), warm_up=dict(k=5, n_neg=20, mine_after=.5), ppsm=dict(k=3, n_neg=None),
-    moco=dict(k=0, n_neg=None, hard_weight=1.), pnsm=dict(k=0, n_neg=15, hard_weight=1.), no_negatives=dict(k=3, n_neg=0), large=dict(k=5, n_neg=20, bank_size=700), small=dict(k=3, n_neg=200, bank_size=70),
-    index=dict(rule='index', trust=.5, k=5, n_neg=20), index_alone=dict(rule='index', trust=.5, k=5, n_neg=None, refresh=1))
+cases = dict(psm=dict(n_pos=5, n_neg=20), symmetric=dict(n_pos=4, n_neg=10, symmetric=True, predictor=True), warm_up=dict(n_pos=5, n_neg=20, mine_after=.5), ppsm=dict(n_pos=3, n_neg=None),
+    moco=dict(n_pos=0, n_neg=None, hard_weight=1.), pnsm=dict(n_pos=0, n_neg=15, hard_weight=1.), no_negatives=dict(n_pos=3, n_neg=0), large=dict(n_pos=5, n_neg=20, bank_size=700), small=dict(n_pos=3, n_neg=200, bank_size=70),
+    index=dict(rule='index', trust=.5, n_pos=5, n_neg=20), index_alone=dict(rule='index', trust=.5, n_pos=5, n_neg=None, refresh=1))
 @pytest.fixture(params=cases, scope='module')
 def run(request):
     args = {'mine_after': 0., **cases[request.param]}
@@ -82,7 +82,7 @@ def test_purity_is_that_of_plain_loops(run):
         qs = [q for look in looks for q in queries(look, args['n_neg']) if q.label>=0]
         row = cb.frame.iloc[epoch]
         assert row.n==len(qs) and row.mining==mean([o.mining for o in looks])
-        names = ['chance'] + ['purity']*(args['k']>0) + ['false_neg']*(args['n_neg']!=0) + ['fn_uniform','fn_hardest']*bool(args['n_neg'])
+        names = ['chance'] + ['purity']*(args['n_pos']>0) + ['false_neg']*(args['n_neg']!=0) + ['fn_uniform','fn_hardest']*bool(args['n_neg'])
         assert set(cb.frame)=={'epoch','mining','n',*names}
         for n in names:
             assert close(row[n], mean(known([getattr(q, n) for q in qs]))), n
@@ -90,11 +90,11 @@ def test_purity_is_that_of_plain_loops(run):
                 part = cb.by_label[(cb.by_label.epoch==epoch) & (cb.by_label.label==label)]
                 mine = [q for q in qs if q.label==label]
                 assert len(part)==1 and part.n.item()==len(mine) and close(part[n].item(), mean(known([getattr(q, n) for q in mine]))), (n,label)
-        if not args['k']:
+        if not args['n_pos']:
             assert not len(cb.by_rank) and not len(cb.by_age)
             continue
         pairs = [(r,age,l==q.label,q.chance) for q in qs for r,_,age,l in q.ranks if l>=0]
-        assert {r for r,*_ in pairs}==set(range(1, args['k']+1))
+        assert {r for r,*_ in pairs}==set(range(1, args['n_pos']+1))
         for table,member in ((cb.by_rank, lambda p,row: p[0]==row['rank']), (cb.by_age, lambda p,row: row.age<=p[1]<=row.age_to)):
             table = table[table.epoch==epoch]
             assert table.n.sum()==len(pairs)
@@ -129,7 +129,7 @@ def nearest(v, feats, rows, k): return sorted(rows, key=lambda j: -dot(v, feats[
 
 def test_agreement_is_that_of_plain_loops(run):
     learn,spy,args = run
-    k,frame = args['k'] or 5,learn.agreement.frame
+    k,frame = args['n_pos'] or 5,learn.agreement.frame
     for epoch,looks in enumerate(spy.looks):
         own,chance,share,share_chance = [],[],[],[]
         for o in looks:
@@ -205,14 +205,14 @@ def test_variance_is_made_of_true_and_false_negatives(run):
 def test_ranks_are_of_the_last_way_of_drawing():
     "Mining starts within the epoch: first the whole bank is used, then 20 rows are drawn"
     spy,cb = Witness(1),GradientCallback(1)
-    learn = make([cb, spy], k=5, n_neg=20, mine_after=.5)
+    learn = make([cb, spy], n_pos=5, n_neg=20, mine_after=.5)
     learn.fit(1, 1e-3)
     drawn = [o for o in spy.looks[0] if o.mining]
     assert 0<len(drawn)<len(spy.looks[0]) and len(cb.by_rank)==20 and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in drawn)
 
 def test_ranks_of_the_whole_bank_are_of_after_mining_started_too():
     spy,cb = Witness(1),GradientCallback(1)
-    make([cb, spy], k=5, n_neg=None, mine_after=.5).fit(1, 1e-3)
+    make([cb, spy], n_pos=5, n_neg=None, mine_after=.5).fit(1, 1e-3)
     mined = [o for o in spy.looks[0] if o.mining]
     assert 0<len(mined)<len(spy.looks[0]) and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in mined)
 
@@ -220,7 +220,7 @@ def test_of_many_similarities_some_are_looked_at(monkeypatch):
     monkeypatch.setattr('psm_fastai.monitor._look', 10*128)
     for n_neg,looked in ((None,10),(64,20)):      # the negatives count, not the bank
         cb = GradientCallback(1)
-        make([cb], k=5, n_neg=n_neg, mine_after=0.).fit(1, 1e-3)
+        make([cb], n_pos=5, n_neg=n_neg, mine_after=0.).fit(1, 1e-3)
         assert cb.frame.n[0]==6*looked
 
 def test_bins_keep_sums():
@@ -234,13 +234,13 @@ def test_bins_keep_sums():
 
 def test_plots_show_what_the_method_has(run):
     learn,_,args = run
-    assert len(drawn(learn.purity.plot).axes)==(5 if args['k'] else 2) - (args['n_neg']==0)
+    assert len(drawn(learn.purity.plot).axes)==(5 if args['n_pos'] else 2) - (args['n_neg']==0)
     assert len(drawn(learn.collapse.plot).axes)==4 and len(drawn(learn.agreement.plot).axes)==3
     if args['n_neg']!=0: assert len(drawn(learn.gradient.plot).axes)==3
     plt.close('all')
 
 def test_plots_of_trainings_that_trust_no_neighbour():
-    learn = make([PurityCallback(1)], rule='index', k=5, n_neg=20, mine_after=0., trust=.5)
+    learn = make([PurityCallback(1)], rule='index', n_pos=5, n_neg=20, mine_after=0., trust=.5)
     learn.model.loss.index.enqueue = lambda *args: None         # no image ever has a key that could be pulled
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -251,7 +251,7 @@ def test_plots_of_trainings_that_trust_no_neighbour():
 def test_a_plot_of_trainings_that_mined_different_numbers():
     watch = PurityCallback(1)
     for k in (8,3):
-        learn = make([watch], k=k, n_neg=20, mine_after=0.)
+        learn = make([watch], n_pos=k, n_neg=20, mine_after=0.)
         learn.fit(1, 1e-3)
         learn.remove_cb(watch)
     lines = {l.get_label(): l for l in drawn(watch.plot).axes[1].lines}
@@ -260,7 +260,7 @@ def test_a_plot_of_trainings_that_mined_different_numbers():
 
 @pytest.mark.parametrize('rule', ['bank','index'])
 def test_looking_at_each_batch_gives_the_columns_of_training(rule):
-    learn = make(monitors(1), rule=rule, k=5, n_neg=20, mine_after=.5)
+    learn = make(monitors(1), rule=rule, n_pos=5, n_neg=20, mine_after=.5)
     learn.fit(2, 1e-3)
     names = learn.recorder.metric_names
     assert names==['epoch','train_loss','valid_loss','purity','false_neg',*['trusted']*(rule=='index'),'chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','false_push','rank_corr','time']
@@ -271,7 +271,7 @@ def test_looking_at_each_batch_gives_the_columns_of_training(rule):
 
 def test_half_precision_does_not_reach_the_figures():
     spy,half = Witness(3),HalfOnCPU()
-    learn = make([*monitors(3), spy, half], k=5, n_neg=20, mine_after=0.)
+    learn = make([*monitors(3), spy, half], n_pos=5, n_neg=20, mine_after=0.)
     types = set()
     learn.model.encoder.register_forward_hook(lambda m,i,o: types.add(o.dtype) if m.training else None)
     learn.fit(1, 1e-3)
@@ -372,8 +372,8 @@ def test_what_cannot_be_is_refused():
     learn = make([CollapseCallback(), AgreementCallback(), GradientCallback()], bare)
     learn.fit(1)
     assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None) and (learn.gradient.by_rank['var']>0).all() and len(drawn(learn.gradient.plot).axes)==2
-    with pytest.raises(ValueError, match='with k=0 and n_neg=0 there are neither'): make([PurityCallback()], k=0, n_neg=0, hard_weight=1.)
-    with pytest.raises(ValueError, match='with n_neg=0 the loss has none'): make([GradientCallback()], k=3, n_neg=0)
+    with pytest.raises(ValueError, match='with n_pos=0 and n_neg=0 there are neither'): make([PurityCallback()], n_pos=0, n_neg=0, hard_weight=1.)
+    with pytest.raises(ValueError, match='with n_neg=0 the loss has none'): make([GradientCallback()], n_pos=3, n_neg=0)
     for cb in monitors():
         with pytest.raises(TypeError, match='Give it a PSMCallback first'): Learner(uneven(), tiny(), loss_func=noop, cbs=[cb, PSMCallback()])
         with pytest.raises(ValueError, match='has seen no epoch yet'): type(cb)().plot()
@@ -401,7 +401,7 @@ def test_one_class_makes_no_noise():
     for dl in dls.loaders: dl.dataset.y[:] = 0
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        make([cb := GradientCallback(1)], dls, k=5, n_neg=20, mine_after=0.).fit(1, 1e-3)
+        make([cb := GradientCallback(1)], dls, n_pos=5, n_neg=20, mine_after=0.).fit(1, 1e-3)
     assert cb.frame.rank_corr.isna().all()
 
 def test_monitors_look_in_full_precision():

@@ -305,7 +305,7 @@ def test_many_images(shown):
 
 def test_the_page_of_a_history(browser, tmp_path):
     set_seed(0)
-    learn = silent(psm_learner(digits_dls(bs=64, limit=200), k=6, mine_after=0., cbs=[h := NeighbourHistory(n_probes=8, k=6, n_neg=5)]))
+    learn = silent(psm_learner(digits_dls(bs=64, limit=200), n_pos=6, mine_after=0., cbs=[h := NeighbourHistory(n_probes=8, n_pos=6, n_neg=5)]))
     learn.fit(2, 1e-3)
     page = open_page(browser, neighbour_page(h, tmp_path/'p.html', layout='pca'), address=f'#image={h.ids[0]}&epoch=2')
     pos,neg = h.rows(h.ids[0], 1)
@@ -361,7 +361,7 @@ def test_a_picture_shows_no_part_of_the_next_one(shown):
     assert len(colours)==1
 
 def test_a_panel_without_labels_says_no_more_than_it_knows():
-    learn = silent(psm_learner(digits_dls(bs=32, limit=64), k=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))
+    learn = silent(psm_learner(digits_dls(bs=32, limit=64), n_pos=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))
     learn.fit(2)
     with_labels = neighbour_panel(h, h.ids[0], 0)
     h.labels.clear()

@@ -124,15 +124,15 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     assert momenta==[(.99,1.),.99] and learn.dls.train.bs==10 and not getattr(learn.dls, 'vocab', None)
 
 def test_a_comparison_shares_what_both_take(tmp_path):
-    pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, k=7, n_neg=40, a=2., compare='ppsm', device='cpu', out=tmp_path)
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, n_pos=7, n_neg=40, a=2., compare='ppsm', device='cpu', out=tmp_path)
     used = json.loads((tmp_path/'run.json').read_text())['settings']
-    assert {n: (s['temp'],s['k'],s['n_neg']) for n,s in used.items()}=={'PSM': (.5,7,40), 'PPSM': (.5,7,None)}
+    assert {n: (s['temp'],s['n_pos'],s['n_neg']) for n,s in used.items()}=={'PSM': (.5,7,40), 'PPSM': (.5,7,None)}
 
 @pytest.mark.parametrize('name,given,has,lacks', [
     ('PSM', dict(), dict(rule='index', trust='auto', refresh=1, n_neg=None), ['soft_temp']),
     ('PSM', dict(trust=.1, refresh=3), dict(rule='index', trust=.1, refresh=3, n_neg=None), ['soft_temp']),
     ('PSM', dict(rule='bank', soft_temp=.2), dict(rule='bank', soft_temp=.2, n_neg=256), ['trust','refresh']),
-    ('PSM from the bank', dict(method='from_bank', k=5), dict(rule='bank', k=5, n_neg=256, soft_temp=.1), ['trust','refresh']),
+    ('PSM from the bank', dict(method='from_bank', n_pos=5), dict(rule='bank', n_pos=5, n_neg=256, soft_temp=.1), ['trust','refresh']),
 ], ids=['default','trust','bank','from_bank'])
 def test_the_rule_of_mining_is_recorded(name, given, has, lacks, tmp_path):
     "With the recipe's own settings, those that the rule has"
@@ -152,9 +152,9 @@ def test_an_option_that_was_not_given_leaves_the_methods_own_default(method, nam
     assert json.loads((tmp_path/'run.json').read_text())['settings'][name]['n_neg']==n_neg
 
 def test_a_comparison_of_two_rules_takes_what_each_has(tmp_path):
-    pretrain.psm_pretrain('digits', epochs=1, limit=100, method='from_bank', soft_temp=.3, k=5, compare='psm', device='cpu', out=tmp_path)
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, method='from_bank', soft_temp=.3, n_pos=5, compare='psm', device='cpu', out=tmp_path)
     used = json.loads((tmp_path/'run.json').read_text())['settings']
-    assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM'] and [u['k'] for u in used.values()]==[5,5] and used['PSM']['refresh']==1
+    assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM'] and [u['n_pos'] for u in used.values()]==[5,5] and used['PSM']['refresh']==1
 
 def test_curves_show_what_was_measured(tmp_path, monkeypatch):
     "Also where kNN accuracy was measured in some epochs only, and after one epoch"
@@ -196,6 +196,11 @@ def test_a_run_whose_path_is_an_object_goes_on(tmp_path):
     pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, **run)
     pretrain.check_resume(tmp_path, True, run)
     with pytest.raises(ValueError, match="data was 'images' and is now 'others'"): pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
+
+def test_a_run_from_before_n_pos_had_its_name_goes_on(tmp_path):
+    pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, bs=8, k=7)
+    pretrain.check_resume(tmp_path, True, dict(bs=8, n_pos=7))
+    with pytest.raises(ValueError, match='n_pos was 7 and is now 5'): pretrain.check_resume(tmp_path, True, dict(bs=8, n_pos=5))
 
 @pytest.mark.parametrize('name,steps,torchs', [
     ('sgd', 3, lambda p: torch.optim.SGD(p, lr=.06, momentum=.9, weight_decay=.05)),

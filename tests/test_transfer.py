@@ -155,7 +155,7 @@ def test_the_table_before_the_first_epoch(capsys):
     assert capsys.readouterr().out==''
 
 def test_preflight_knows_the_effective_number():
-    l = silent(psm_learner(digits_dls(bs=50, limit=300), rule='bank', a=0., n_neg=20, k=10))
+    l = silent(psm_learner(digits_dls(bs=50, limit=300), rule='bank', a=0., n_neg=20, n_pos=10))
     l.fit(1)
     table,_ = preflight(l, l.psm.loss_cb.two_views)
     rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
@@ -264,7 +264,7 @@ def photo_weights(monkeypatch):
 
 def test_pretrained_weights_bring_their_normalisation_and_mining_starts_at_once(folder, photo_weights):
     dls = image_dls(folder, size=32, bs=8, channels=3)
-    learn = silent(psm_learner(dls, resnet18, k=3))
+    learn = silent(psm_learner(dls, resnet18, n_pos=3))
     assert all(torch.equal(t, photo_weights[n]) for n,t in learn.model.encoder.state_dict().items()) and learn.psm.settings['mine_after']==0
     assert torch.allclose(torch.tensor(image_stats(learn.dls)['mean']), torch.tensor([.485,.456,.406]))
     x = learn.dls.valid.one_batch()[0]
@@ -275,9 +275,9 @@ def test_pretrained_weights_bring_their_normalisation_and_mining_starts_at_once(
 
 def test_other_settings_than_the_weights_can_be_asked_for(folder, photo_weights):
     dls = image_dls(folder, size=32, bs=8)          # gray
-    assert silent(psm_learner(dls, 'resnet18', k=3, mine_after=.5)).psm.settings['mine_after']==.5
+    assert silent(psm_learner(dls, 'resnet18', n_pos=3, mine_after=.5)).psm.settings['mine_after']==.5
     assert torch.allclose(torch.tensor(image_stats(dls)['mean']), torch.tensor([.449]), atol=1e-3)
-    plain = silent(psm_learner(image_dls(folder, size=32, bs=8), 'resnet18', k=3, pretrained=False))
+    plain = silent(psm_learner(image_dls(folder, size=32, bs=8), 'resnet18', n_pos=3, pretrained=False))
     assert plain.psm.settings['mine_after']==.3 and not torch.equal(plain.model.encoder.layer1[0].conv1.weight, photo_weights['layer1.0.conv1.weight'])
 
 def test_weights_that_cannot_be_fetched_are_named(folder, monkeypatch):

@@ -71,7 +71,7 @@ def test_moco_146_an_image_is_never_among_its_negatives(monkeypatch):
                 if not self.training: continue
                 assert torch.equal(ids, self.yb[0]) and ok.any()
                 assert not ((rows==ids[:,None]) & ok).any()
-    quiet(cbs=[PSMCallback.from_bank(bank_size=500, k=5, n_neg=50, mine_after=0), Batch()]).fit(3)
+    quiet(cbs=[PSMCallback.from_bank(bank_size=500, n_pos=5, n_neg=50, mine_after=0), Batch()]).fit(3)
     assert max(int((bank==ids[:,None]).sum()) for ids,_,_,bank in seen) > 32     # the bank did hold several keys of these images
 
 def test_moco_46_split_batch_norm_parts_query_and_key():
@@ -109,7 +109,7 @@ def test_self_supervised_a_metric_reads_the_right_neighbours():
             for i in range(len(q)):
                 s = (m.bank.feats @ k[i]).masked_fill((m.bank.ids==ids[i]) | ~m.bank.ready, -9)
                 shares.append((m.bank.labels[s.topk(7).indices]==labels[i]).float().mean().item())
-    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=128, k=7), Spy()])
+    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=128, n_pos=7), Spy()])
     learn.fit(1)
     assert abs(learn.recorder.values[-1][2]-np.mean(shares)) < 1e-5
 

@@ -327,7 +327,7 @@ export class Explorer {
     this.figures.forEach((figure, run) => {
       figure.hidden = !state.runs.includes(run);
       if (figure.hidden) return;
-      const mines = view.runs[run].method?.k !== 0;
+      const mines = view.runs[run].method?.n_pos !== 0;
       this.maps[run].update({ ...state, fits, flagged, dark, column, mines, scale: this.scales[run] });
       const of = view.runs[run].name ? ` of ${view.runs[run].name}` : '';
       const what = `Map${of} after epoch ${view.epochs[state.epoch]}, ${this.list.length} of ${view.n} images`;

@@ -48,7 +48,7 @@ class Cards {
   draw(state) {
     const { view, run } = this;
     const { epoch: e, query } = state;
-    const mines = view.runs[run].method?.k !== 0;
+    const mines = view.runs[run].method?.n_pos !== 0;
     this.near = view.neighbours(run, e, query);
     const name = view.runs.length > 1 ? `${view.runs[run].name}: ` : '';
     this.title.textContent = this.near.length

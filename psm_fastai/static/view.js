@@ -192,7 +192,7 @@ function longest(wrongOnly) {
     const { near, weight } = view.runs[run];
     let res = NaN;
     for (let s = (e * view.n + i) * k, end = s + k; s < end; s++) {
-      if (near[s] < 0 || (weight[s] === 0 && view.runs[run].method?.k !== 0)) continue;
+      if (near[s] < 0 || (weight[s] === 0 && view.runs[run].method?.n_pos !== 0)) continue;
       if (wrongOnly && view.right(i, near[s]) !== false) continue;
       res = Math.max(Number.isNaN(res) ? 0 : res, distance(view, run, e, i, near[s]));
     }

@@ -2,8 +2,8 @@
 
 // What is special about mining in this epoch, in a sentence
 export function aboutMining(run, e) {
-  const { k, n_neg: drawn, hard_weight: hard } = run.method ?? {};
-  if (k === 0) return 'This method mines nothing. These are its nearest images.';
+  const { n_pos: mined, n_neg: drawn, hard_weight: hard } = run.method ?? {};
+  if (mined === 0) return 'This method mines nothing. These are its nearest images.';
   if (run.mining && !run.mining[e]) {
     return `Mining has not begun. Training pulls only the other view${drawn === 0 ? '' : ', and pushes away the whole bank'}.`;
   }
@@ -19,7 +19,7 @@ export function countsOf(near, mines) {
 }
 
 export function wordsOf(view, run, e, query, r) {
-  const mines = view.runs[run].method?.k !== 0;
+  const mines = view.runs[run].method?.n_pos !== 0;
   const weights = view.neighbours(run, e, query).reduce((sum, o) => sum + o.weight, 0);
   const since = view.epochs[view.since(run, e, query, r.at)];
   return [
