@@ -21,7 +21,7 @@ from .files import below_common_folder, long_bar
 from .learner import *
 from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
-from .mining import admissible, mine_positives, overlap, purity, query_parts
+from .mining import purity, view_agreement
 from .encoder import create_encoder, has_weights, keep_modes, pool_features
 from .health import HealthCallback, PSMWarning
 from .model import PSMModel, check_finite, check_network, check_precision, undisturbed
@@ -208,28 +208,14 @@ def measure(self:PSMLossCallback, step, m):
     mined,rows,pool = step.mined,m.bank.labels,m.loss.pool(m.bank)
     if 'purity' in self.columns: self.add('purity', *purity(step.labels, pool.labels[mined.pos_idx], mined.used))
     if 'false_neg' in self.columns:
-        neg = rows.expand(len(step.q), -1) if mined.neg_idx is None else rows[mined.neg_idx]
-        self.add('false_neg', *purity(step.labels, neg, mined.neg_mask))
+        self.add('false_neg', *purity(step.labels, rows if mined.neg_idx is None else rows[mined.neg_idx], mined.neg_mask))
     if pool is not m.bank:
         used = mined.used.any(1)
         self.add('trusted', used.sum(), torch.ones_like(used).sum())       # a Python number would make a GPU wait
-    elif self.mine_after=='agreement': self.add('agreement', *self.agreement(step, m))
+    elif self.mine_after=='agreement': self.add('agreement', *view_agreement(step.q, step.ids, mined.pos_idx, mined.pos_found, m.bank))
 
 # %% ../nbs/06_callback.ipynb #04bf2182
 enough_agreement = .2   # share of the neighbours above chance, for `mine_after='agreement'`
-
-@patch
-def agreement(self:PSMLossCallback, step, m):
-    "Agreement of the two views of a step: neighbours in common above chance, and how many there could be"
-    def compare(q, ids, idx, found):
-        allowed = admissible(ids, m.bank.ids, m.bank.ready)
-        own = mine_positives(q @ m.bank.feats.T.to(q), allowed, m.loss.n_pos)
-        shared,asked = overlap(idx, found, *own)
-        return shared,asked,found.sum(1)/allowed.sum(1)
-    parts = query_parts(len(m.bank.labels), step.q, step.ids, step.mined.pos_idx, step.mined.pos_found)
-    shared,asked,chance = zip(*(compare(*part) for part in parts))
-    shared,asked,chance = sum(shared),sum(asked),torch.cat(chance).nanmean()
-    return (shared-chance*asked)/(1-chance),asked
 
 # %% ../nbs/06_callback.ipynb #a2845ad3
 @patch
@@ -640,7 +626,7 @@ _fixes = dict(
     from_bank = dict(rule='bank'),
     moco = dict(rule='bank', n_pos=0, n_neg=None, hard_weight=1., predictor=False, symmetric=False),
     nnclr = dict(rule='bank', n_pos=1, n_neg=None, hard_weight=0., predictor=True, symmetric=True),
-    msf = dict(rule='bank', n_neg=0, hard_weight=None, soft_temp=math.inf, predictor=True, symmetric=False),      # hard_weight follows n_pos
+    msf = dict(rule='bank', n_neg=0, hard_weight=None, soft_temp=math.inf, predictor=True, symmetric=False),    # hard_weight follows n_pos
     byol = dict(rule='bank', n_pos=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True))
 _lacks = dict(
     ppsm = ('a','b'),

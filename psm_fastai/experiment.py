@@ -21,7 +21,7 @@ from .files import locked, long_bar, no_formulas, atomic_write
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
-from .monitor import MonitorCallback, PurityCallback, _negative_pool
+from .monitor import MonitorCallback, PurityCallback, negative_pool
 from .recipe import cycle_args, optimizers, recipe_for
 from .report import environment
 
@@ -118,7 +118,7 @@ class _Effective(MonitorCallback):
     "Median over queries of the number of rows that the draw of negatives spreads over"
     def look(self, step, m):
         sims = step.q @ m.bank.feats.T.to(step.q)
-        probs = draw_probs(sims, (step.q*step.k).sum(1), _negative_pool(step, m), m.loss.a, m.loss.b)
+        probs = draw_probs(sims, (step.q*step.k).sum(1), negative_pool(step, m), m.loss.a, m.loss.b)
         return dict(rows=effective_number(probs))
     def sum_up(self, seen): return dict(effective_n=seen['rows'].median().item())
 

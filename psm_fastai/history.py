@@ -28,7 +28,7 @@ from .layout import lay_out
 from .learner import *
 from .learner import _without_augmentation
 from .loss import PSMLoss, by_new_names, check_number
-from .mining import admissible, bank_purities, draw_probs, mine_positives, overlap, sample_negatives
+from .mining import admissible, bank_purities, draw_probs, mine_positives, sample_negatives, view_agreement
 from .model import undisturbed
 from .record import Losses, MapRecord, map_ids
 from .thumbs import Thumbnails, thumb_size
@@ -220,11 +220,9 @@ def _purities(bank, ks):
 
 def _agreement(q, k, ids, bank, n):
     "How far queries and keys `[n, D]` of the same images have the same `n` neighbours in the bank: 0 as by chance, 1 all"
-    allowed = admissible(ids, bank.ids, bank.ready)
-    by_query,by_key = (mine_positives(t @ bank.feats.T.to(t), allowed, n) for t in (q,k))
-    shared,asked = overlap(*by_query, *by_key)
-    chance = (by_key[1].sum(1)/allowed.sum(1)).nanmean()
-    return ((shared/asked-chance)/(1-chance)).item()
+    by_key = mine_positives(k @ bank.feats.T.to(k), admissible(ids, bank.ids, bank.ready), n)
+    total,asked = view_agreement(q, ids, *by_key, bank)
+    return (total/asked).item()
 
 @patch
 def without_labels(self:NeighbourHistory, q, k, ids, m)->dict: # `agreement`, and with an index `estimated` and `trusted`

@@ -6,7 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/mining.html.md"""
 
 # %% auto #0
 __all__ = ['admissible', 'query_parts', 'top_rows', 'mine_positives', 'soft_weights', 'draw_logits', 'draw_probs',
-           'effective_number', 'sample_negatives', 'purity', 'chance_purity', 'bank_purities', 'bank_purity', 'overlap']
+           'effective_number', 'sample_negatives', 'known_right', 'query_purity', 'purity', 'chance_purity',
+           'bank_purities', 'bank_purity', 'overlap', 'view_agreement']
 
 # %% ../nbs/02_mining.ipynb #40175033
 import torch
@@ -117,17 +118,33 @@ def sample_negatives(
     return idx,top>-torch.inf
 
 # %% ../nbs/02_mining.ipynb #53e22d5e
+def known_right(
+    labels:Tensor, # `[B]` labels of the queries, -1 = unknown
+    mined_labels:Tensor, # `[B, n]` labels of their rows, -1 = unknown; `[K]` if all have the same rows
+    found:Tensor, # `[B, n]` bool, which rows count
+)->tuple[Tensor,Tensor]: # `[B, n]` bool: whether a row has the query's label, and whether that is known
+    "Which rows are right. A row whose label or whose query's label is unknown is neither right nor wrong"
+    known = found & (mined_labels>=0) & (labels[:,None]>=0)
+    return (mined_labels==labels[:,None]) & known,known
+
+def query_purity(
+    labels:Tensor, # `[B]` labels of the queries, -1 = unknown
+    mined_labels:Tensor, # `[B, n]` labels of their rows, or `[K]`
+    found:Tensor, # `[B, n]` bool, which rows count
+)->Tensor: # `[B]`, nan if no label is known
+    "Share of a query's rows that are right. For negatives the same share is the false-negative rate"
+    right,known = known_right(labels, mined_labels, found)
+    return right.sum(1)/known.sum(1)
+
+# %% ../nbs/02_mining.ipynb #10521e12
 def purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
-    mined_labels:Tensor, # `[B, n_pos]` labels of their mined rows
-    found:Tensor, # `[B, n_pos]` bool
-)->tuple[Tensor,Tensor]: # Sum over queries of the share of mined rows with the query's label, and the number of queries that have one
-    """Add these up over batches and divide: the result is the purity of mined positives. For drawn negatives the same share is the
-    false-negative rate"""
-    use = found & (mined_labels>=0) & (labels[:,None]>=0)
-    n = use.sum(1)
-    share = ((mined_labels==labels[:,None]) & use).sum(1) / n.clamp(min=1)
-    return share.sum(),(n>0).sum()
+    mined_labels:Tensor, # `[B, n]` labels of their rows, or `[K]`
+    found:Tensor, # `[B, n]` bool, which rows count
+)->tuple[Tensor,Tensor]: # Sum of `query_purity` over the queries that have one, and their number
+    "Add these up over batches and divide: the result is the purity of mined positives"
+    share = query_purity(labels, mined_labels, found)
+    return share.nan_to_num().sum(),share.isfinite().sum()
 
 def chance_purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
@@ -178,3 +195,20 @@ def overlap(
     both = ((a[:,:,None]==b[:,None]) & b_found[:,None]).any(2) & a_found
     n = a_found.sum(1)
     return (both.sum(1)/n.clamp(min=1)).sum(),(n>0).sum()
+
+# %% ../nbs/02_mining.ipynb #5f810dd2
+def view_agreement(
+    q:Tensor, # `[B, D]` queries
+    ids:Tensor, # `[B]` ids of the images
+    idx:Tensor, # `[B, n]` rows that their keys found, from `mine_positives`
+    found:Tensor, # `[B, n]` bool
+    bank, # A `MemoryBank`
+)->tuple[Tensor,Tensor]: # Sum over queries of the overlap above chance, and the number of queries whose key has found any row
+    "How far the two views of images agree; add up over batches and divide"
+    def compare(q, ids, idx, found):
+        allowed = admissible(ids, bank.ids, bank.ready)
+        shared,asked = overlap(idx, found, *mine_positives(q @ bank.feats.T.to(q), allowed, idx.shape[1]))
+        return shared,asked,found.sum(1)/allowed.sum(1)
+    shared,asked,chance = zip(*(compare(*part) for part in query_parts(len(bank.ids), q, ids, idx, found)))
+    shared,asked,chance = sum(shared),sum(asked),torch.cat(chance).nanmean()
+    return (shared-chance*asked)/(1-chance),asked

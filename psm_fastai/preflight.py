@@ -67,7 +67,9 @@ def positives(self:_Plan):
     "What a query is pulled towards"
     p,res = self.loss,[]
     if p.hard_weight>0 or self.mine_after: res.append("the other view")
-    if p.n_pos and p.hard_weight<1: res.append((f"{p.n_pos} mined" if p.index is None else f"up to {p.n_pos} trusted neighbours") + self.when())
+    if p.n_pos and p.hard_weight<1:
+        pulled = f"{p.n_pos} mined" if p.index is None else f"up to {p.n_pos} trusted neighbours"
+        res.append(pulled + self.when())
     return ' and '.join(res)
 
 @patch
