@@ -119,8 +119,8 @@ def tell(self:ImageCache,
     n_missing:int, # Number of those that have to be decoded
 ):
     "Print where the images come from"
-    had = n-n_missing
-    say(f"{had:,} of {n:,} images come from the cache {shown(self.path)}, checked" if had else f"Images are stored in {shown(self.path)}")
+    had,file = n-n_missing,shown(Path(self.path.parent.name)/self.path.name)
+    say(f"{had:,} of {n:,} images come from the cache {file}, checked" if had else f"The cache of the images is {file}")
     if other := self.others():
         size = sum(f.stat().st_size for f in other)
         say(f"! {shown(self.path.parent)} also holds up to {_gb(size)} of other images or settings, such as {shown(other[0].name)}. "

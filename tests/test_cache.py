@@ -87,7 +87,7 @@ def test_what_can_not_be_read_is_named_and_the_rest_is_kept(photos, tmp_path, re
 def test_two_at_once_decode_each_image_once(photos, tmp_path, reads, capsys):
     with ThreadPoolExecutor(2) as ex: both = [*ex.map(lambda _: load(photos, tmp_path/'cache'), range(2))]
     said = capsys.readouterr().out
-    assert len(reads)==20 and 'Images are stored in' in said and '20 of 20 images come from the cache' in said
+    assert len(reads)==20 and 'The cache of the images is' in said and '20 of 20 images come from the cache' in said
     assert torch.equal(images(both[0]), images(both[1])) and torch.equal(images(both[0]), images(load(photos)))
 
 def test_refused_before_anything_is_decoded(photos, tmp_path, reads, monkeypatch):
@@ -110,7 +110,7 @@ def test_the_command_takes_a_cache(photos, tmp_path, capsys):
     out = tmp_path/'run'
     args = photos,'--size',16,'--epochs',1,'--bs',4,'--cache',tmp_path/'cache','--device','cpu','--out',out
     code,said,err = command(capsys, *args)
-    assert code==0 and 'Images are stored in' in said, err
+    assert code==0 and 'The cache of the images is' in said, err
     assert (out/'encoder.safetensors').exists() or [*out.glob('encoder*')]
     code,_,err = command(capsys, 'digits', '--cache', tmp_path/'cache', '--out', tmp_path/'other')
     assert code==2 and '--cache is for folders and tables of images, not for the digits' in err
