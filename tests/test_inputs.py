@@ -1,6 +1,6 @@
 "Whatever a user brings: sizes, loaders, labels, images, encoders, settings, files and names"
 import inspect, math, os, pickle, re
-import pandas as pd, pytest, torch
+import matplotlib.pyplot as plt, pandas as pd, pytest, torch
 from fastai.vision.all import AffineCoordTfm, DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorImage, TensorMultiCategory, TfmdDL, imagenet_stats, nn, set_seed
 from psm_fastai.all import *
 from common import *
@@ -125,6 +125,33 @@ def test_a_weak_key_of_normalised_images_is_normalised():
     flat = x[:,:,:1,:1].expand(-1,-1,16,16)
     for k in (learn.psm.loss_cb.two_views(flat)[1], learn.psm.loss_cb.weak_view(flat)): assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
     learn.fit(1)
+
+def test_views_smaller_than_the_images(tmp_path):
+    "Views of 12 pixels from images of 16, in training, index, history, signs and pictures"
+    dls = DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2)))
+    history,sizes = NeighbourHistory(),[]
+    views = photo_views(blur=.5, solarize=.2, size=12)
+    learn = make(dls, tiny(3), views=views, mine_after=0., cbs=[history, Spy(after_pred=lambda spy: sizes.append([tuple(o.shape[2:]) for o in spy.xb]))])
+    learn.fit(2)
+    assert {tuple(o) for o in sizes}=={((12,12),(12,12))}
+    assert len(history.tables)==2 and psm_model(learn).loss.index is not None
+    views.setup(dls).show(dls.train.one_batch()[0], n=3)
+    assert [o.get_images()[0].get_array().shape[0] for o in plt.gcf().axes]==[16]*3+[12]*6
+    assert learn.signs_without_labels() is not None
+    weak, = {tuple(learn.psm.loss_cb.weak_view(dls.train.one_batch()[0]).shape[2:])}
+    assert weak==(12,12)
+
+def test_blurred_and_solarised_views_stay_in_range_and_differ():
+    torch.manual_seed(0)
+    x = torch.rand(64, 3, 16, 16)
+    still = dict(min_scale=1., jitter=0, hue=0, gray=0)
+    for changes in (dict(blur=1.), dict(solarize=1.)):
+        q,k = photo_views(**still, **changes)(x)
+        assert q.min()>=0 and q.max()<=1 and not torch.equal(q, k) or changes.get('solarize')
+    q,_ = photo_views(**still, solarize=1.)(x)
+    assert q.max()<=.5+1e-5
+    q,_ = photo_views(**still, blur=1.)(x)
+    assert q.std()<x.std()*.9
 
 @pytest.mark.guarantee('broken')
 @pytest.mark.parametrize('what', ['image','weights'])
