@@ -3,7 +3,7 @@ import os, shutil, sys
 import matplotlib.pyplot as plt, torch
 from fastcore.script import _run_cli
 from filelock import FileLock
-from fastai.vision.all import AMPMode, Callback, Learner, MixedPrecision, ProgressCallback, nn, noop
+from fastai.vision.all import AMPMode, Callback, L, Learner, MixedPrecision, ProgressCallback, nn, noop, set_seed
 from psm_fastai.all import *
 
 def tiny(n_in=1): return nn.Sequential(nn.Conv2d(n_in, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
@@ -53,6 +53,16 @@ class HalfOnCPU(MixedPrecision):
     def before_fit(self):
         super().before_fit()
         self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16),torch.amp.GradScaler('cpu', **self.scaler_args)
+
+def train(history, epochs=2, dls=None, cb=None, resume=None, cbs=(), **kwargs):
+    "A training that a history follows, or what is left of it after the checkpoint `resume`"
+    set_seed(0)
+    learn = quiet(dls, cbs=[cb or PSMCallback(bank_size=128, n_pos=6, n_neg=20, mine_after=0., refresh=1), history], loss_func=no_loss)
+    if resume:
+        saved = CheckpointCallback(resume)
+        cbs,kwargs = [saved, *L(cbs)],dict(kwargs, start_epoch=saved.resume(learn))
+    learn.fit(epochs, 1e-3, cbs=L(cbs), **kwargs)
+    return learn
 
 def mirror(x): return x,x.flip(3)       # two views without any chance
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from fastai.vision.all import *
 from psm_fastai.all import *
 from common import silent, tiny, Spy
+from data import by_label, digit_files
 
 def learner(path, workers, schedule, name):
     folder = path/'images'
-    if not folder.exists():
-        for i,(im,y) in enumerate(digits_dls(limit=80).train_ds):
-            (folder/str(int(y))).mkdir(parents=True, exist_ok=True)
-            im.save(folder/str(int(y))/f'{i}.png')
+    if not folder.exists(): digit_files(folder, 80, by_label)
     set_seed(0)
     dls = ImageDataLoaders.from_folder(folder, valid_pct=.2, seed=0, bs=16, num_workers=workers, item_tfms=RandomResizedCrop(20, min_scale=.6), batch_tfms=[*aug_transforms(max_rotate=5.), Normalize()])
     learn = silent(Learner(dls, tiny(3), cbs=[PSMCallback(bank_size=50, n_pos=3, n_neg=10, momentum=(.9,1.), views=digit_views()), KNNCallback()], path=path/name))

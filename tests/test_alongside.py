@@ -1,14 +1,14 @@
 "fastai's own tools beside a pretraining: trackers, interpretation, loggers; changes in the middle of a fit; broken images; precision"
-import functools, math, warnings
+import math, warnings
 import pytest, torch
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (CSVLogger, ClassificationInterpretation, DataLoaders, EarlyStoppingCallback, Interpretation, MixUp, ProgressCallback, ReduceLROnPlateau, SaveModelCallback, ShowGraphCallback, TensorCategory, TensorImage, TfmdDL, nn, set_seed)
+from fastai.vision.all import (CSVLogger, ClassificationInterpretation, EarlyStoppingCallback, Interpretation, MixUp, ProgressCallback,
+    ReduceLROnPlateau, SaveModelCallback, ShowGraphCallback, TensorCategory, nn, set_seed)
 from psm_fastai.all import *
 from common import *
+from data import Images, Told, loaders
 
-@functools.cache
-def images(n): return [(TensorImage(torch.rand(1,16,16)),TensorCategory(i%7)) for i in range(n)]
-def few(n=64): return DataLoaders(*(TfmdDL(images(n), bs=16, shuffle=s, drop_last=s, num_workers=0) for s in (True,False)))
+def few(n=64): return loaders(Images(n, label=lambda i: TensorCategory(i%7)))
 def small(cbs=None, limit=64, model=None, **kwargs): return quiet(few(limit), model=model, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, **kwargs), *(cbs or [])])
 
 def told(f):
@@ -33,7 +33,7 @@ def test_trackers_that_compare_nothing_or_have_no_labels(tmp_path):
     learn = small()
     learn.path = tmp_path
     assert not told(lambda: learn.fit(1, cbs=SaveModelCallback(every_epoch=True)))
-    bare = quiet(DataLoaders(*(TfmdDL([(torch.rand(1,16,16),) for _ in range(32)], bs=16, num_workers=0) for _ in 'tv')), loss_func=no_loss, cbs=PSMCallback())
+    bare = quiet(loaders(Images(32)), loss_func=no_loss, cbs=PSMCallback())
     said, = told(lambda: bare.fit(1, cbs=EarlyStoppingCallback()))
     assert 'knn_acc' not in said and 'Without labels' in said
 
@@ -94,8 +94,9 @@ def test_guests_come_and_go_between_fits(event):
     plain.fit(1)
     assert plain.model is model
 
-def told_pixels(shift): return [(torch.full((1,16,16), (i+shift)/200),(i+shift)%7) for i in range(64)]
-def told_dls(shift): return DataLoaders(*(TfmdDL(told_pixels(shift), bs=16, shuffle=s, num_workers=0) for s in (True,False)))
+def told_dls(shift):
+    told = Told(64, shift)
+    return loaders([told[i] for i in range(64)])
 def labels_right(learn):
     bank = learn.model.bank
     return torch.equal(bank.labels, torch.tensor([learn.dls.train_ds[i][1] for i in bank.ids.tolist()]).to(bank.labels))
@@ -112,11 +113,7 @@ def test_loaders_may_change_between_epochs(event):
 
 @pytest.mark.parametrize('kind', ['list','function','learner'])
 def test_a_model_that_is_loaded_onto_other_images_forgets_the_bank(kind, tmp_path):
-    class Made:
-        def __init__(self, shift): self.shift = shift
-        def __len__(self): return 64
-        def __getitem__(self, i): return told_pixels(self.shift)[i]
-    def dls(shift): return told_dls(shift) if kind!='function' else DataLoaders(*(TfmdDL(Made(shift), bs=16, shuffle=True, num_workers=0) for _ in 'tv'))
+    def dls(shift): return loaders(Told(64, shift)) if kind=='function' else told_dls(shift)
     def make(shift): return quiet(dls(shift), loss_func=no_loss, cbs=PSMCallback(bank_size=64))
     a,b,seen = make(0),make(3),[]
     a.fit(1)
@@ -133,8 +130,10 @@ def test_a_model_that_is_loaded_onto_other_images_forgets_the_bank(kind, tmp_pat
 
 # Broken images
 
-def with_broken(bad, value=math.nan, n=64): return DataLoaders(*(TfmdDL([(torch.rand(1,16,16).index_fill_(2, torch.tensor([3]), value) if train and i in bad else torch.rand(1,16,16), i%3)
-    for i in range(n)], bs=16, shuffle=train, num_workers=0) for train in (True,False)))
+def with_broken(bad, value=math.nan):
+    train,valid = ([(torch.rand(1,16,16),i%3) for i in range(64)] for _ in 'tv')
+    for i in bad: train[i][0][:,:,3] = value
+    return loaders(train, valid)
 
 @pytest.mark.guarantee('broken')
 @pytest.mark.parametrize('value', [math.nan, math.inf])

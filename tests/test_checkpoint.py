@@ -11,6 +11,7 @@ from psm_fastai import files
 from psm_fastai.encoder import write_encoder
 from psm_fastai.files import locked, read_saved, atomic_write
 from common import Spy, quiet, same, state
+from data import digit_files
 
 def flips(raw, n, seed=0):
     "`n` copies with one bit changed"
@@ -150,7 +151,6 @@ def test_encoders_that_were_crafted(encoder_file, change):
 @pytest.mark.parametrize('odd,says', [(lambda t: t.fill_(float('nan')), r'are not all finite: 0.weight'), (lambda t: t.fill_(float('inf')), 'are not all finite: 0.weight'), (lambda t: t.int(), '0.weight is whole numbers in the file and floats here'),
     (lambda t: t[:1].clone(), r'0.weight is \[1, 2, 3, 3\] in the file and \[32, 2, 3, 3\] here'), (lambda t: t.to(torch.complex64), 'complex in the file')])
 def test_weights_that_can_not_be(encoder_file, odd, says):
-    m = load_encoder(encoder_file)
     meta,weights = encoder_parts(encoder_file)
     meta.pop('digest')
     save_file({**weights, '0.weight': odd(weights['0.weight'])}, encoder_file, meta)
@@ -242,13 +242,8 @@ def test_what_callbacks_remember_comes_back(tmp_path):
     got = read_saved(tmp_path/'c.pth')['callbacks']['remembers']['value']
     for a,b in zip(got, values, strict=True): assert torch.equal(a, b) if isinstance(b, torch.Tensor) else a==b, (a, b)
 
-def pictures(path, n=20):
-    path.mkdir()
-    for i,(im,_) in enumerate(digits_dls(limit=n).train_ds): im.save(path/f'{i:02}.bmp')       # all of one size
-    return path
-
 def test_other_images_are_told_by_name(tmp_path):
-    folder = pictures(tmp_path/'images')
+    folder = digit_files(tmp_path/'images', 20, lambda i,y: f'{i:02}.bmp')       # all of one size
     def make(): set_seed(0); return quiet(image_dls(folder, size=16, bs=4, valid_pct=0), cbs=[PSMCallback(bank_size=16)])
     saved = CheckpointCallback(tmp_path/'c.pth')
     make().fit(1, cbs=saved)

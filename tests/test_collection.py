@@ -3,6 +3,7 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Image, Learner, Path, set_seed
 from psm_fastai.all import *
 from common import *
+from data import noise_files
 
 class Plain(torch.nn.Module):
     "Pixels averaged to 4×4 are the features: nothing to learn, and near means alike"
@@ -124,7 +125,7 @@ def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
 
 def test_labels_in_a_table_of_another_kind_are_not_lost(tmp_path):
     "With semicolons and a byte-order mark, as a spreadsheet saves it"
-    for i in range(12): Image.fromarray(np.random.default_rng(i).integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
+    noise_files(tmp_path, [(16,16)]*12)
     photos = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0)).collection()
     path = tmp_path/'label.csv'
     path.write_text('\ufefffile;label\n0.png;cat\n', encoding='utf-8')
@@ -133,8 +134,7 @@ def test_labels_in_a_table_of_another_kind_are_not_lost(tmp_path):
     with pytest.raises(ValueError, match='has no column label'): photos.to_label(3, path)
 
 def test_pictures_that_moved_are_told(tmp_path, capsys):
-    (tmp_path/'a').mkdir()
-    for i in range(12): Image.fromarray(np.random.default_rng(i).integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'a/{i}.png')
+    noise_files(tmp_path/'a', [(16,16)]*12)
     psm_learner(image_dls(tmp_path/'a', size=16, bs=4, valid_pct=0)).collection().save(tmp_path/'f.parquet')
     capsys.readouterr()
     load_collection(tmp_path/'f.parquet')
@@ -144,7 +144,7 @@ def test_pictures_that_moved_are_told(tmp_path, capsys):
     assert '12 of 12 files are not where they were' in capsys.readouterr().out
 
 def test_names_of_files_do_not_write_to_a_terminal(tmp_path):
-    for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}\x1b[31m.png')
+    noise_files(tmp_path, [(16,16)]*6, [f'{i}\x1b[31m.png' for i in range(6)])
     photos = psm_learner(image_dls(tmp_path, size=16, bs=3, valid_pct=0)).collection()
     with pd.option_context('display.max_colwidth', None): said = repr(photos.outliers(2))
     assert '\x1b' not in said and '\\x1b[31m.png' in said

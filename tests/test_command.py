@@ -5,6 +5,7 @@ from PIL import Image
 from psm_fastai import pretrain
 from psm_fastai.all import *
 from common import command, same
+from data import digit_files, save_all
 
 small = 'digits','--limit',60,'--eval','none','--device','cpu'
 def run(out, **kwargs): return pretrain.psm_pretrain('digits', limit=60, eval='none', device='cpu', out=out, **kwargs)
@@ -80,15 +81,14 @@ def test_a_finished_run_goes_on_for_more_epochs(tmp_path, capsys):
     run(out, epochs=1)
     for epochs in (None,1):
         with pytest.raises(ValueError, match='is finished; there is nothing to resume. For more epochs give --epochs, above 1' if epochs else 'epochs was 1 and is now 65|finished'): run(out, epochs=epochs or 1, resume=True)
-    learn = run(out, epochs=3, resume=True)
+    run(out, epochs=3, resume=True)
     assert 'PSM: 3 epochs on 60 images, continuing after 1. Before, it had 1. Learning rate and momentum are now those of 3 epochs' in capsys.readouterr().out
     assert len(pd.read_csv(out/'history.csv'))==3 and json.loads((out/'run.json').read_text())['epochs']==3
     (out/'checkpoint.pth').unlink()
     with pytest.raises(ValueError, match='is finished and has no checkpoint, so it can.t continue. Begin another one from its weights: --start'): run(out, epochs=5, resume=True)
 
 def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
-    (tmp_path/'images').mkdir()
-    for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'images/{i:02}.png')
+    digit_files(tmp_path/'images', 20, lambda i,y: f'{i:02}.png')
     args = tmp_path/'images','--size',16,'--device','cpu','--out',tmp_path/'run','--epochs'
     assert command(capsys, *args, 1)[0]==0
     (tmp_path/'images/03.png').unlink()
@@ -139,7 +139,7 @@ def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, cap
     found = {}
     for name,draw in dict(stripes=stripes, noise=noise).items():
         (tmp_path/name).mkdir()
-        for i in range(90): Image.fromarray(draw(i).clip(0, 255).astype(np.uint8)).save(tmp_path/name/f'{i:02}.png')
+        save_all(tmp_path/name, [draw(i).clip(0, 255).astype(np.uint8) for i in range(90)], '{:02}.png')
         out = tmp_path/f'of {name}'
         code,said,_ = command(capsys, tmp_path/name, '--size', 24, '--epochs', 12, '--bs', 16, '--valid-pct', 0, '--device', 'cpu', '--out', out)
         assert code==0 and 'Signs without labels' in said and 'Groups of neighbours: ' in said

@@ -1,26 +1,14 @@
 "Images of every kind reach the network as what they are, in memory or not, and what can't be used is named"
-import re, struct, time, zlib
+import re, time
 import numpy as np, pandas as pd, psutil, pytest, tifffile, torch
 from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Image, ImageBlock, IndexSplitter, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
     load_learner, nn, noop, parent_label)
 from sklearn.datasets import load_digits
-from psm_fastai import data, images
+from psm_fastai import data as data_module, images
 from psm_fastai.data import *
 from psm_fastai.data import cifar100_stats
 from psm_fastai.images import *
-
-rng = np.random.default_rng(0)
-def pixels(*shape, hi=256, dtype=np.uint8): return rng.integers(0, hi, shape).astype(dtype)
-def save_all(path, images, fn='{}.png'):
-    for i,im in enumerate(images): Image.fromarray(im).save(path/fn.format(i))
-def small_dls(source, **kwargs): return image_dls(source, **{**dict(size=8, bs=4, device='cpu'), **kwargs})
-
-def png16(fn, a, extra=()):
-    "Write `[H, W, C]` of 16 bits, which PIL can't"
-    h,w,c = a.shape
-    def chunk(t, d): return struct.pack('>I', len(d))+t+d+struct.pack('>I', zlib.crc32(t+d))
-    rows = b''.join(b'\0'+r.astype('>u2').tobytes() for r in a)
-    Path(fn).write_bytes(b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, {1:0,2:4,3:2,4:6}[c], 0, 0, 0))+b''.join(chunk(*o) for o in extra)+chunk(b'IDAT', zlib.compress(rows))+chunk(b'IEND', b''))
+from data import pixels, png16, rng, save_all, small_dls, tif
 
 # each kind: how to write image i, the channels found, the item's class, and the pixels expected
 def to8(a, white): return np.rint(a*(255/white)).astype(np.uint8)
@@ -28,7 +16,6 @@ def over_white(a):
     "`[H, W, 4]` over white, by the formula"
     alpha = a[...,3:]/255
     return a[...,:3]*alpha + 255*(1-alpha)
-def tif(**kw): return lambda fn,a: tifffile.imwrite(fn, a, **kw)
 def pil(mode=None): return lambda fn,a: (Image.fromarray(a).convert(mode) if mode else Image.fromarray(a)).save(fn)
 def npy(fn, a): np.save(fn, a)
 def clear(a):
@@ -74,7 +61,7 @@ kinds = {
 def test_every_kind_of_file(tmp_path, kind):
     ext,make,save,channels,cls,want = kinds[kind]
     arrays = [make() for _ in range(5)]
-    for i,a in enumerate(arrays): save(tmp_path/f'{i}.{ext}', a)
+    save_all(tmp_path, arrays, '{}.'+ext, save)
     mem,disk = small_dls(tmp_path),small_dls(tmp_path, in_memory=False, num_workers=0)
     for dls in (mem,disk):
         x, = dls.train.new(shuffle=False, drop_last=False, bs=4).one_batch()
@@ -108,7 +95,7 @@ def test_one_image_in_colour_makes_colour(tmp_path):
     assert small_dls(tmp_path).train.one_batch()[0].shape[1]==3
 
 def test_bands_that_do_not_fit_are_named(tmp_path):
-    for i in range(5): np.save(tmp_path/f'{i}.npy', pixels(8,8,5))
+    save_all(tmp_path, [pixels(8,8,5)]*5, '{}.npy', np.save)
     np.save(tmp_path/'other.npy', pixels(8,8,4))
     with pytest.raises(ValueError, match=r"1 of 6 images can't be read: other.npy\..*it has 4 channels, not 5"): small_dls(tmp_path)
     np.save(tmp_path/'other.npy', np.zeros((2,8,8,5), np.uint8))
@@ -130,7 +117,7 @@ def test_headers_of_arrays_are_read_one_at_a_time(tmp_path, monkeypatch):
     assert len(most)>=40 and max(most)==1
 
 def test_white_level(tmp_path):
-    for i in range(5): tifffile.imwrite(tmp_path/f'{i}.tif', np.full((8,8), 1000, np.uint16))
+    save_all(tmp_path, [np.full((8,8), 1000, np.uint16)]*5, '{}.tif', tif())
     def value(**kw): return np.asarray(small_dls(tmp_path, **kw).train_ds[0][0])[0,0]
     assert value()==249 and value(max_value=65535)==4 and value(max_value=1000)==255        # 1000/1023, 1000/65535
     with pytest.raises(ValueError, match=r"5 of 5 .* values from 1000 to 1000, all above 999: pass the value of white as max_value"): value(max_value=999)
@@ -370,7 +357,7 @@ def cifar_tree(path, train, test, nested):
 
 def test_cifar100(tmp_path, monkeypatch):
     cifar_tree(tmp_path, 'train', 'test', True)
-    monkeypatch.setattr(data, 'untar_data', lambda url: tmp_path if url==URLs.CIFAR_100 else pytest.fail(url))
+    monkeypatch.setattr(data_module, 'untar_data', lambda url: tmp_path if url==URLs.CIFAR_100 else pytest.fail(url))
     dls = cifar100_dls(bs=4)
     assert list(dls.vocab)==['class0','class1','class2'] and (len(dls.train_ds),len(dls.valid_ds))==(12,6)
     norm = dls.train.after_batch.fs[-1]
@@ -379,7 +366,7 @@ def test_cifar100(tmp_path, monkeypatch):
 
 def test_tiny_imagenet(tmp_path):
     with pytest.raises(ValueError, match='is not laid out as Tiny ImageNet'): tiny_imagenet_dls(tmp_path)
-    wnids,notes = ['n01','n02'],[]
+    wnids = ['n01','n02']
     for c in wnids:
         (tmp_path/'train'/c/'images').mkdir(parents=True)
         save_all(tmp_path/'train'/c/'images', [pixels(64,64,3), pixels(64,64), pixels(64,64,3)], c+'_{}.JPEG')

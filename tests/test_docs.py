@@ -6,6 +6,7 @@ from fastcore.docments import docments
 from psm_fastai.callback import PSMCallback, psm_learner, psm_methods
 from psm_fastai.pretrain import psm_pretrain
 from common import once
+from data import noise_files
 
 pytestmark = pytest.mark.posix
 
@@ -137,11 +138,7 @@ def test_each_setting_is_described():
 
 def test_readmes_python_runs(tmp_path):
     "On a few images of noise, with fewer epochs"
-    import numpy as np
-    from PIL import Image
-    rng = np.random.default_rng(0)
-    (tmp_path/'photos').mkdir()
-    for i in range(100): Image.fromarray(rng.integers(0, 256, (32,32,3), dtype=np.uint8)).save(tmp_path/f'photos/{i}.png')
+    noise_files(tmp_path/'photos', [(32,32)]*100)
     blocks = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(), re.S)
     assert len(blocks)==3
     short,n = re.subn(r'fit_one_cycle\(\d+,', 'fit_one_cycle(1,', '\n'.join(blocks))

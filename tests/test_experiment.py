@@ -1,5 +1,5 @@
 "Sweeps lose nothing and compute nothing twice; stored results can be computed again, and the defaults are the setting that was chosen"
-import inspect, json, math, re, signal, subprocess, sys
+import json, math, re, signal, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, partial
@@ -15,7 +15,7 @@ def double(x, **kwargs): return dict(y=2*x, **kwargs)
 @pytest.mark.posix
 def test_a_killed_sweep_goes_on(tmp_path):
     "Killed in its third training, it keeps two rows, and started again it runs the third and the fourth"
-    code = f"""
+    code = """
 import os, sys, time
 from psm_fastai.experiment import sweep
 def run(x):

@@ -4,19 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest, torch
 from contextlib import redirect_stdout
 from fastai.vision.all import Image, L, Path, mimetypes
-from psm_fastai import folders
 from psm_fastai.all import *
 from psm_fastai.mining import chance_purity
 from psm_fastai.pretrain import psm_pretrain
 from common import silent, state, tiny
-
-rng = np.random.default_rng(0)
-def put(root, *names):
-    "An image of noise at each name, `{n}` a range: 'cat/3' are cat/0.png to cat/2.png"
-    for name in names:
-        folder,n = name.rsplit('/', 1) if '/' in name else ('',name)
-        (root/folder).mkdir(parents=True, exist_ok=True)
-        for i in range(int(n)): Image.fromarray(rng.integers(0, 256, (8,8,3), dtype=np.uint8)).save(root/folder/f'{i}.png')
+from data import pixels, png, put, rng
 
 def load(source, **kwargs):
     "Loaders, and the line that was printed"
@@ -106,7 +98,7 @@ def test_folders_that_cannot_be_entered_are_named(tmp_path, monkeypatch):
 
 def test_files_go_by_pillow_and_not_by_the_system(tmp_path, monkeypatch):
     monkeypatch.setattr(mimetypes, 'types_map', {})
-    im = Image.fromarray(rng.integers(0, 256, (16,16,3), dtype=np.uint8))
+    im = Image.fromarray(pixels(16,16,3))
     kinds = [e for e in ('webp','jfif','jp2','avif','png','JPG','bmp','tga') if '.'+e.lower() in image_suffixes()]
     assert len(kinds)>=7
     for i,e in enumerate(kinds): im.save(tmp_path/f'{i}.{e}', dict(jfif='jpeg').get(e))
@@ -117,7 +109,7 @@ def test_files_go_by_pillow_and_not_by_the_system(tmp_path, monkeypatch):
 @pytest.mark.parametrize('arrays,n,says', [(1,6,'1 .npy'), (9,9,'6 images beside arrays')])
 def test_arrays_beside_images_do_not_vanish(tmp_path, arrays, n, says):
     put(tmp_path, '6')
-    for i in range(arrays): np.save(tmp_path/f'{i}.npy', rng.integers(0, 256, (8,8), dtype=np.uint8))
+    for i in range(arrays): np.save(tmp_path/f'{i}.npy', pixels(8,8))
     dls,line = load(tmp_path)
     assert sum(sizes(dls))==n and says in line
 
@@ -392,8 +384,8 @@ def test_images_that_are_the_same_once_read_are_told(tmp_path, in_memory):
     _,line = load(tmp_path, **kw)
     assert "! 8 of 11 images are of one colour once read: logo" in line and "ground='black'" in line and 'repeat' not in line
     for f in tmp_path.glob('logo*'): f.unlink()
-    middle = rng.integers(0, 256, (8,8,3), dtype=np.uint8)
-    for i in range(4): Image.fromarray(np.hstack([rng.integers(0, 256, (8,8,3), dtype=np.uint8), middle, rng.integers(0, 256, (8,8,3), dtype=np.uint8)])).save(tmp_path/f'banner{i}.png')
+    middle = pixels(8,8,3)
+    for i in range(4): png(tmp_path/f'banner{i}.png', np.hstack([pixels(8,8,3), middle, pixels(8,8,3)]))
     _,line = load(tmp_path, **kw)
     assert '! 3 of 7 images repeat another one, pixel by pixel, such as ' in line and 'banner' in line and "fit='pad'" in line
 
@@ -408,8 +400,8 @@ def test_copies_for_training_and_for_validation_are_told(tmp_path):
 @pytest.mark.parametrize('same', [True,False])
 def test_a_diagnosis_sees_that_all_images_are_alike(tmp_path, same, capsys):
     "Though queries differ, by their views"
-    a = rng.integers(0, 256, (16,16,3), dtype=np.uint8)
-    for i in range(20): Image.fromarray(a if same else rng.integers(0, 256, (16,16,3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
+    a = pixels(16,16,3)
+    for i in range(20): png(tmp_path/f'{i}.png', a if same else pixels(16,16,3))
     learn = silent(psm_learner(load(tmp_path, size=16, bs=8)[0], tiny(3), n_pos=3))
     learn.fit(2, 3e-3)
     before = state(learn)

@@ -1,19 +1,19 @@
 "What only a GPU can show"
 import pytest, torch
-from fastai.vision.all import DataLoaders, TensorCategory, TensorImage, TfmdDL, default_device
+from fastai.vision.all import TensorCategory, default_device
 from psm_fastai.all import *
 from common import quiet, tiny
+from data import Images, loaders
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 
-def loaders(channels, device=None):
-    items = [(TensorImage(torch.rand(channels,24,24)), TensorCategory(i%2)) for i in range(192)]
-    return DataLoaders(*(TfmdDL(items[:n], bs=32, shuffle=n>32, num_workers=0, device=device) for n in (192,32)))
+def images(channels, device=None):
+    return loaders(*(Images(n, (channels,24,24), label=lambda i: TensorCategory(i%2)) for n in (192,32)), bs=32, device=device)
 
 @pytest.mark.parametrize('channels', [1,3])      # digit_views and photo_views
 @pytest.mark.parametrize('settings', [dict(n_pos=5, n_neg=32, trust=.5), dict(n_pos=5, n_neg=None, trust=.5), dict(rule='bank', n_pos=5, n_neg=32), dict(rule='bank', n_pos=5, n_neg=None), dict(n_pos=0, n_neg=0, hard_weight=1., predictor=True, symmetric=True)], ids=str)
 def test_nothing_in_a_step_waits_for_the_gpu(settings, channels):
-    dls = loaders(channels, default_device())
+    dls = images(channels, default_device())
     learn = quiet(dls, model=tiny(channels), cbs=[PSMCallback(bank_size=150, mine_after=0., **settings)], loss_func=no_loss)
     learn.fit(1, 1e-3)
     m,views,x = learn.model.train(),learn.psm.loss_cb.two_views,dls.train.one_batch()[0]
@@ -30,7 +30,7 @@ def test_nothing_in_a_step_waits_for_the_gpu(settings, channels):
 
 def test_loaders_may_have_no_device():
     "fastai moves their batches to the model; what looks at images by itself does so too"
-    learn = quiet(loaders(1), cbs=[PSMCallback(bank_size=64), NeighbourHistory(n_probes=4, n_pos=2, n_neg=2), KNNCallback()], loss_func=no_loss)
+    learn = quiet(images(1), cbs=[PSMCallback(bank_size=64), NeighbourHistory(n_probes=4, n_pos=2, n_neg=2), KNNCallback()], loss_func=no_loss)
     learn.model.to(default_device())
     learn.fit(2, 1e-3)
     assert {p.device.type for p in learn.model.parameters()}=={default_device().type}=={learn.model.bank.feats.device.type}

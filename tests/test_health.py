@@ -1,10 +1,11 @@
 "Each sign of failure is provoked once, and healthy runs show none"
 import warnings
 import pytest, torch
-from fastai.vision.all import Callback, DataLoaders, TfmdDL, set_seed
+from fastai.vision.all import Callback, set_seed
 from psm_fastai.all import *
 from psm_fastai.loss import similarity_gradients
 from common import silent
+from data import Images, loaders
 
 def train(epochs=8, lr=8e-3, cb=None, cbs=None, before=None, limit=None):
     set_seed(0)
@@ -66,8 +67,8 @@ def test_nothing_to_diagnose_before_training():
 
 def test_purity_of_few_labels_is_a_number():
     "A batch without a label takes nothing from the others"
-    few = [(torch.rand(1, 16, 16),i%3 if i%40==0 else -1) for i in range(400)]
-    learn = silent(psm_learner(DataLoaders(*(TfmdDL(few, bs=20, shuffle=True, drop_last=True, num_workers=0) for _ in 'tv')), rule='bank', mine_after=0.))
+    few = Images(400, label=lambda i: i%3 if i%40==0 else -1)
+    learn = silent(psm_learner(loaders(few, bs=20), rule='bank', mine_after=0.))
     learn.psm.health_cb.every = 1
     learn.fit(2, 1e-3)
     assert learn.psm_health.frame.purity.between(0, 1).all()

@@ -5,20 +5,13 @@ from fastai.vision.all import CancelFitException, set_seed
 from psm_fastai.all import *
 from psm_fastai.history import images_at
 from common import *
+from data import Images, by_label, digit_files, loaders
 from fake_view import unpacked
-
-def train(history, epochs=2, dls=None, cb=None, **kwargs):
-    set_seed(0)
-    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, n_pos=6, n_neg=20, mine_after=0.), history])
-    learn.fit(epochs, 1e-3, **kwargs)
-    return learn
 
 @pytest.mark.parametrize('in_memory', [True,False])
 def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
     "The image of an id, decoded from its file, is the one that the batch held, whose key the bank holds under that id"
-    for i,(im,y) in enumerate(digits_dls(limit=60).train_ds):
-        (tmp_path/str(int(y))).mkdir(exist_ok=True)
-        im.save(tmp_path/str(int(y))/f'{i}.png')
+    digit_files(tmp_path, 60, by_label)
     held = {}
     def keep(cb):
         if cb.training: held.update({i: x for i,x in zip(cb.yb[0].tolist(), cb.xb[0].clone())})
@@ -80,10 +73,8 @@ def test_a_resumed_training_keeps_its_history(tmp_path):
     def stop(cb):
         if cb.epoch==1: raise CancelFitException
     train(NeighbourHistory(n_probes=8, n_pos=4, n_neg=5), 4, cbs=[CheckpointCallback(tmp_path/'c.pth'), Spy(order=80, after_epoch=stop)])
-    set_seed(0)
-    history,saved = NeighbourHistory(n_probes=8, n_pos=4, n_neg=5),CheckpointCallback(tmp_path/'c.pth')
-    learn = quiet(cbs=[PSMCallback(bank_size=128, n_pos=6, n_neg=20, mine_after=0.), history])
-    learn.fit(4, 1e-3, cbs=saved, start_epoch=saved.resume(learn))
+    history = NeighbourHistory(n_probes=8, n_pos=4, n_neg=5)
+    train(history, 4, resume=tmp_path/'c.pth')
     pd.testing.assert_frame_equal(history.to_frame(), whole_one.to_frame())
     assert history.thumbs.place==whole_one.thumbs.place
 
@@ -158,7 +149,7 @@ def test_the_panel_counts_the_trusted():
     assert 'No neighbours: the index does not cover this image, or no image near it had a key yet.' in neighbour_panel(h.look(learn), q, h.epochs[-1]['epoch'])
 
 def test_without_labels_and_with_little(tmp_path):
-    for i,(im,_) in enumerate(digits_dls(limit=20).train_ds): im.save(tmp_path/f'{i}.png')
+    digit_files(tmp_path, 20)
     history = NeighbourHistory(n_pos=50, n_neg=50)
     set_seed(0)
     learn = silent(psm_learner(image_dls(tmp_path, size=24, bs=4), tiny(), n_pos=5, n_neg=5))
@@ -198,7 +189,6 @@ def test_shares_add_up_to_the_loss(learn):
         learn.model.loss = PSMLoss(**settings)
         df = learn.explain_loss(7)
         for kind in ('positive','negative'): assert abs(df[df.kind==kind].share.sum()-df.attrs['loss'])<1e-5
-        x = images_at(learn.dls, [7])[0]
         assert len(df[df.kind=='positive'])==1+settings['n_pos'] and df.id[0]==7
         learn.model.loss = loss
 
@@ -239,15 +229,10 @@ def test_thumbnails_that_were_read_again_take_new_ones():
     assert t.picture('20').getpixel((9,9))[1]>90 and t.picture('0').getpixel((9,9))[0]>200
 
 def test_a_data_set_that_draws_is_not_disturbed():
-    from fastai.vision.all import DataLoaders, TfmdDL
-    class Noise:
-        def __len__(self): return 64
-        def __getitem__(self, i): return torch.rand(1,16,16),torch.tensor(i%4)
-    def dls(): return DataLoaders(*(TfmdDL(Noise(), bs=16, shuffle=t, drop_last=t, num_workers=0) for t in (True,False)))
     states = []
     for h in (NeighbourHistory(n_probes=8), Spy()):
         set_seed(0)
-        learn = quiet(dls(), cbs=[PSMCallback(), h], loss_func=no_loss)
+        learn = quiet(loaders(Images(64, label=lambda i: i%4, change=torch.rand_like)), cbs=[PSMCallback(), h], loss_func=no_loss)
         learn.fit(2)
         states.append(state(learn))
     assert same(*states)

@@ -2,26 +2,21 @@
 import threading
 from itertools import islice
 import numpy as np, pytest, torch
-from fastai.vision.all import DataLoaders, Learner, TfmdDL, first, nn, set_seed, tensor
+from fastai.vision.all import DataLoaders, TfmdDL, first, set_seed
 from torch.utils.data import Subset
 from psm_fastai.all import *
 from common import *
+from data import Told, places
 
 n = 70
 
-class Told:
-    "Images whose pixels tell their places"
-    def __len__(self): return n
-    def __getitem__(self, i): return torch.full((1,16,16), i/n),tensor(i%3)
-
-def loader(ds=None, cls=TfmdDL, **kwargs): return cls(ds or Told(), **dict(dict(bs=16, shuffle=True, drop_last=True, num_workers=0), **kwargs))
+def loader(ds=None, cls=TfmdDL, **kwargs): return cls(ds or Told(n), **dict(dict(bs=16, shuffle=True, drop_last=True, num_workers=0), **kwargs))
 def loaders(train=None): return DataLoaders(train or loader(), loader(shuffle=False))
-def asked(x): return (x.amin((1,2,3))*n).round().long().as_subclass(torch.Tensor).cpu()
 
 def watch(dls, meanwhile=lambda cb: None, epochs=3, place=lambda i: i, **kwargs):
     "Train, and compare each id and each label of the bank with the pixels"
     pixels,seen = [],[]
-    def truth(cb): pixels.append(asked(cb.x))
+    def truth(cb): pixels.append(places(cb.x, n))
     def compare(cb):
         if cb.training: seen.append((place(cb.yb[0].cpu()), pixels[-1]))
     looks = [Spy(order=7, before_batch=truth), Spy(order=9, after_pred=compare, before_batch=lambda cb: meanwhile(cb))]
@@ -30,7 +25,7 @@ def watch(dls, meanwhile=lambda cb: None, epochs=3, place=lambda i: i, **kwargs)
     ids,truth = (torch.cat(o) for o in zip(*seen))
     assert len(ids)==epochs*len(dls.train)*dls.train.bs and torch.equal(ids, truth)
     bank = learn.model.bank
-    assert torch.equal(place(bank.ids.cpu())%3, bank.labels.cpu())
+    assert torch.equal(place(bank.ids.cpu())%7, bank.labels.cpu())
     return learn
 
 def another_learner(cb): quiet(cb.dls, loss_func=no_loss, cbs=PSMCallback(bank_size=16)).fit(1)
@@ -76,7 +71,7 @@ def test_loaders_that_draw_in_their_own_way():
     keep = torch.arange(40, 70)
     watch(loaders(loader(cls=Weighted)))
     watch(loaders(loader(get_idxs=lambda: [69-i for i in range(64)])))
-    watch(loaders(loader(Subset(Told(), keep.tolist()), bs=10)), place=lambda i: keep[i])
+    watch(loaders(loader(Subset(Told(n), keep.tolist()), bs=10)), place=lambda i: keep[i])
 
 class Served(TfmdDL):
     def sample(self): return (n-1-i for i in super().sample())
@@ -92,7 +87,7 @@ def test_loaders_that_do_not_tell_what_they_serve_are_refused(cls):
 
 def test_a_loader_that_reads_in_its_own_way_is_taken():
     class Own(TfmdDL):
-        def create_item(self, s): return Told()[s or 0]
+        def create_item(self, s): return Told(n)[s or 0]
     watch(loaders(loader(cls=Own)))
 
 @pytest.mark.guarantee('loaders')

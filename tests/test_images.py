@@ -6,14 +6,10 @@ from PIL import ImageDraw
 from psm_fastai.images import *
 from psm_fastai.pretrain import _load, psm_pretrain
 from common import *
-from test_data import pixels, png16, small_dls
+from data import item, pixels, png16, rng, save_all, small_dls, tif
 
-rng = np.random.default_rng(0)
-def save(path, arrays, write, ext='tif'):
-    for i,a in enumerate(arrays): write(path/f'{i}.{ext}', a)
-    return sorted(path.iterdir())
-def tif(**kw): return lambda fn,a: tifffile.imwrite(fn, a, **kw)
-def item(dls, i=0): return np.asarray(dls.train_ds[i][0])
+def save_tif(path, arrays, **kwargs): return save_all(path, arrays, '{}.tif', tif(**kwargs))
+def save_npy(path, arrays): return save_all(path, arrays, '{}.npy', np.save)
 
 # a fourth channel
 
@@ -21,7 +17,7 @@ rgbn = np.array([48,82,62,210], np.uint8)+rng.integers(0, 20, (8,8,4), dtype=np.
 
 @pytest.mark.parametrize('kind', ['assocalpha','unassalpha'])
 def test_near_infrared_that_is_marked_as_opacity_stays_a_band(tmp_path, kind, capsys):
-    save(tmp_path, [rgbn]*5, tif(photometric='rgb', extrasamples=[kind]))
+    save_tif(tmp_path, [rgbn]*5, photometric='rgb', extrasamples=[kind])
     dls = small_dls(tmp_path)
     assert np.array_equal(item(dls), rgbn) and dls.train.one_batch()[0].shape[1]==4
     said = capsys.readouterr().out
@@ -33,17 +29,15 @@ def test_a_band_marked_as_opacity_does_not_weigh_the_others(tmp_path):
     "PIL resizes RGBA with colours multiplied by the opacity"
     a = np.zeros((16,16,4), np.uint8)
     a[:,::2],a[:,1::2] = (200,100,50,1),(0,0,0,180)
-    for write,ext in ((tif(photometric='rgb', extrasamples=['unassalpha']),'tif'),(lambda fn,a: Image.fromarray(a).save(fn),'png')):
-        files = save(tmp_path, [a]*5, write, ext)
-        x = reader_for(files, 8, alpha=None if ext=='tif' else False).pixels(files[0])
+    for files,alpha in ((save_tif(tmp_path, [a]*5, photometric='rgb', extrasamples=['unassalpha']),None), (save_all(tmp_path, [a]*5),False)):
+        x = reader_for(files, 8, alpha=alpha).pixels(files[0])
         assert np.abs(x[:,4,4].astype(int)-(100,50,25,90)).max()<30, x[:,4,4]
-        for f in files: f.unlink()
 
 def test_real_opacity_is_told_and_laid_over_the_ground(tmp_path, capsys):
     a = np.full((8,8,4), 200, np.uint8)
     a[...,3] = 255
     a[:4,:,3] = 0
-    save(tmp_path, [a]*5, tif(photometric='rgb', extrasamples=['unassalpha']))
+    save_tif(tmp_path, [a]*5, photometric='rgb', extrasamples=['unassalpha'])
     x = item(small_dls(tmp_path))
     assert x.shape==(8,8,3) and x[0,0].tolist()==[255]*3 and x[7,7].tolist()==[200]*3
     assert '5 of 5 images are transparent and are laid over the ground. channels=4' in capsys.readouterr().out
@@ -51,7 +45,7 @@ def test_real_opacity_is_told_and_laid_over_the_ground(tmp_path, capsys):
 
 def test_soft_opacity_of_a_png_is_opacity(tmp_path):
     "The format says so, however little of it is full or none"
-    for i in range(5): Image.fromarray(np.full((8,8,4), (0,0,0,128), np.uint8)).save(tmp_path/f'{i}.png')
+    save_all(tmp_path, [np.full((8,8,4), (0,0,0,128), np.uint8)]*5)
     assert item(small_dls(tmp_path))[0,0].tolist()==[127]*3
 
 def test_full_opacity_is_not_worth_a_word(tmp_path, capsys):
@@ -72,7 +66,7 @@ def test_two_channels_stay_two(tmp_path):
 
 def test_bands_are_not_made_up(tmp_path):
     "An RGB file among those of four bands has no near infrared"
-    save(tmp_path, [rgbn]*5, tif(photometric='rgb', extrasamples=['unassalpha']))
+    save_tif(tmp_path, [rgbn]*5, photometric='rgb', extrasamples=['unassalpha'])
     Image.fromarray(pixels(8,8,3)).save(tmp_path/'rgb.png')
     with pytest.raises(ValueError, match='1 of 6 .*rgb.png: it has 3 channels, not 4'): small_dls(tmp_path)
 
@@ -87,7 +81,6 @@ def test_premultiplied_colours_are_divided(tmp_path):
 # orientation
 
 def turned(a, o):
-    t = {1:None, 2:0, 3:3, 4:1, 5:5, 6:4, 7:6, 8:2}
     im = Image.fromarray(a)
     return np.asarray(im if o==1 else im.transpose({2:Image.Transpose.FLIP_LEFT_RIGHT, 3:Image.Transpose.ROTATE_180, 4:Image.Transpose.FLIP_TOP_BOTTOM, 5:Image.Transpose.TRANSPOSE,
                                                      6:Image.Transpose.ROTATE_270, 7:Image.Transpose.TRANSVERSE, 8:Image.Transpose.ROTATE_90}[o]))
@@ -127,11 +120,11 @@ def test_a_turned_jpeg_is_drawn_down_by_its_turned_sides(tmp_path):
     exif[274] = 6
     Image.fromarray(np.zeros((600,800,3), np.uint8)).save(tmp_path/'a.jpg', exif=exif)
     seen = []
-    class Spy(ReadImage):
+    class Looks(ReadImage):
         def _finish(self, raw, o):
             seen.append(raw.im.size)
             return super()._finish(raw, o)
-    Spy((10,100))(tmp_path/'a.jpg')
+    Looks((10,100))(tmp_path/'a.jpg')
     assert seen[0][0]>=200
 
 def test_wide_images_that_pil_opened_are_refused(tmp_path):
@@ -141,7 +134,7 @@ def test_wide_images_that_pil_opened_are_refused(tmp_path):
 # ranges
 
 def test_temperatures_keep_their_grays(tmp_path, capsys):
-    save(tmp_path, [rng.integers(29300, 31301, (32,32)).astype(np.uint16) for _ in range(20)], tif())
+    save_tif(tmp_path, [rng.integers(29300, 31301, (32,32)).astype(np.uint16) for _ in range(20)])
     dls = small_dls(tmp_path, size=32)
     assert len(np.unique(np.stack([item(dls, i) for i in range(16)])))>240
     assert '20 images of more than 8 bits have values from 29,3' in (said := capsys.readouterr().out) and 'min_value and max_value set another range' in said
@@ -151,7 +144,7 @@ def test_temperatures_keep_their_grays(tmp_path, capsys):
 def test_a_hot_pixel_does_not_decide(tmp_path, capsys):
     arrays = [rng.integers(29300, 31301, (32,32)).astype(np.uint16) for _ in range(20)]
     arrays[3][5,5] = 65535
-    save(tmp_path, arrays, tif())
+    save_tif(tmp_path, arrays)
     dls = small_dls(tmp_path, size=32)
     read = dls.train_ds.tls[0].tfms[0]
     assert read.min_value>=29300 and read.max_value<=31300
@@ -167,7 +160,7 @@ def test_the_rule_of_ranges(values, want): assert np.allclose(value_range(values
 
 def test_a_range_of_ones_own(tmp_path, capsys):
     a = np.array([[0,100],[200,400]], np.int16).repeat(4, 0).repeat(4, 1)
-    save(tmp_path, [a]*5, tif())
+    save_tif(tmp_path, [a]*5)
     assert item(small_dls(tmp_path, min_value=100, max_value=200))[::4,::4].tolist()==[[0,0],[255,255]]
     said = capsys.readouterr().out
     assert '5 of 5 images have values outside of 100 to 200, which became black or white' in said and '50.00%' in said and 'more than 8 bits' not in said
@@ -179,7 +172,7 @@ def test_a_range_of_ones_own(tmp_path, capsys):
         with pytest.raises(ValueError, match=r'25.00% of its values are not finite \(nan or inf\): replace them'): ReadImage(2, 1, max_value=9)(np.array([[bad,1],[1,1]]))
 
 def test_negative_values_are_found_by_the_look(tmp_path):
-    save(tmp_path, [rng.uniform(-20, 300, (16,16)).astype(np.float32) for _ in range(5)], tif())
+    save_tif(tmp_path, [rng.uniform(-20, 300, (16,16)).astype(np.float32) for _ in range(5)])
     x = item(small_dls(tmp_path, size=16))
     assert x.min()<8 and x.max()>247
 
@@ -194,20 +187,20 @@ def test_every_type_is_scaled_alike(dtype):
 @pytest.mark.parametrize('shape,n', [((32,32,200),200), ((200,32,32),200), ((48,64,6),6), ((6,48,64),6), ((32,32,3),3), ((1,9,9),1)])
 def test_channels_of_an_array(tmp_path, shape, n):
     a = pixels(*shape)
-    save(tmp_path, [a]*5, np.save, 'npy')
+    save_npy(tmp_path, [a]*5)
     dls = small_dls(tmp_path)
     assert dls.train.one_batch()[0].shape==(4,n,8,8)
     chw = a if shape[0]==n else a.transpose(2,0,1)
     assert np.array_equal(ReadImage(chw.shape[1:], n).pixels(a), chw)
 
 def test_the_axis_that_differs_is_not_the_channel(tmp_path):
-    save(tmp_path, [pixels(24+i,32,20) for i in range(5)], np.save, 'npy')
+    save_npy(tmp_path, [pixels(24+i,32,20) for i in range(5)])
     assert small_dls(tmp_path).train.one_batch()[0].shape==(4,20,8,8)
-    save(tmp_path, [pixels(40,24+i,32) for i in range(4)]+[pixels(40,30,30)], np.save, 'npy')
+    save_npy(tmp_path, [pixels(40,24+i,32) for i in range(4)]+[pixels(40,30,30)])
     assert small_dls(tmp_path).train.one_batch()[0].shape==(4,40,8,8)
 
 def test_channels_that_cannot_be_known_are_asked_for(tmp_path):
-    save(tmp_path, [pixels(30,40,20)]*5, np.save, 'npy')
+    save_npy(tmp_path, [pixels(30,40,20)]*5)
     with pytest.raises(ValueError, match=r"can't be known from shapes such as \[30, 40, 20\]: pass channels=30 or channels=20"): small_dls(tmp_path)
     assert small_dls(tmp_path, channels=20).train.one_batch()[0].shape==(4,20,8,8) and small_dls(tmp_path, channels=30).train.one_batch()[0].shape==(4,30,8,8)
     with pytest.raises(ValueError, match='pass channels=30 or channels=20'): ReadImage(8)(pixels(30,40,20))
@@ -330,14 +323,14 @@ def test_more_strips_than_the_image_holds(tmp_path):
 
 def test_large_images_come_in_by_request(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
-    for i in range(5): Image.fromarray(pixels(20,20,3)).save(tmp_path/f'{i}.png')
+    save_all(tmp_path, [pixels(20,20,3)]*5)
     with pytest.raises(ValueError, match=r'5 of 5 .* it claims 20×20 pixels.*pass max_pixels=400'): small_dls(tmp_path)
     for m in (True,False): assert small_dls(tmp_path, max_pixels=400, in_memory=m, num_workers=0).train.one_batch()[0].shape==(4,3,8,8)
     with pytest.raises(ValueError, match='max_pixels must be above 0'): ReadImage(8, max_pixels=0)
 
 def test_the_command_reads_as_it_is_told(tmp_path):
     (tmp_path/'in').mkdir()
-    for i in range(12): Image.fromarray(pixels(30,20,3)).save(tmp_path/f'in/{i}.png')
+    save_all(tmp_path/'in', [pixels(30,20,3) for _ in range(12)])
     with pytest.raises(ValueError, match='it claims 30×20 pixels, more than .* pass max_pixels=600'): psm_pretrain(str(tmp_path/'in'), out=str(tmp_path/'out'), max_pixels=599, size=8, epochs=1)
     with pytest.raises(ValueError, match='--max-pixels is for image files'): psm_pretrain('digits', out=str(tmp_path/'out'), max_pixels=9, epochs=1)
     dls = _load(tmp_path/'in', dict(fit='pad', ground='black', channels=1, max_pixels=600), size=8, workers=0, in_memory=True, bs=4, seed=0)
@@ -379,7 +372,7 @@ def test_what_is_no_image_at_all(o, says):
 
 @pytest.fixture
 def learn(tmp_path):
-    for i in range(8): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'{i}.png')
+    save_all(tmp_path, [pixels(8,8,3) for _ in range(8)])
     return silent(Learner(small_dls(tmp_path), tiny(3)))
 
 def test_nearest_takes_what_can_be_taken(learn):
@@ -423,7 +416,7 @@ def test_ground(tmp_path):
 def test_fit(tmp_path):
     a = np.zeros((8,64,3), np.uint8)
     a[:,:8],a[:,-8:] = (255,0,0),(0,0,255)
-    for i in range(5): Image.fromarray(a).save(tmp_path/f'{i}.png')
+    save_all(tmp_path, [a]*5)
     assert item(small_dls(tmp_path)).max()==0
     x = item(small_dls(tmp_path, fit='pad', size=64))
     assert x[0,0].tolist()==[255]*3 and x[31,0].tolist()==[255,0,0] and x[31,63].tolist()==[0,0,255] and x[63,0].tolist()==[255]*3

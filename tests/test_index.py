@@ -1,18 +1,13 @@
 "The index of neighbours: whose neighbours it holds, when it is made, what it leaves as it was, and what happens if nothing can be trusted"
 import re
 import pytest, torch, torch.nn.functional as F
-from fastai.vision.all import DataLoaders, TensorImage, TfmdDL, Transform, set_seed
+from fastai.vision.all import TensorImage, Transform, set_seed
 from psm_fastai.all import *
 from psm_fastai import neighbours as index_module
 from common import *
+from data import Images, loaders
 
-class Noise:
-    "Images without anything in common, and the views of each are others still"
-    def __init__(self, n): self.x = torch.rand(n, 1, 12, 12, generator=torch.Generator().manual_seed(n))
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return self.x[i],i%3
-
-def noise_dls(n=128, bs=32): return DataLoaders(*(TfmdDL(Noise(m), bs=bs, shuffle=m==n, drop_last=m==n, num_workers=0) for m in (n, 64)))
+def noise_dls(): return loaders(*(Images(n, (1,12,12), label=lambda i: i%3) for n in (128,64)), bs=32)     # images without anything in common
 
 def wipe(x): return torch.rand_like(x),torch.rand_like(x)       # views that keep nothing of the image
 
@@ -29,7 +24,7 @@ def test_neighbours_are_those_of_the_images_with_these_ids():
     set_seed(0)
     learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(n_pos=4, mine_after=0.)])
     learn.fit(1, 1e-3)
-    index,m = learn.model.loss.index,learn.model
+    index = learn.model.loss.index
     learn.psm.index_cb.make()
     sims,near = by_hand(learn, 4)
     assert torch.allclose(index.sims, sims, atol=1e-5) and (index.near==near).float().mean()>.99

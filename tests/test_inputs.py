@@ -1,20 +1,12 @@
 "Whatever a user brings: sizes, loaders, labels, images, encoders, settings, files and names"
 import inspect, math, os, pickle, re
 import matplotlib.pyplot as plt, pandas as pd, pytest, torch
-from fastai.vision.all import AffineCoordTfm, DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorImage, TensorMultiCategory, TfmdDL, imagenet_stats, nn, set_seed
+from fastai.vision.all import AffineCoordTfm, DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorMultiCategory, imagenet_stats, nn, set_seed
 from psm_fastai.all import *
 from common import *
+from data import Images, digit_files, loaders
 
-class Images:
-    "`n` images of any shape, type and labels"
-    def __init__(self, n, shape=(1,16,16), dtype=torch.float32, label=None): self.n,self.shape,self.dtype,self.label = n,shape,dtype,label
-    def __len__(self): return self.n
-    def __getitem__(self, i):
-        x = torch.rand(*self.shape, generator=torch.Generator().manual_seed(i))
-        x = TensorImage((x*255).to(torch.uint8) if self.dtype==torch.uint8 else x.to(self.dtype))
-        return (x,) if self.label is None else (x,self.label(i))
-
-def loaders(n=40, bs=8, drop_last=True, **kwargs): return DataLoaders(*(TfmdDL(Images(n, **kwargs), bs=bs, shuffle=t, drop_last=t and drop_last, num_workers=0) for t in (True,False)))
+def images(n=40, bs=8, drop_last=True, after_batch=None, **kwargs): return loaders(Images(n, **kwargs), bs=bs, drop_last=drop_last, after_batch=after_batch)
 def make(dls, model=None, cbs=(), **kwargs): return silent(Learner(dls, model or tiny(), loss_func=no_loss, cbs=[PSMCallback(**kwargs), *cbs]))
 
 @pytest.mark.guarantee('sizes')
@@ -23,7 +15,7 @@ def make(dls, model=None, cbs=(), **kwargs): return silent(Learner(dls, model or
     (dict(), dict(bank_size=20, n_neg=400)), (dict(n=2, bs=2), {}), (dict(n=3, bs=2), dict(n_pos=9)), (dict(n=42, drop_last=False), {}),
 ], ids=str)
 def test_sizes_that_train(data, settings):
-    learn = make(loaders(**data), mine_after=0., **settings)
+    learn = make(images(**data), mine_after=0., **settings)
     learn.fit(2)
     bank = learn.model.bank
     assert bank.feats.isfinite().all() and math.isfinite(learn.recorder.losses[-1]) and len(bank)==min(len(bank.ids), int(bank.step)*learn.dls.train.bs)
@@ -35,7 +27,7 @@ def test_sizes_that_train(data, settings):
 ], ids=str)
 def test_sizes_that_are_refused_before_the_first_step(data, says):
     stepped = []
-    with pytest.raises(ValueError, match=says): make(loaders(**data), cbs=[Spy(before_batch=stepped.append)]).fit(1)
+    with pytest.raises(ValueError, match=says): make(images(**data), cbs=[Spy(before_batch=stepped.append)]).fit(1)
     assert not stepped
 
 @pytest.mark.guarantee('loaders')
@@ -46,7 +38,7 @@ def test_streams_are_refused():
 
 @pytest.mark.guarantee('loaders')
 def test_predictions_for_a_list_of_batches():
-    learn = make(loaders(label=lambda i: TensorCategory(i%3)))
+    learn = make(images(label=lambda i: TensorCategory(i%3)))
     learn.fit(1)
     b = learn.dls.valid.one_batch()
     feats,targs = learn.get_preds(dl=[b])
@@ -55,15 +47,13 @@ def test_predictions_for_a_list_of_batches():
 @pytest.mark.guarantee('kinds')
 @pytest.mark.parametrize('label,columns', [(None, False), (lambda i: TensorCategory(i%3), True), (lambda i: i%3, True), (lambda i: TensorMultiCategory([i%2,1,0]).float(), False), (lambda i: torch.tensor(i/9), False)], ids=['none','category','int','several','number'])
 def test_kinds_of_labels(label, columns):
-    learn = make(loaders(label=label))
+    learn = make(images(label=label))
     learn.fit(1)
     assert ('purity' in learn.recorder.metric_names)==columns and (learn.model.bank.labels>=0).any()==columns
 
 @pytest.mark.guarantee('kinds')
 def test_labels_that_are_words(tmp_path):
-    for i,(im,y) in enumerate(digits_dls(limit=60).train_ds):
-        (tmp_path/f'kind {int(y)}').mkdir(exist_ok=True)
-        im.save(tmp_path/f'kind {int(y)}/{i}.png')
+    digit_files(tmp_path, 60, lambda i,y: f'kind {y}/{i}.png')
     learn = silent(psm_learner(image_dls(tmp_path, size=24, bs=8), tiny()))
     learn.fit(1)
     assert 'purity' in learn.recorder.metric_names and learn.features().label.str.startswith('kind ').all()
@@ -72,7 +62,7 @@ def test_labels_that_are_words(tmp_path):
 @pytest.mark.parametrize('shape', [(1,16,16), (3,16,24), (4,31,17), (12,16,16)], ids=str)
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.float16, torch.float32], ids=str)
 def test_kinds_of_images(shape, dtype):
-    learn = make(loaders(shape=shape, dtype=dtype), tiny(shape[0]))
+    learn = make(images(shape=shape, dtype=dtype), tiny(shape[0]))
     learn.fit(1)
     feats = learn.get_preds()[0]
     assert feats.dtype==torch.float32 and feats.isfinite().all() and len(learn.model.bank)==40
@@ -80,25 +70,23 @@ def test_kinds_of_images(shape, dtype):
     want = torch.stack([Images(40, shape, dtype)[i][0] for i in range(3)]).float()/(255 if dtype==torch.uint8 else 1)
     assert torch.allclose(feats[:3], learn.model.encoder.eval()(want.as_subclass(torch.Tensor)).mean((2,3)), atol=1e-5)
 
-class Changed(Images):
-    def __init__(self, n, change, **kwargs): super().__init__(n, **kwargs); self.change = change
-    def __getitem__(self, i): return (self.change(super().__getitem__(i)[0]),)
-
 @pytest.mark.guarantee('kinds')
 @pytest.mark.parametrize('change,tfms,says', [
     (lambda x: (x-.5)/.25, [], 'go from -2 to 2, and'), (lambda x: x*255, [], 'to 25[45], and'), (lambda x: (x*255).int(), [], 'to 25[45], and'),
     (lambda x: x*10_000, [Normalize.from_stats([5000.],[2900.], cuda=False)], r'to 9.99e\+03 once their Normalize is undone'),
 ], ids=['normalised in the data set','floats to 255','int32','bands'])
 def test_images_outside_0_to_1_are_refused_by_views_that_would_cut_them_off(change, tfms, says):
-    dls = DataLoaders(*(TfmdDL(Changed(40, change), bs=8, shuffle=t, after_batch=tfms, num_workers=0) for t in (True,False)))
+    dls = images(change=change, after_batch=tfms)
     with pytest.raises(ValueError, match=says): make(dls)
     make(dls, views=mirror).fit(1)
 
+def normalised(): return images(shape=(3,16,16), after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)])
+
 @pytest.mark.guarantee('kinds')
 def test_overshoot_and_normalised_images_are_taken():
-    make(DataLoaders(*(TfmdDL(Changed(40, lambda x: (x-.5)*8), bs=8, num_workers=0) for _ in range(2))), views=TwoViews([AffineCoordTfm(crop_mat(.5))]))     # which cut nothing
-    make(DataLoaders(*(TfmdDL(Changed(40, lambda x: x*1.1-.05), bs=8, num_workers=0) for _ in range(2))))
-    make(DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2))), tiny(3))
+    make(images(change=lambda x: (x-.5)*8), views=TwoViews([AffineCoordTfm(crop_mat(.5))]))     # which cut nothing
+    make(images(change=lambda x: x*1.1-.05))
+    make(normalised(), tiny(3))
 
 def test_a_weak_key_changes_by_geometry_alone():
     "Tone, colours and noise are at their extremes, which an image of one colour, moved or not, shows"
@@ -120,7 +108,7 @@ def test_a_weak_key_changes_by_geometry_alone():
     assert (noise(x)[1]-x).abs().mean()>.05
 
 def test_a_weak_key_of_normalised_images_is_normalised():
-    dls = DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2)))
+    dls = normalised()
     learn,x = make(dls, tiny(3), views=photo_views(jitter=1., hue=.5, weak_key=True)),dls.train.one_batch()[0].as_subclass(torch.Tensor)
     flat = x[:,:,:1,:1].expand(-1,-1,16,16)
     for k in (learn.psm.loss_cb.two_views(flat)[1], learn.psm.loss_cb.weak_view(flat)): assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
@@ -160,7 +148,7 @@ def test_what_is_not_finite_stops_the_training_and_never_enters_the_bank(what):
         if not cb.training or cb.iter!=2: return
         if what=='image': cb.xb[1][3] = torch.inf
         else: next(cb.model.encoder.parameters()).data.fill_(torch.nan)
-    learn = make(loaders(), cbs=[Spy(order=9, before_batch=poison)])
+    learn = make(images(), cbs=[Spy(order=9, before_batch=poison)])
     with pytest.raises(ValueError, match=r'The loss is not finite for the images with ids \[\d+, .*Look at their views, lower the learning rate'): learn.fit(1)
     assert learn.model.bank.feats.isfinite().all() and len(learn.model.bank)==40
     assert all(p.isfinite().all() for p in learn.model.momentum_encoder.parameters())
@@ -180,7 +168,7 @@ def test_encoders_that_work(encoder):
     set_seed(0)
     m = encoder()
     before = {n: p.clone() for n,p in m.named_parameters()}
-    learn = make(loaders(), m, momentum=.5)
+    learn = make(images(), m, momentum=.5)
     learn.fit(2, .01)
     for n,p in m.named_parameters(): assert torch.equal(p, before[n])!=p.requires_grad, n
     slow = dict(learn.model.momentum_encoder.named_parameters())
@@ -194,7 +182,7 @@ class Gives(nn.Module):
 @pytest.mark.guarantee('encoders')
 @pytest.mark.parametrize('f,got', [(lambda f: (f,f), 'a tuple'), (lambda f: dict(out=f), 'a dict'), (lambda f: f.flatten(2), r'a tensor of shape \[2, 16, 9\]'), (lambda f: f.mean(), r'a tensor of shape \[\]')], ids=['tuple','dict','3d','number'])
 def test_encoders_that_are_refused(f, got):
-    with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\]; it returned {got}'): make(loaders(), Gives(f))
+    with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\]; it returned {got}'): make(images(), Gives(f))
 
 bad_settings = dict(bank_size=[0, 1.5, '9'], mine_after=[-.1, 1.1, 'later', None], momentum=[-.1, 1.1, 'x', (.9,), (.9,2)], proj_dim=[0, .5, None], hidden_dim=[0, 'x'], predictor=[1, 'yes', None],
     symmetric=[0, None], split_bn=[0, 1.5, None], views=['photo', 3], n_pos=[-1, 2.5, None], n_neg=[-1, 2.5, '9'], a=[-1, math.nan, math.inf, 'x'], b=[-3, 3, math.nan, None], temp=[0, -1, math.inf, math.nan, None],
@@ -216,7 +204,7 @@ class Evil:
 @pytest.mark.guarantee('files')
 def test_checkpoints_that_are_refused(tmp_path):
     f = tmp_path/'c.pth'
-    def fresh(**kwargs): return make(loaders(), bank_size=20, **kwargs)
+    def fresh(**kwargs): return make(images(), bank_size=20, **kwargs)
     fresh().fit(1, cbs=CheckpointCallback(f))
     good = torch.load(f, weights_only=True)
     def refused(says, learn=None):
@@ -224,7 +212,7 @@ def test_checkpoints_that_are_refused(tmp_path):
         before = state(learn)
         with pytest.raises(ValueError, match=says): CheckpointCallback(f).resume(learn)
         assert same(before, state(learn))
-    refused('written by a training with another model: encoder.1.running_mean', make(loaders(), normed(), bank_size=20))
+    refused('written by a training with another model: encoder.1.running_mean', make(images(), normed(), bank_size=20))
     refused('another model: projector', fresh(hidden_dim=8))
     torch.save({n: v for n,v in good.items() if n!='layout'}, f)
     refused(f"has layout 1, and this version of psm_fastai reads {good['layout']}")
@@ -249,7 +237,7 @@ def test_encoder_files_never_execute_code(tmp_path):
     evil.path,f = tmp_path/'hacked',tmp_path/'e.safetensors'
     f.write_bytes(pickle.dumps(evil))
     with pytest.raises(ValueError, match='not an encoder that psm_fastai saved, or it is damaged'): load_encoder(f)
-    make(loaders(), small_resnet(1)).save_encoder(f)
+    make(images(), small_resnet(1)).save_encoder(f)
     whole = f.read_bytes()
     for n in (0, 7, 300, len(whole)//2, len(whole)-1):
         f.write_bytes(whole[:n])
@@ -261,7 +249,7 @@ hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="do
 @pytest.mark.guarantee('names')
 def test_hostile_names_in_the_browser(browser, tmp_path):
     set_seed(0)
-    learn = make(loaders(64, label=lambda i: TensorCategory(i%len(hostile))), mine_after=0., n_pos=8, n_neg=20)
+    learn = make(images(64, label=lambda i: TensorCategory(i%len(hostile))), mine_after=0., n_pos=8, n_neg=20)
     learn.add_cb(purity := PurityCallback(1))
     learn.dls.train.vocab = learn.dls.vocab = hostile
     learn.fit(1)
@@ -281,9 +269,8 @@ def test_hostile_names_in_the_browser(browser, tmp_path):
 @pytest.mark.posix
 @pytest.mark.guarantee('names')
 def test_hostile_names_of_files(tmp_path):
-    (tmp_path/'images').mkdir()
     names = ['<img src=x onerror=alert(1)>.png', "it's \"quoted\".png", 'two\nlines.png', 'שלום.png', '$\\bad{$.png', 'x'*200+'.png']
-    for (im,_),n in zip(digits_dls(limit=20).train_ds, names): im.save(tmp_path/'images'/n)
+    digit_files(tmp_path/'images', len(names), lambda i,y: names[i])
     learn = silent(psm_learner(image_dls(tmp_path/'images', size=24, bs=2), tiny()))
     learn.fit(1)
     files = pd.concat([learn.features(0), learn.features(1)]).file

@@ -1,10 +1,11 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
 import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, EarlyStoppingCallback, ImageBlock, ImageDataLoaders, ItemGetter, Learner, Normalize, PILImageBW,
-    RandomSplitter, ReduceLROnPlateau, Resize, SGD, SkipItemException, TensorImage, TfmdDL, Transform, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
+from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, EarlyStoppingCallback, ImageBlock, ImageDataLoaders, ItemGetter, Normalize, PILImageBW,
+    RandomSplitter, ReduceLROnPlateau, Resize, SGD, TfmdDL, Transform, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
+from data import Images, Told, by_label, digit_files, places
 
 def test_modules_of_users_may_have_any_attribute():
     class Module(nn.Module):
@@ -47,38 +48,28 @@ def test_what_was_mined_is_known_after_loading(tmp_path):
 
 @pytest.mark.guarantee('sizes')
 def test_a_last_batch_of_one_image_is_refused():
-    def dls(n, **kwargs): return DataLoaders(TfmdDL(Marked(n), bs=8, num_workers=0, **kwargs), TfmdDL(Marked(8), bs=8, num_workers=0))
+    def dls(n, **kwargs): return DataLoaders(TfmdDL(Told(n), bs=8, num_workers=0, **kwargs), TfmdDL(Told(8), bs=8, num_workers=0))
     with pytest.raises(ValueError, match='33 images in batches of 8 leave one for the last batch'): quiet(dls(33), cbs=[PSMCallback()], loss_func=no_loss)
     for d in (dls(33, drop_last=True), dls(34)): quiet(d, cbs=[PSMCallback()], loss_func=no_loss).fit(1)
 
 @pytest.mark.guarantee('loaders')
 def test_features_refuse_skipped_items():
-    d = DataLoaders(*(TfmdDL(Marked(40, skip=s), bs=8, num_workers=0) for s in (3,None)))
+    d = DataLoaders(*(TfmdDL(Told(40, skip=s), bs=8, num_workers=0) for s in (3,None)))
     l = quiet(d, loss_func=no_loss)
     with pytest.raises(RuntimeError, match='Leave the item out of the data set'): l.features()
     assert len(l.features(1))==40
 
-class Marked:
-    "Images whose pixels tell their ids; one may be skipped"
-    def __init__(self, n, skip=None): self.n,self.skip = n,skip
-    def __len__(self): return self.n
-    def __getitem__(self, i):
-        if i==self.skip: raise SkipItemException
-        return TensorImage(torch.full((1,16,16), i/self.n) + .01*torch.rand(1,16,16)),tensor(i%3)
-
 @pytest.mark.guarantee('loaders')
 @pytest.mark.parametrize('workers', [0,2])
 def test_ids_are_those_of_the_pixels(workers):
-    class Spy(Callback):
-        order = 7
-        def before_batch(self): self.truth = ((self.x.amin((1,2,3)))*70).round().long().as_subclass(torch.Tensor)
-        def after_pred(self):
-            if self.training: assert torch.equal(self.yb[0], self.truth)
-    dls = DataLoaders(TfmdDL(Marked(70), bs=16, shuffle=True, num_workers=workers), TfmdDL(Marked(20), bs=16, num_workers=0))
-    learn = quiet(dls, model=tiny(), loss_func=noop, cbs=[PSMCallback(bank_size=32, views=lambda x: (x,x)), Spy()])
+    def look(cb): cb.truth = places(cb.x, 70)
+    def compare(cb):
+        if cb.training: assert torch.equal(cb.yb[0].cpu(), cb.truth)
+    dls = DataLoaders(TfmdDL(Told(70), bs=16, shuffle=True, num_workers=workers), TfmdDL(Told(20), bs=16, num_workers=0))
+    learn = quiet(dls, model=tiny(), loss_func=noop, cbs=[PSMCallback(bank_size=32, views=lambda x: (x,x)), Spy(order=7, before_batch=look, after_pred=compare)])
     learn.fit(2)
     with pytest.raises(RuntimeError, match='The loader skips an item'):
-        quiet(DataLoaders(TfmdDL(Marked(70, skip=5), bs=16, shuffle=True, drop_last=True, num_workers=workers), TfmdDL(Marked(20), bs=16)),
+        quiet(DataLoaders(TfmdDL(Told(70, skip=5), bs=16, shuffle=True, drop_last=True, num_workers=workers), TfmdDL(Told(20), bs=16)),
               loss_func=noop, cbs=[PSMCallback(bank_size=70, views=lambda x: (x,x))]).fit(1)
 
 def test_a_guest_that_is_turned_away_changes_nothing():
@@ -134,14 +125,12 @@ def test_momentum_network_follows_by_formula():
     set_seed(0)
     learn = quiet(cbs=[PSMCallback(bank_size=64, momentum=.9)])
     want = []
-    class Spy(Callback):
-        order = 4     # before PSMCallback
-        def after_step(self):
-            m = self.model
-            want[:] = [.9*s+.1*p for s,p in zip(m.momentum_encoder.parameters(), m.encoder.parameters())]
-        def after_batch(self):
-            if self.training: assert all(torch.allclose(w, s, atol=1e-6) for w,s in zip(want, self.model.momentum_encoder.parameters()))
-    learn.fit(1, cbs=[Spy()])
+    def step(cb):
+        m = cb.model
+        want[:] = [.9*s+.1*p for s,p in zip(m.momentum_encoder.parameters(), m.encoder.parameters())]
+    def after(cb):
+        if cb.training: assert all(torch.allclose(w, s, atol=1e-6) for w,s in zip(want, cb.model.momentum_encoder.parameters()))
+    learn.fit(1, cbs=Spy(order=4, after_step=step, after_batch=after))       # before PSMCallback
     assert want
 
 def test_warm_up_is_moco_bit_for_bit():
@@ -156,10 +145,7 @@ def test_warm_up_is_moco_bit_for_bit():
 
 @pytest.mark.parametrize('fn,labelled', [('flat',False), ('classes',True)])
 def test_folders_and_a_resnet(tmp_path, fn, labelled):
-    for i,(im,y) in enumerate(digits_dls(limit=40).train_ds):
-        p = tmp_path/(str(int(y)) if labelled else '.')
-        p.mkdir(exist_ok=True)
-        im.save(p/f'{i}.png')
+    digit_files(tmp_path, 40, *[by_label]*labelled)
     dls = image_dls(tmp_path, size=32, bs=8)
     learn = silent(psm_learner(dls, 'resnet18', views=digit_views(), bank_size=32, pretrained=False))
     learn.fit(1)
@@ -170,9 +156,7 @@ def test_folders_and_a_resnet(tmp_path, fn, labelled):
         with pytest.raises(ValueError, match='needs a label'): learn.knn_accuracy()
 
 def test_three_lines_with_plain_fastai(tmp_path):
-    for i,(im,y) in enumerate(digits_dls(limit=80).train_ds):
-        (tmp_path/str(int(y))).mkdir(exist_ok=True)
-        im.save(tmp_path/str(int(y))/f'{i}.png')
+    digit_files(tmp_path, 80, by_label)
     dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=.2, item_tfms=Resize(32), batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False), bs=16)
     learn = quiet(dls, model=create_body(resnet18(), pretrained=False), cbs=[PSMCallback(views=digit_views())], splitter=lambda m: [params(m[:5]),params(m[5:])])
     learn.fit_one_cycle(1, 1e-3)
@@ -275,7 +259,7 @@ def test_trackers_with_patience_need_a_measurement_each_epoch():
     assert [v==v for v in (row[-1] for row in learn.recorder.values)]==[False,True,True]
 
 def test_accuracy_says_which_labels_are_missing():
-    labelled,bare = digits_dls(bs=32, limit=64).train,TfmdDL([(torch.rand(1,24,24),) for _ in range(40)], bs=32)
+    labelled,bare = digits_dls(bs=32, limit=64).train,TfmdDL(Images(40, (1,24,24)), bs=32)
     learn = quiet(DataLoaders(labelled, bare), cbs=[PSMCallback(bank_size=64)])
     with pytest.raises(ValueError, match='those of the validation set have none'): learn.add_cb(KNNCallback())
     with pytest.raises(ValueError, match='none is known in the validation set'): learn.knn_accuracy()

@@ -1,12 +1,12 @@
 "A Learner's whole life: finding a rate, looking, interrupts, half precision, accumulation, memory formats, compiling"
 import copy, math, random, shutil, subprocess, sys
 from pathlib import Path
-from types import SimpleNamespace
 import numpy as np, pytest, torch
-from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, DataLoaders, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, TfmdDL, default_device, load_learner,
+from fastai.vision.all import (CancelEpochException, CancelFitException, CrossEntropyLossFlat, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, MixUp, OptimWrapper, RMSProp, ReduceLROnPlateau, SGD, SaveModelCallback, SchedCos, default_device, load_learner,
     nn, partial, set_seed)
 from psm_fastai.all import *
 from common import *
+from data import by_label, digit_files, loaders
 from resume_run import train_both
 
 def chance(dls): return torch.get_rng_state().tolist(),random.getstate(),np.random.get_state()[1].tolist(),dls.train.rng.getstate()
@@ -33,7 +33,7 @@ def test_lr_find_that_diverges_puts_the_model_back():
 @pytest.mark.guarantee('lr_find')
 def test_lr_find_on_other_images_keeps_no_rows_of_those_before():
     "Their items are no files, and they are as many"
-    a,b = (DataLoaders(*(TfmdDL([(torch.rand(1,16,16),0) for _ in range(n)], bs=32, shuffle=n>64, num_workers=0) for n in (128,64))) for _ in 'ab')
+    a,b = (loaders(*([*zip(torch.rand(n,1,16,16), [0]*n)] for n in (128,64)), bs=32) for _ in 'ab')
     learn = quiet(a, cbs=[PSMCallback(bank_size=128)], loss_func=no_loss)
     learn.fit(1)
     learn.dls = b
@@ -135,8 +135,7 @@ def test_trackers_of_one_class_each_keep_their_own(tmp_path):
     def stop(cb): raise CancelFitException
     first = run(cbs=[Spy(order=80, after_epoch=stop)])
     assert first[0]!=first[1]
-    learn,saved = quiet(cbs=[PSMCallback(bank_size=64)]),CheckpointCallback(tmp_path/'c.pth')
-    assert [t['best'] for t in torch.load(saved.path, weights_only=True)['trackers'].values()]==first
+    assert [t['best'] for t in torch.load(tmp_path/'c.pth', weights_only=True)['trackers'].values()]==first
     got = run(resume=True)
     assert all(g<=f for g,f in zip(got, first)) and got[0]!=got[1]
 
@@ -180,7 +179,7 @@ def test_trackers_and_schedules_that_break_on_start_epoch(tmp_path):
     again.fit(3, cbs=[saved, SaveModelCallback(fname='e', every_epoch=True), EarlyStoppingCallback(patience=9), ReduceLROnPlateau(patience=9)], start_epoch=saved.resume(again))
     assert (tmp_path/'models/e_0.pth').stat().st_mtime_ns==first and (tmp_path/'models/e_2.pth').exists()
     again,saved = make(),CheckpointCallback(tmp_path/'c.pth')
-    start = saved.resume(again)
+    saved.resume(again)
     with pytest.raises(ValueError, match='to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`'): again.fit_flat_cos(3, 1e-3, cbs=saved, start_epoch=0)
 
 @pytest.mark.guarantee('resume')
@@ -400,7 +399,7 @@ def test_gradient_accumulation_is_that_of_a_plain_loop(settings):
     def keep(cb):
         if cb.training: batches.append((cb.xb[0].clone(), cb.yb[0].clone(), cb.yb[1].clone()))
     learn.fit(1, .1, wd=0., cbs=[GradientAccumulation(64), Spy(order=9, before_batch=lambda cb: (start(cb), keep(cb)))])
-    m,losses = ref[0],[]
+    m = ref[0]
     trained = [*m.encoder.parameters(), *m.projector.parameters()]
     for i,(x,ids,labels) in enumerate(batches, 1):
         q,k = m(x, x.flip(3))
@@ -487,12 +486,7 @@ def test_compiled_encoders_are_taken_and_saved(copied, tmp_path):
 
 def test_a_training_goes_on_after_its_images_were_moved(tmp_path):
     "Bit for bit, and other images in the same place are refused"
-    ims = digits_dls(limit=96).train_ds
-    def write(name, n=96):
-        for i in range(n):
-            f = tmp_path/name/str(int(ims[i][1]))/f'{i}.png'
-            f.parent.mkdir(parents=True, exist_ok=True)
-            train_image(DataLoaders(SimpleNamespace(dataset=ims)), i).save(f)
+    def write(name, n=96): digit_files(tmp_path/name, n, by_label)
     def make(name):
         set_seed(0)
         return quiet(image_dls(tmp_path/name, size=24, bs=16), cbs=[PSMCallback(bank_size=64, n_pos=3, n_neg=20), NeighbourHistory(n_probes=10, n_pos=3, n_neg=5)])

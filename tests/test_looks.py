@@ -1,15 +1,15 @@
 "What a person sees: pictures and tables in a notebook"
 import matplotlib.pyplot as plt, pandas as pd, pytest, torch
 from IPython.core.formatters import IPythonDisplayFormatter
-from fastai.vision.all import DataLoaders, TensorCategory, TensorImage, TfmdDL, set_seed
+from fastai.vision.all import TensorCategory, set_seed
 from psm_fastai.all import *
 from common import *
+from data import Images, loaders
 
 @pytest.fixture(scope='module')
 def trained():
     set_seed(0)
-    images = [(TensorImage(torch.rand(1,16,16)),TensorCategory(i%2)) for i in range(64)]
-    dls = DataLoaders(*(TfmdDL(images, bs=16, shuffle=s, num_workers=0) for s in (True,False)))
+    dls = loaders(Images(64, label=lambda i: TensorCategory(i%2)))
     dls.vocab = ['a very long name of a class, the first','a very long name of a class, the other']
     learn = quiet(dls, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, rule='bank', mine_after=0., n_pos=4, n_neg=16), PurityCallback(), CollapseCallback()])
     learn.fit(2, 1e-3)

@@ -1,7 +1,7 @@
 "A map shows the images, the neighbours and the epochs that it says, for any images, and costs next to nothing while training"
 import io, json, re, sys, types
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import (CancelFitException, DataLoaders, ImageDataLoaders, Image, TensorCategory, TensorImage, TfmdDL, set_seed)
+from fastai.vision.all import CancelFitException, ImageDataLoaders, Image, TensorCategory
 from pathlib import Path
 from PIL import ImageOps
 from safetensors import safe_open
@@ -9,12 +9,7 @@ from safetensors.torch import save_file
 from psm_fastai.all import *
 from psm_fastai.layout import nowhere
 from common import *
-
-def train(history, epochs=2, dls=None, cb=None, **kwargs):
-    set_seed(0)
-    learn = quiet(dls or digits_dls(bs=32, limit=200), cbs=[cb or PSMCallback(bank_size=128, n_pos=6, mine_after=0., refresh=1), history], loss_func=no_loss)
-    learn.fit(epochs, 1e-3, **kwargs)
-    return learn
+from data import Images, loaders, noise_files
 
 def rules(): return pytest.mark.parametrize('rule', [dict(), dict(rule='bank')], ids=['index','bank'])
 def callback(rule, bank_size=128): return PSMCallback(bank_size=bank_size, n_pos=6, mine_after=0., **rule)
@@ -22,14 +17,6 @@ def same_map(a, b):
     a,b = a.map.state(),b.map.state()
     assert a.keys()==b.keys()
     for n in a: np.testing.assert_array_equal(a[n], b[n], err_msg=n)
-
-def pictures(path, sizes, names=None):
-    rng = np.random.default_rng(0)
-    for i,size in enumerate(sizes):
-        f = path/(names[i] if names else f'{i}.png')
-        f.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (*size[::-1],3), dtype=np.uint8)).save(f)
-    return path
 
 @rules()
 def test_a_record_holds_what_mining_has(rule):
@@ -79,10 +66,8 @@ def test_a_resumed_training_keeps_its_map(tmp_path, rule):
     def stop(cb):
         if cb.epoch==2: raise CancelFitException
     train(build(), 4, cb=callback(rule, 48), cbs=[CheckpointCallback(tmp_path/'c.pth'), Spy(order=80, after_epoch=stop)])
-    set_seed(0)
-    history,saved = build(),CheckpointCallback(tmp_path/'c.pth')
-    learn = quiet(cbs=[callback(rule, 48), history], loss_func=no_loss)
-    learn.fit(4, 1e-3, cbs=saved, start_epoch=saved.resume(learn))
+    history = build()
+    train(history, 4, cb=callback(rule, 48), resume=tmp_path/'c.pth')
     assert history.map.epochs==[1,3]
     same_map(history, whole_one)
 
@@ -157,7 +142,7 @@ def test_negatives_are_told_against_a_uniform_draw():
 
 @pytest.mark.parametrize('maker', ['folder','table','csv','df'])
 def test_files_have_names_however_they_were_loaded(tmp_path, maker):
-    folder = pictures(tmp_path, [(20,20)]*24, [f'{"ab"[i%2]}/{i:02}.png' for i in range(24)])
+    folder = noise_files(tmp_path, [(20,20)]*24, [f'{"ab"[i%2]}/{i:02}.png' for i in range(24)])
     df = pd.DataFrame(dict(fn=[f'{"ab"[i%2]}/{i:02}' for i in range(24)], label=['a','b']*12))
     df.assign(fn=df.fn+'.png').to_csv(tmp_path/'t.csv', index=False)
     kind = dict(valid_pct=.2, item_tfms=[], bs=8, num_workers=0)
@@ -176,7 +161,7 @@ def test_files_have_names_however_they_were_loaded(tmp_path, maker):
 @pytest.mark.parametrize('valid_pct', [0,.25])
 def test_clusters_copies_and_outliers_can_be_those_of_the_features(tmp_path, valid_pct):
     "So that the page and the tables of a run say the same"
-    folder = pictures(tmp_path, [(20,20)]*40, [f'{i:02}.png' for i in range(40)])
+    folder = noise_files(tmp_path, [(20,20)]*40, [f'{i:02}.png' for i in range(40)])
     history = NeighbourHistory(n_probes=4, n_pos=3)
     learn = quiet(image_dls(folder, size=16, bs=8, valid_pct=valid_pct), model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
     learn.fit(1)
@@ -192,7 +177,7 @@ def test_clusters_copies_and_outliers_can_be_those_of_the_features(tmp_path, val
 def test_rows_that_are_read_in_a_way_of_their_own(tmp_path):
     "A function that gives a path is asked for each row, one that opens the image for one alone"
     from fastai.vision.all import DataBlock, ImageBlock, PILImage
-    pictures(tmp_path, [(16,16)]*12)
+    noise_files(tmp_path, [(16,16)]*12)
     df,asked = pd.DataFrame(dict(n=range(12))),[]
     def opened(r):
         asked.append(r.n)
@@ -204,7 +189,7 @@ def test_rows_that_are_read_in_a_way_of_their_own(tmp_path):
 
 def test_names_that_would_be_acted_on(tmp_path):
     names = ['<script>alert(1)</script>.png'.replace('/','_'), 'تصویر ۱.png', 'a\u202egnp.exe.png', 'zwei\nZeilen.png'] + [f'{i}.png' for i in range(8)]
-    pictures(tmp_path, [(16+i,20) for i in range(12)], names)
+    noise_files(tmp_path, [(16+i,20) for i in range(12)], names)
     history = NeighbourHistory(n_probes=3, n_pos=2)
     learn = quiet(image_dls(tmp_path, size=16, bs=4, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=8), history], loss_func=no_loss)
     learn.fit(1)
@@ -217,7 +202,7 @@ def test_names_that_would_be_acted_on(tmp_path):
 
 def test_photographs_without_labels(tmp_path):
     "Files of different sizes, with copies: nothing that needs a label, pictures of 96 pixels, and the copies are found"
-    pictures(tmp_path, [(200,100),(100,220),(130,130)]*8)
+    noise_files(tmp_path, [(200,100),(100,220),(130,130)]*8)
     for i in (3,7): (tmp_path/f'copy{i}.png').write_bytes((tmp_path/f'{i}.png').read_bytes())
     history = NeighbourHistory(n_probes=4, n_pos=3)
     learn = quiet(image_dls(tmp_path, size=32, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16, mine_after=0., refresh=1, n_pos=5), history], loss_func=no_loss)
@@ -238,7 +223,7 @@ def test_photographs_without_labels(tmp_path):
 
 def test_a_file_that_is_gone_does_not_fail_the_training(tmp_path, capsys):
     "It has no picture, and one is told"
-    pictures(tmp_path, [(40,40)]*30)
+    noise_files(tmp_path, [(40,40)]*30)
     def delete(cb):
         h = cb.learn.neighbour_history
         cb.lost = next(i for i in h.map.ids.tolist() if str(i) not in h.thumbs.place)
@@ -250,8 +235,7 @@ def test_a_file_that_is_gone_does_not_fail_the_training(tmp_path, capsys):
     assert np.flatnonzero(view['thumbs']['place']<0).tolist()==[spy.lost]
 
 def test_twelve_bands():
-    images = [(TensorImage(torch.rand(12,16,16)),TensorCategory(-1)) for _ in range(32)]
-    dls = DataLoaders(*(TfmdDL(images, bs=8, shuffle=s, num_workers=0) for s in (True,False)))
+    dls = loaders(Images(32, (12,16,16), label=lambda i: TensorCategory(-1)), bs=8)
     history = NeighbourHistory(n_probes=4, n_pos=3)
     learn = quiet(dls, model=tiny(12), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
     learn.fit(1)
@@ -345,7 +329,7 @@ def test_an_index_that_was_not_made_again_tells_nothing_new():
     "Its neighbours are the same ones, which is no sign of stability"
     history = NeighbourHistory(n_probes=4, n_pos=4)
     train(history, 5, cb=PSMCallback(bank_size=128, n_pos=6, mine_after=0., refresh=2))
-    near,stable = history.map.parts['near'],{c['name']: c['values'] for c in map_view(history)['columns']}['stability']
+    stable = {c['name']: c['values'] for c in map_view(history)['columns']}['stability']
     assert all(np.array_equal(stable[e], stable[e-1], equal_nan=True) for e in (1,3))       # made in epochs 1, 3 and 5
     for e in (2,4): assert np.nanmean(stable[e])<.95 and not np.array_equal(stable[e], stable[e-1], equal_nan=True)
 
@@ -370,7 +354,7 @@ def lesson_code(language):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    path = pictures(tmp_path_factory.mktemp('map'), [(20,20)]*24)
+    path = noise_files(tmp_path_factory.mktemp('map'), [(20,20)]*24)
     history = NeighbourHistory(n_probes=4, n_pos=3)
     quiet(image_dls(path, size=16, bs=8, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=16, mine_after=0.), history], loss_func=no_loss).fit(2)
     history.to_parquet(path/'map.parquet')

@@ -1,7 +1,7 @@
 "Each method setting against its own formula in plain float64 loops, and what the settings do to a training"
 import math
 import pytest, torch, torch.nn.functional as F
-from fastai.vision.all import nn, set_seed
+from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import Spy, silent
 import psm_fastai.callback as callback

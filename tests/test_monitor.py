@@ -2,22 +2,12 @@
 import copy, math, random, warnings
 from types import SimpleNamespace
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import Callback, CancelFitException, DataLoaders, Learner, TensorImage, TfmdDL, load_learner, noop, set_seed, tensor
+from fastai.vision.all import Callback, CancelFitException, Learner, load_learner, noop, set_seed
 from psm_fastai.all import *
 from common import drawn, HalfOnCPU, Spy, silent, tiny
+from data import Images, Uneven, loaders
 
-class Uneven:
-    "Images of three classes, of which the first has two thirds of the images and the last a tenth; one in nine has no label"
-    def __init__(self, n):
-        g = torch.Generator().manual_seed(n)
-        self.y = (torch.rand(n, generator=g)[:,None] > tensor([.67,.9])).sum(1)
-        self.x = .3*torch.rand(n, 1, 16, 16, generator=g)
-        for x,y in zip(self.x, self.y): x[0,4*y:4*y+5] += .5
-        self.y[::9] = -1
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return TensorImage(self.x[i]),self.y[i]
-
-def uneven(): return DataLoaders(TfmdDL(Uneven(200), bs=32, shuffle=True, drop_last=True, num_workers=0), TfmdDL(Uneven(40), bs=32, num_workers=0))
+def uneven(): return loaders(Uneven(200), Uneven(40), bs=32)
 def monitors(every=10, negatives=True): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)] + [GradientCallback(every)]*negatives
 def make(cbs, dls=None, **kwargs):
     set_seed(0)
@@ -363,11 +353,8 @@ def test_names_of_classes():
     learn.fit(1)
     assert set(learn.purity.by_label.label) <= set(dls.vocab)
 
-class NoLabels(Uneven):
-    def __getitem__(self, i): return (TensorImage(self.x[i]),)
-
 def test_what_cannot_be_is_refused():
-    bare = DataLoaders(TfmdDL(NoLabels(64), bs=32, num_workers=0), TfmdDL(NoLabels(32), bs=32, num_workers=0))
+    bare = loaders(Images(64), Images(32), bs=32)
     with pytest.raises(ValueError, match='these images have none. AgreementCallback needs none'): make([PurityCallback()], bare)
     learn = make([CollapseCallback(), AgreementCallback(), GradientCallback()], bare)
     learn.fit(1)

@@ -140,8 +140,11 @@ def test_with_the_keyboard_alone(shown):
     assert page.locator('.bag').inner_text().startswith('1 flagged') and page.locator('.card.flagged').count()==1
     for el in ('select >> nth=1', 'input[type=checkbox]'):
         page.locator(el).focus()
-        before = chosen(page)
-        for _ in range(5): page.keyboard.press('r')
+        seen = {chosen(page)}
+        for _ in range(5):
+            page.keyboard.press('r')
+            seen.add(chosen(page))
+        assert len(seen)>1
         page.keyboard.press('p')
         assert page.locator('.play').get_attribute('aria-label')=='Pause'
         page.keyboard.press('p')

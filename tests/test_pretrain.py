@@ -3,9 +3,9 @@ import json, math, os, subprocess, sys, sysconfig, warnings
 import matplotlib.pyplot as plt, pandas as pd, pytest, torch
 from pathlib import Path
 from psm_fastai import pretrain
-from psm_fastai.data import digits_dls
 from psm_fastai.history import NeighbourHistory
 from common import command
+from data import digit_files
 from fake_view import unpacked
 
 def on_mac(args): return (*args,'--device','cpu') if sys.platform=='darwin' and '--device' not in args else args      # see conftest.py
@@ -36,9 +36,7 @@ def test_the_same_seed_gives_the_same_history(tmp_path, capsys):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path/'images').mkdir()
-    for i,(im,_) in enumerate(digits_dls(limit=12).train_ds): im.save(tmp_path/f'images/{i}.png')
-    return tmp_path/'images'
+    return digit_files(tmp_path/'images', 12)
 
 @pytest.mark.parametrize('args,says', [
     (['nowhere'], "'nowhere' is neither digits, cifar10 nor cifar100"),
@@ -182,10 +180,8 @@ def test_pixels_of_large_images_are_averaged(monkeypatch):
 @pytest.mark.posix
 def test_names_need_not_be_text(tmp_path):
     "Folders of old archives are named in other encodings"
-    for i,d in enumerate((b'caf\xe9', b'b')):
-        path = Path(os.fsdecode(os.fsencode(tmp_path/'images')+b'/'+d))
-        path.mkdir(parents=True)
-        for j,(im,_) in enumerate(digits_dls(limit=8).train_ds): im.save(path/f'{j}.png')
+    for d in (b'caf\xe9', b'b'):
+        digit_files(Path(os.fsdecode(os.fsencode(tmp_path/'images')+b'/'+d)), 8)
     pretrain.psm_pretrain(str(tmp_path/'images'), epochs=1, size=24, device='cpu', out=tmp_path/'run')
     assert json.loads((tmp_path/'run/run.json').read_text())['finished']
     assert unpacked(tmp_path/'run/neighbours.html')['vocab']==['b','caf\udce9']
@@ -227,8 +223,7 @@ def test_momentum_stays_where_gradients_pile_up(opt, tmp_path):
 
 def test_resnets_have_their_recipe(tmp_path, capsys):
     "It is printed and recorded, gives way to what is asked for, and goes into fewer parts where batches are small"
-    (tmp_path/'images').mkdir()
-    for i,(im,_) in enumerate(digits_dls(limit=50).train_ds): im.save(tmp_path/f'images/{i}.png')
+    digit_files(tmp_path/'images', 50)
     def run(out, **kwargs):
         learn = pretrain.psm_pretrain(str(tmp_path/'images'), arch='cifar_resnet18', epochs=1, size=16, device='cpu', out=tmp_path/out, **kwargs)
         return learn,json.loads((tmp_path/out/'run.json').read_text()),capsys.readouterr().out

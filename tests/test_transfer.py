@@ -2,14 +2,14 @@
 import pickle, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from pathlib import Path
-from PIL import Image
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, DataLoaders, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock, TfmdDL,
-    accuracy_multi, create_body, get_image_files, load_learner, resnet18, set_seed)
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock,
+    accuracy_multi, create_body, get_image_files, load_learner, set_seed)
 from psm_fastai.all import *
 from torchvision.models import ResNet18_Weights, resnet18
 from urllib.error import URLError
 from common import quiet, same, silent
+from data import Images, digit_files, loaders, pixels, save_all
 
 @pytest.fixture(scope='module')
 def learn():
@@ -20,11 +20,7 @@ def learn():
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp('digits')
-    for i,(im,_) in enumerate(digits_dls(limit=40).train_ds):
-        (path/str(i%4)).mkdir(exist_ok=True)
-        im.save(path/str(i%4)/f'{i}.png')
-    return path
+    return digit_files(tmp_path_factory.mktemp('digits'), 40, lambda i,y: f'{i%4}/{i}.png')
 
 @pytest.mark.parametrize('arch', ['small_resnet', 'cifar_resnet18', 'resnet18', 'timm/resnet10t'])
 def test_an_encoder_is_rebuilt_from_its_file_alone(arch, tmp_path):
@@ -192,11 +188,7 @@ def test_a_refused_encoder_changes_nothing(learn, tmp_path):
     assert same(before, other.state_dict())
 
 def test_a_classifier_takes_uint8_as_pretraining_does():
-    class Bytes:
-        vocab,n = ['a','b','c'],40
-        def __len__(self): return self.n
-        def __getitem__(self, i): return (torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(i))*255).to(torch.uint8),torch.tensor(i%3)
-    dls = DataLoaders(*(TfmdDL(Bytes(), bs=8, shuffle=t, drop_last=t, num_workers=0) for t in (True,False)))
+    dls = loaders(Images(40, dtype=torch.uint8, label=lambda i: torch.tensor(i%3)), bs=8)
     dls.c = 3
     learn = quiet(dls, cbs=[PSMCallback()], loss_func=no_loss)
     learn.fit(1)
@@ -225,18 +217,11 @@ def test_features_of_new_images_from_a_folder(tmp_path):
     (tmp_path/'new/x.png').write_text('no image')
     with pytest.raises(ValueError, match="1 of 4 images can't be read: .*x.png"): image_features(tmp_path, tmp_path/'new')
 
-def _pictures(folder, kind):
-    "Files that are read in another way than by default"
-    folder.mkdir()
-    g = np.random.default_rng(0)
-    for i in range(4):
-        if kind=='16 bits': Image.fromarray(g.integers(900, 1400, (20,30), dtype=np.uint16)).save(folder/f'{i}.png')
-        else: Image.fromarray(g.integers(0, 256, (20,30,4), dtype=np.uint8), 'RGBA').save(folder/f'{i}.png')
-    return folder
-
 @pytest.mark.parametrize('kind,kwargs', [('16 bits', dict(min_value=1000, max_value=1300)), ('pad', dict(fit='pad', ground='black')), ('ground', dict(ground=(9,100,200))), ('bands', dict(alpha=False, channels=4)), ('squish', dict(fit='squish'))])
 def test_new_images_are_read_as_those_of_the_training(tmp_path, kind, kwargs, capsys):
-    dls = image_dls(_pictures(tmp_path/'in', kind), size=16, bs=2, valid_pct=0, **kwargs)
+    (tmp_path/'in').mkdir()
+    save_all(tmp_path/'in', [900+pixels(20,30, hi=500, dtype=np.uint16) if kind=='16 bits' else pixels(20,30,4) for _ in range(4)])
+    dls = image_dls(tmp_path/'in', size=16, bs=2, valid_pct=0, **kwargs)
     learn = quiet(dls, model=small_resnet(dls.one_batch()[0].shape[1]), cbs=[PSMCallback(bank_size=4)])
     learn.save_encoder(tmp_path/'e.safetensors')
     want = learn.features(one_column=True)

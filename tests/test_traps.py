@@ -1,7 +1,7 @@
 "Each trap that a peer fell into, by the name of its public issue"
 import math
 import numpy as np, pytest, torch, torch.nn.functional as F
-from fastai.vision.all import Callback, CancelBatchException, CancelStepException, nn, set_seed
+from fastai.vision.all import Callback, CancelBatchException, CancelStepException, set_seed
 from sklearn.neighbors import KNeighborsClassifier
 from psm_fastai.all import *
 from common import *
@@ -19,41 +19,37 @@ def test_lightly_1009_rows_stay_normalised_and_the_loss_leaves_its_start(learn):
     assert learn.recorder.losses[-1] < math.log(129)-.3
 
 def test_mmselfsup_106_and_moco_pr_100_the_last_shorter_batch_enters_whole():
-    class Spy(Callback):
-        order = 40
-        def after_pred(self): self.k = self.pred[1].clone() if self.training else None
-        def before_batch(self): self.step = int(self.model.bank.step)
-        def after_batch(self):
-            if not self.training: return
-            bank,n = self.model.bank,len(self.k)
-            assert int(bank.step)==self.step+1
-            rows = (int(bank.ptr)-n+torch.arange(n)) % len(bank.ids)
-            assert torch.equal(bank.feats[rows], self.k) and torch.equal(bank.ids[rows], self.yb[0])
+    def before(cb): cb.step = int(cb.model.bank.step)
+    def pred(cb): cb.k = cb.pred[1].clone() if cb.training else None
+    def after(cb):
+        if not cb.training: return
+        bank,n = cb.model.bank,len(cb.k)
+        assert int(bank.step)==cb.step+1
+        rows = (int(bank.ptr)-n+torch.arange(n)) % len(bank.ids)
+        assert torch.equal(bank.feats[rows], cb.k) and torch.equal(bank.ids[rows], cb.yb[0])
     dls = digits_dls(bs=48, limit=200)
     dls.train.drop_last = False      # mmselfsup #106, moco PR 100: the last, shorter batch breaks the queue
-    quiet(dls, cbs=[PSMCallback(bank_size=100), Spy()]).fit(2)
+    quiet(dls, cbs=[PSMCallback(bank_size=100), Spy(order=40, before_batch=before, after_pred=pred, after_batch=after)]).fit(2)
 
 def test_lightly_564_the_symmetric_loss_enqueues_after_both_halves():
     "lightly #564: the symmetric loss enqueues between its halves"
-    class Spy(Callback):
-        order = 40
-        def before_batch(self): self.rows,self.step = self.model.bank.feats.clone(),int(self.model.bank.step)
-        def after_loss(self):
-            s = self.psm_step
-            if not self.training: return
-            b,m = len(self.xb[0]),self.model
-            assert len(s.q)==len(s.k)==len(s.loss)==2*b and torch.equal(s.ids[:b], s.ids[b:]) and torch.equal(m.bank.feats, self.rows)
-            with torch.no_grad():
-                halves = [m.loss(s.q[h], s.k[h], s.ids[h], m.bank) for h in (slice(0,b), slice(b,2*b))]
-            assert torch.allclose(self.loss.detach(), (halves[0].mean()+halves[1].mean())/2, atol=1e-6)
-            self.seen = s
-        def after_batch(self):
-            bank = self.model.bank
-            if not self.training: return
-            b = len(self.xb[0])
-            rows = (int(bank.ptr)-b+torch.arange(b)) % len(bank.ids)
-            assert int(bank.step)==self.step+1 and torch.equal(bank.feats[rows], self.seen.k[:b])
-    quiet(cbs=[PSMCallback.nnclr(bank_size=120), Spy()]).fit(2)
+    def before(cb): cb.rows,cb.step = cb.model.bank.feats.clone(),int(cb.model.bank.step)
+    def loss(cb):
+        if not cb.training: return
+        s,b,m = cb.psm_step,len(cb.xb[0]),cb.model
+        assert len(s.q)==len(s.k)==len(s.loss)==2*b and torch.equal(s.ids[:b], s.ids[b:]) and torch.equal(m.bank.feats, cb.rows)
+        with torch.no_grad():
+            halves = [m.loss(s.q[h], s.k[h], s.ids[h], m.bank) for h in (slice(0,b), slice(b,2*b))]
+        assert torch.allclose(cb.loss.detach(), (halves[0].mean()+halves[1].mean())/2, atol=1e-6)
+        cb.seen = s
+    def after(cb):
+        if not cb.training: return
+        bank,b = cb.model.bank,len(cb.xb[0])
+        rows = (int(bank.ptr)-b+torch.arange(b)) % len(bank.ids)
+        assert int(bank.step)==cb.step+1 and torch.equal(bank.feats[rows], cb.seen.k[:b])
+    spy = Spy(order=40, before_batch=before, after_loss=loss, after_batch=after)
+    quiet(cbs=[PSMCallback.nnclr(bank_size=120), spy]).fit(2)
+    assert len(spy.seen.q)==64
 
 def test_moco_146_an_image_is_never_among_its_negatives(monkeypatch):
     "lightly #564: a batch's own keys become its negatives; moco #146: so do older keys of the same image, where the bank is larger than the data"
@@ -63,15 +59,14 @@ def test_moco_146_an_image_is_never_among_its_negatives(monkeypatch):
         for idx,ok in ((mined.pos_idx,mined.pos_found),(mined.neg_idx,mined.neg_mask)): seen.append((ids, bank.ids[idx], ok, bank.ids.clone()))
         return mined
     monkeypatch.setattr(PSMLoss, 'mine', spy)
-    class Batch(Callback):
-        order = 9
-        def before_batch(self): self.n = len(seen)
-        def after_loss(self):
-            for ids,rows,ok,bank in seen[self.n:]:
-                if not self.training: continue
-                assert torch.equal(ids, self.yb[0]) and ok.any()
-                assert not ((rows==ids[:,None]) & ok).any()
-    quiet(cbs=[PSMCallback.from_bank(bank_size=500, n_pos=5, n_neg=50, mine_after=0), Batch()]).fit(3)
+    def before(cb): cb.n = len(seen)
+    def after(cb):
+        if not cb.training: return
+        assert len(seen)>cb.n
+        for ids,rows,ok,bank in seen[cb.n:]:
+            assert torch.equal(ids, cb.yb[0]) and ok.any()
+            assert not ((rows==ids[:,None]) & ok).any()
+    quiet(cbs=[PSMCallback.from_bank(bank_size=500, n_pos=5, n_neg=50, mine_after=0), Spy(order=9, before_batch=before, after_loss=after)]).fit(3)
     assert max(int((bank==ids[:,None]).sum()) for ids,_,_,bank in seen) > 32     # the bank did hold several keys of these images
 
 def test_moco_46_split_batch_norm_parts_query_and_key():
@@ -102,14 +97,13 @@ def test_moco_70_the_momentum_encoder_has_right_statistics():
 def test_self_supervised_a_metric_reads_the_right_neighbours():
     "self_supervised: a metric reads the wrong neighbour column"
     shares = []
-    class Spy(Callback):
-        def after_loss(self):
-            if not self.training: return
-            (q,k),(ids,labels),m = [t.detach() for t in self.pred],self.yb,self.model
-            for i in range(len(q)):
-                s = (m.bank.feats @ k[i]).masked_fill((m.bank.ids==ids[i]) | ~m.bank.ready, -9)
-                shares.append((m.bank.labels[s.topk(7).indices]==labels[i]).float().mean().item())
-    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=128, n_pos=7), Spy()])
+    def look(cb):
+        if not cb.training: return
+        (q,k),(ids,labels),m = [t.detach() for t in cb.pred],cb.yb,cb.model
+        for i in range(len(q)):
+            s = (m.bank.feats @ k[i]).masked_fill((m.bank.ids==ids[i]) | ~m.bank.ready, -9)
+            shares.append((m.bank.labels[s.topk(7).indices]==labels[i]).float().mean().item())
+    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=128, n_pos=7), Spy(after_loss=look)])
     learn.fit(1)
     assert abs(learn.recorder.values[-1][2]-np.mean(shares)) < 1e-5
 
