@@ -75,16 +75,10 @@ def no_skips(
         else: del dl.do_item
 
 # %% ../nbs/05a_learner.ipynb #c95f7634
-@contextmanager
 def _without_augmentation(dl):
-    "Within, the items of `dl` are those of validation; afterwards all its pipelines are as before, for the loaders that share them"
-    pipelines = [getattr(dl, n, None) for n in ('after_item','before_batch','after_batch')]
-    shared = [(p,p.split_idx) for p in pipelines if hasattr(p, 'split_idx')]
+    "Within, the items of `dl` are those of validation"
     ds = dl.dataset
-    try:
-        with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield
-    finally:
-        for p,split_idx in shared: p.split_idx = split_idx
+    return ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext()
 
 # %% ../nbs/05a_learner.ipynb #212d39aa
 def _autocast(): return [torch.is_autocast_enabled(d) for d in ('cpu','cuda')]

@@ -97,15 +97,24 @@ def test_trained_in_another_way_a_learner_predicts_as_its_loss_says():
 
 @pytest.mark.parametrize('cut', [KeyboardInterrupt, CancelFitException, CancelEpochException])
 def test_the_users_loader_is_as_it_was_after_an_interrupt(cut):
+    "Also while it reads the first image, for which some of its methods are replaced"
     learn = quiet(cbs=[PSMCallback(bank_size=64)])
+    dl,armed,replaced = learn.dls.train,[],('do_item','get_idxs','sample')
     def stop(cb):
         if cb.training and cb.iter==1: raise cut
-    def own(s): return learn.dls.train.after_item(learn.dls.train.create_item(s))
-    for given in (None,own):
-        if given: learn.dls.train.do_item = given
-        try: learn.fit(1, cbs=Spy(after_batch=stop))
+    def own(s):
+        if armed: raise cut
+        return dl.after_item(dl.create_item(s))
+    def arm(cb): armed.append(1)
+    def own_order(): return [*range(200)]
+    def found(): return {n: vars(dl)[n] for n in replaced if n in vars(dl)}
+    for given,spy in ((dict(),Spy(after_batch=stop)), (dict(do_item=own),Spy(after_batch=stop)),
+                      (dict(do_item=own, get_idxs=own_order),Spy(order=9.8, before_train=arm))):
+        vars(dl).update(given)
+        try: learn.fit(1, cbs=spy)
         except KeyboardInterrupt: pass
-        assert vars(learn.dls.train).get('do_item') is given
+        assert found()==given
+    assert armed
 
 @pytest.mark.guarantee('resume')
 def test_a_cut_off_training_and_lr_find_leave_the_checkpoint_alone(tmp_path):
