@@ -11,7 +11,11 @@ def silent(learn):
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     return learn
-def quiet(dls=None, *, cbs=None, model=None, **kwargs): return silent(Learner(dls or digits_dls(bs=32, limit=200), model or tiny(), cbs=cbs, **kwargs))
+def quiet(dls=None, *, cbs=None, model=None, **kwargs):
+    return silent(Learner(dls or digits_dls(bs=32, limit=200), model or tiny(), cbs=cbs, **kwargs))
+def tiny_learner(**kwargs):
+    set_seed(0)
+    return quiet(digits_dls(bs=16, limit=48), cbs=[PSMCallback(bank_size=32)], **kwargs)
 def state(learn): return {n: t.clone() for n,t in learn.model.state_dict().items()}
 def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[n].cpu(), b[n].cpu()) for n in a)
 

@@ -5,7 +5,8 @@ import matplotlib; matplotlib.use('Agg')
 import pytest
 import machine
 
-def pytest_addoption(parser): parser.addoption('--guarantees', action='store_true', help='write the outcomes of the marked tests to nbs/explain/guarantees.json')
+def pytest_addoption(parser):
+    parser.addoption('--guarantees', action='store_true', help='write the outcomes of the marked tests to nbs/explain/guarantees.json')
 
 def pytest_collection_modifyitems(items):
     for o in items: o.user_properties += [('guarantee', m.args[0]) for m in o.iter_markers('guarantee')]
@@ -43,7 +44,8 @@ def browser():
     import shutil, tempfile
     exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     if not exe: missing("Chromium is not installed: sudo apt-get install -y chromium")
-    flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+    flags = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
+             '--disable-component-update --disable-sync').split()
     with sync_playwright() as p, tempfile.TemporaryDirectory() as profile:
         ctx = p.chromium.launch_persistent_context(profile, executable_path=exe, headless=True, args=flags)
         yield ctx

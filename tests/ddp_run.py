@@ -1,5 +1,11 @@
-"""Two processes train together on a CPU, once in each mode; each writes what it saw to FOLDER/MODE: accelerate launch ddp_run.py FOLDER MODES
-MODES, joined by commas, of: plain; index, which mines from the index of all images; ungathered, in which each bank gets the keys of its own process alone; synced, with a layer that waits for the other process, as SyncBatchNorm does, and drawn negatives"""
+"""Two processes train together on a CPU, once in each mode. Each writes what it saw to FOLDER/MODE:
+accelerate launch ddp_run.py FOLDER MODES
+
+MODES, joined by commas:
+plain
+index: mines from the index of all images
+ungathered: each bank gets the keys of its own process alone
+synced: with a layer that waits for the other process, as SyncBatchNorm does, and drawn negatives"""
 import sys, torch
 torch.set_num_threads(1)
 from contextlib import nullcontext
@@ -36,7 +42,8 @@ def make_learner(path, mode):
     psm = PSMCallback(**rule, bank_size=50, n_pos=4, n_neg=n_neg, mine_after=0., momentum=.9, proj_dim=16, views=mirror)
     learn = silent(Learner(dls, encoder, cbs=[psm], opt_func=partial(SGD, mom=0., wd=0.), path=path))
     if mode=='synced': learn.logger = print      # fastai silences all processes but the first
-    learn.model.projector,learn.model.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)     # without batch-norm
+    # without batch-norm
+    learn.model.projector,learn.model.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)
     return learn
 
 def spy_on(seen):
@@ -67,6 +74,7 @@ def train(path, mode):
     assert learn.dls.train is train_dl and not is_distributed(learn)
     index = learn.model.loss.index
     torch.save(dict(map=history.map.state(), index=index and index.state_dict(), model=learn.model.state_dict(), seen=seen,
-        purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]), path/f'{rank_distrib()}.pth')
+        purity=learn.recorder.values[-1][2], columns=learn.recorder.metric_names, features=learn.get_preds()[0][:3]),
+        path/f'{rank_distrib()}.pth')
 
 for mode in sys.argv[2].split(','): train(Path(sys.argv[1])/mode, mode)

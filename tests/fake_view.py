@@ -24,7 +24,8 @@ def checkered(side, px):
 def _thumbs(labels, px, probes):
     side = int(np.ceil(np.sqrt(len(labels))))
     views = {int(p): [int(p),int(p)] for p in probes}
-    return dict(px=px, cols=side, per_sprite=side*side, sprites=[_sprite(labels, px, side)], place=np.arange(len(labels), dtype=np.int32), views=views)
+    return dict(px=px, cols=side, per_sprite=side*side, sprites=[_sprite(labels, px, side)], place=np.arange(len(labels), dtype=np.int32),
+                views=views)
 
 def _nearest(xy, k):
     "Positions of the nearest on the map, and how near, 0 to 255; of many images any others"
@@ -40,7 +41,8 @@ def _nearest(xy, k):
     sim[:,:m] = 255*np.exp(-3*np.take_along_axis(d, near[:,:m], 1))
     return near,sim
 
-def _curve(name, label, values): return dict(name=name, label=label, values=[float(v) for v in values], epochs=list(range(1, len(values)+1)), unit='share')
+def _curve(name, label, values):
+    return dict(name=name, label=label, values=[float(v) for v in values], epochs=list(range(1, len(values)+1)), unit='share')
 
 def _run(name, labels, known, epochs, k, seed):
     n,rng = len(labels),np.random.default_rng(seed)
@@ -48,10 +50,13 @@ def _run(name, labels, known, epochs, k, seed):
     xy = np.stack([(.5+(own-.5)*(.2+.8*(e+1)/epochs)+noise*.16*(1-.7*(e+1)/epochs)).clip(.001, .999) for e in range(epochs)])
     near,sim = (np.stack(a) for a in zip(*(_nearest(p, k) for p in xy)))
     weight = np.where((rng.random(near.shape)<.7) & (near>=0), sim, 0).astype(np.uint8)
-    negatives = {p: [[[int(j),int(j),round(float(rng.random()), 3),1.4] for j in rng.integers(0, n, 6)] for _ in range(epochs)] for p in range(min(n, 4))}
+    negatives = {p: [[[int(j),int(j),round(float(rng.random()), 3),1.4] for j in rng.integers(0, n, 6)] for _ in range(epochs)]
+                 for p in range(min(n, 4))}
     up = np.linspace(.2, .8, epochs)
-    curves = [_curve('purity_5','purity of 5',up), _curve('chance','chance',up*0+.1)] if known else [_curve('agreement','agreement of two views',up)]
-    return dict(name=name, method=dict(n_pos=k, n_neg=None, hard_weight=.5, index=True), mining=[e>0 for e in range(epochs)], xy=(xy*65534).astype(np.uint16),
+    curves = [_curve('purity_5','purity of 5',up), _curve('chance','chance',up*0+.1)] if known else [_curve('agreement',
+        'agreement of two views',up)]
+    return dict(name=name, method=dict(n_pos=k, n_neg=None, hard_weight=.5, index=True), mining=[e>0 for e in range(epochs)],
+                xy=(xy*65534).astype(np.uint16),
         near=near, sim=sim, weight=weight, negatives=negatives, curves=curves, start=2 if epochs>1 else None)
 
 def fake_view(n=60, epochs=4, k=5, runs=('',), labelled=True, names=None, vocab=None, px=32, title='Made up', seed=0):
@@ -61,10 +66,14 @@ def fake_view(n=60, epochs=4, k=5, runs=('',), labelled=True, names=None, vocab=
     paths = names or [f'/photos/album/img_{i:05}.jpg' for i in range(n)]
     copies = np.full(n, -1, np.int32)
     copies[n//2:n//2+2] = 0
-    columns = [] if labelled else [dict(name='cluster', label='cluster', kind='category', values=kinds.astype(np.int32), names=[f'cluster {i+1}' for i in range(len(vocab))], help='')]
-    columns += [dict(name='duplicate_of', label='copy of', kind='number', values=copies, names=None, help=''), dict(name='outlier', label='outlier', kind='number', values=np.linspace(0, 1, n).astype(np.float32), names=None, help='')]
-    return dict(title=title, ids=np.arange(n, dtype=np.int32)*3, files=['/'.join(p.split('/')[-2:]) for p in paths], paths=list(paths), labels=labels, vocab=vocab if labelled else [], labelled=labelled,
-        thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(1, epochs+1)), runs=[_run(r, kinds, labelled, epochs, k, seed+j) for j,r in enumerate(runs)], columns=columns)
+    columns = [] if labelled else [dict(name='cluster', label='cluster', kind='category', values=kinds.astype(np.int32),
+                                        names=[f'cluster {i+1}' for i in range(len(vocab))], help='')]
+    columns += [dict(name='duplicate_of', label='copy of', kind='number', values=copies, names=None, help=''),
+                dict(name='outlier', label='outlier', kind='number', values=np.linspace(0, 1, n).astype(np.float32), names=None, help='')]
+    return dict(title=title, ids=np.arange(n, dtype=np.int32)*3, files=['/'.join(p.split('/')[-2:]) for p in paths], paths=list(paths),
+                labels=labels, vocab=vocab if labelled else [], labelled=labelled,
+        thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(1, epochs+1)),
+        runs=[_run(r, kinds, labelled, epochs, k, seed+j) for j,r in enumerate(runs)], columns=columns)
 
 def unpacked(page):
     "What the file of a page holds; arrays are only named"

@@ -9,7 +9,8 @@ from common import *
 from data import Images, Told, loaders
 
 def few(n=64): return loaders(Images(n, label=lambda i: TensorCategory(i%7)))
-def small(cbs=None, limit=64, model=None, **kwargs): return quiet(few(limit), model=model, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, **kwargs), *(cbs or [])])
+def small(cbs=None, limit=64, model=None, **kwargs):
+    return quiet(few(limit), model=model, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, **kwargs), *(cbs or [])])
 
 def told(f):
     with warnings.catch_warnings(record=True) as seen:
@@ -47,7 +48,8 @@ def test_predictions_are_neither_refused_nor_warned_of_trackers():
 
 # Tools for classifiers
 
-@pytest.mark.parametrize('look', [Interpretation.from_learner, ClassificationInterpretation.from_learner, lambda l: l.get_preds(with_loss=True), lambda l: l.show_results()],
+@pytest.mark.parametrize('look', [Interpretation.from_learner, ClassificationInterpretation.from_learner,
+                                  lambda l: l.get_preds(with_loss=True), lambda l: l.show_results()],
     ids=['Interpretation','ClassificationInterpretation','with_loss','show_results'])
 def test_what_interprets_a_classifier_is_refused(look):
     learn = small()
@@ -75,7 +77,11 @@ def test_tensorboard_and_other_loggers_with_their_defaults(tmp_path, monkeypatch
 
 # Changes in the middle of a fit
 
-def at(event, f): return Spy(order=30, **{event: lambda cb: f(cb.learn) if getattr(cb, 'epoch', 0)==0 and (event!='before_batch' or cb.training and cb.iter==1) else None})
+def at(event, f):
+    "Calls `f` with the learner at an event of the first epoch; of batches, before the second"
+    def once(cb):
+        if getattr(cb, 'epoch', 0)==0 and (event!='before_batch' or cb.training and cb.iter==1): f(cb.learn)
+    return Spy(order=30, **{event: once})
 
 @pytest.mark.guarantee('interrupt')
 @pytest.mark.parametrize('event', ['before_batch','before_epoch','after_epoch'])
@@ -88,7 +94,8 @@ def test_guests_come_and_go_between_fits(event):
         learn.fit(1)
         learn.remove_cb(PSMCallback)
         assert not isinstance(learn.model, PSMModel)
-    plain = quiet(few(), loss_func=nn.CrossEntropyLoss(), model=nn.Sequential(tiny(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
+    classifier = nn.Sequential(tiny(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    plain = quiet(few(), loss_func=nn.CrossEntropyLoss(), model=classifier)
     model = plain.model
     with pytest.raises(RuntimeError, match='in the middle of a fit'): plain.fit(2, cbs=at(event, lambda l: l.add_cb(PSMCallback())))
     plain.fit(1)
@@ -103,12 +110,14 @@ def labels_right(learn):
 
 def test_loaders_that_change_in_the_middle_of_an_epoch_are_refused():
     learn = quiet(told_dls(0), loss_func=no_loss, cbs=PSMCallback(bank_size=48))
-    with pytest.raises(RuntimeError, match='other loaders in the middle of an epoch'): learn.fit(2, cbs=at('before_batch', lambda l: setattr(l, 'dls', told_dls(3))))
+    with pytest.raises(RuntimeError, match='other loaders in the middle of an epoch'):
+        learn.fit(2, cbs=at('before_batch', lambda l: setattr(l, 'dls', told_dls(3))))
 
 @pytest.mark.parametrize('event', ['before_epoch','after_epoch'])
 def test_loaders_may_change_between_epochs(event):
     learn,seen = quiet(told_dls(0), loss_func=no_loss, cbs=PSMCallback(bank_size=48, mine_after=0.)),[]
-    learn.fit(2, cbs=[at(event, lambda l: setattr(l, 'dls', told_dls(3))), Spy(before_batch=lambda cb: cb.training and seen.append(labels_right(learn)))])
+    learn.fit(2, cbs=[at(event, lambda l: setattr(l, 'dls', told_dls(3))),
+                      Spy(before_batch=lambda cb: cb.training and seen.append(labels_right(learn)))])
     assert len(seen)==8 and all(seen) and learn.dls.train_ds[0][1]==3
 
 @pytest.mark.parametrize('kind', ['list','function','learner'])
@@ -145,7 +154,8 @@ def test_broken_images_are_named_and_break_nothing(value, primed, tmp_path):
         if primed: learn.fit(1)
         was = learn.dls
         learn.dls = with_broken(bad, value)
-        if primed: learn.psm.bank_cb.data,learn.model.bank.source[()] = learn.dls.train_ds,data_fingerprint(learn.dls.train_ds)      # the bank is kept, so that training meets the image
+        # the bank is kept, so that training meets the image
+        if primed: learn.psm.bank_cb.data,learn.model.bank.source[()] = learn.dls.train_ds,data_fingerprint(learn.dls.train_ds)
         with pytest.raises(ValueError, match='hold values that are not finite') as e: learn.fit(1)
         named = [int(o) for o in str(e.value).split('[')[1].split(']')[0].split(',')]
         assert named and set(named)<=set(bad)
@@ -216,6 +226,8 @@ def test_another_default_precision_is_refused():
 
 @pytest.mark.guarantee('half')
 def test_all_that_looks_works_under_autocast():
-    learn = small([KNNCallback(), PurityCallback(), CollapseCallback(), AgreementCallback(), GradientCallback(), NeighbourHistory(n_probes=4, n_pos=3, n_neg=5)], mine_after=.5)
+    learn = small([KNNCallback(), PurityCallback(), CollapseCallback(), AgreementCallback(), GradientCallback(),
+                   NeighbourHistory(n_probes=4, n_pos=3, n_neg=5)], mine_after=.5)
     with torch.autocast('cpu', torch.bfloat16): learn.fit(2, 1e-3)
-    assert len(learn.neighbour_history.epochs)==2 and all(len(cb.frame)==2 for cb in (learn.purity, learn.collapse, learn.agreement, learn.gradient))
+    assert len(learn.neighbour_history.epochs)==2
+    assert all(len(cb.frame)==2 for cb in (learn.purity, learn.collapse, learn.agreement, learn.gradient))

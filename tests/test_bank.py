@@ -4,7 +4,8 @@ import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from psm_fastai.bank import MemoryBank
 
-row = st.tuples(st.integers(-1, 99), st.integers(-1, 5), st.sampled_from([None]*8+[torch.nan, torch.inf, 0., 3.]))      # id, label, what is wrong with the key
+# id, label, what is wrong with the key
+row = st.tuples(st.integers(-1, 99), st.integers(-1, 5), st.sampled_from([None]*8+[torch.nan, torch.inf, 0., 3.]))
 
 @pytest.mark.guarantee('properties')
 @settings(max_examples=60, deadline=None)

@@ -33,7 +33,8 @@ def test_every_image_takes_part(folder, valid_pct):
     c = learner(folder, valid_pct=valid_pct).collection()
     assert len(c)==38 and sorted(stems(c.table))==sorted(f.stem for f in folder.iterdir())
     for i in range(38):
-        with Image.open(c.table.file[i]) as im: assert abs(np.asarray(im.convert('RGB')).mean()-np.asarray(c.picture(i)).mean())<2, 'the picture is of this file'
+        with Image.open(c.table.file[i]) as im:
+            assert abs(np.asarray(im.convert('RGB')).mean()-np.asarray(c.picture(i)).mean())<2, 'the picture is of this file'
 
 def test_copies_come_first_whatever_their_format(folder):
     d = learner(folder).duplicates(5)
@@ -91,7 +92,8 @@ def test_pictures_without_files_can_be_asked_about():
     c.outliers(5).show()
     with pytest.raises(ValueError, match='come from no files'): c.to_label(3, 'x.csv')
 
-@pytest.mark.parametrize('ask,says', [(lambda c: c.duplicates(0), 'n must be'), (lambda c: c.outliers(3, near=0), 'near must be'), (lambda c: c.clusters(39), 'n must be'), (lambda c: c.to_label(2.5), 'n must be')])
+@pytest.mark.parametrize('ask,says', [(lambda c: c.duplicates(0), 'n must be'), (lambda c: c.outliers(3, near=0), 'near must be'),
+                                      (lambda c: c.clusters(39), 'n must be'), (lambda c: c.to_label(2.5), 'n must be')])
 def test_numbers_that_mean_nothing_are_refused(folder, ask, says):
     with pytest.raises((ValueError,TypeError), match=says): ask(learner(folder).collection())
 

@@ -24,7 +24,8 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     out = tmp_path/'run'
     at_epoch(monkeypatch, 2, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', out)
-    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped after epoch 2 of PSM. Continue with --resume' and 'Traceback' not in err
+    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped after epoch 2 of PSM. Continue with --resume'
+    assert 'Traceback' not in err
     at_epoch(monkeypatch, 0, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', tmp_path/'other')
     assert code==130 and 'stopped before the first checkpoint; start it again' in err
@@ -45,8 +46,11 @@ def test_output_that_goes_to_a_file_has_a_line_an_epoch_and_no_bars(tmp_path, ca
     rows = [l.split() for l in lines if re.match(r'[01] ', l)]
     assert [r[0] for r in rows]==['0','1'] and all(len(r)==len(lines[head].split()) for r in rows)
 
-@pytest.mark.parametrize('error,code,says', [(OSError(28, 'No room on the disk for c.pth: 2.0 MB are missing'), 1, 'No room on the disk for c.pth: 2.0 MB are missing'), (MemoryError('x'), 1, 'there is not enough memory (x). Lower --bs'),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, 'there is not enough memory'), (ValueError('two\nlines'), 1, 'psm_pretrain: two lines\n')])
+@pytest.mark.parametrize('error,code,says', [(OSError(28, 'No room on the disk for c.pth: 2.0 MB are missing'), 1,
+                                              'No room on the disk for c.pth: 2.0 MB are missing'),
+                                             (MemoryError('x'), 1, 'there is not enough memory (x). Lower --bs'),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, 'there is not enough memory'),
+    (ValueError('two\nlines'), 1, 'psm_pretrain: two lines\n')])
 def test_errors_in_training_are_one_line(tmp_path, monkeypatch, capsys, error, code, says):
     at_epoch(monkeypatch, 0, raises(error))
     got,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run')
@@ -62,7 +66,9 @@ def test_a_folder_removed_meanwhile(tmp_path, monkeypatch, capsys):
     code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run')
     assert code==1 and f"The folder {tmp_path/'run'} does not exist, or no longer exists" in err and err.count('\n')==1
 
-@pytest.mark.parametrize('args,says', [(['--lr','1e30'], 'not finite'), (['--bank-size','1e11'], 'bank'), (['--bank-size','100000000000'], 'bank'), (['--start','nowhere.pth'], 'nowhere.pth'), (['--pretrained'], 'no pretrained weights for small_resnet')])
+@pytest.mark.parametrize('args,says', [(['--lr','1e30'], 'not finite'), (['--bank-size','1e11'], 'bank'),
+                                       (['--bank-size','100000000000'], 'bank'), (['--start','nowhere.pth'], 'nowhere.pth'),
+                                       (['--pretrained'], 'no pretrained weights for small_resnet')])
 def test_settings_that_can_not_work(tmp_path, capsys, args, says):
     code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run', *args)
     assert code in (1,2) and says in err and 'Traceback' not in err
@@ -79,13 +85,17 @@ def test_two_runs_into_one_folder(tmp_path, monkeypatch, capsys):
 def test_a_finished_run_goes_on_for_more_epochs(tmp_path, capsys):
     out = tmp_path/'run'
     run(out, epochs=1)
-    for epochs in (None,1):
-        with pytest.raises(ValueError, match='is finished; there is nothing to resume. For more epochs give --epochs, above 1' if epochs else 'epochs was 1 and is now 65|finished'): run(out, epochs=epochs or 1, resume=True)
+    with pytest.raises(ValueError, match='is finished; there is nothing to resume. For more epochs give --epochs, above 1'):
+        run(out, epochs=1, resume=True)
     run(out, epochs=3, resume=True)
-    assert 'PSM: 3 epochs on 60 images, continuing after 1. Before, it had 1. Learning rate and momentum are now those of 3 epochs' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'PSM: 3 epochs on 60 images, continuing after 1. Before, it had 1. ' in said
+    assert '. Learning rate and momentum are now those of 3 epochs' in said
     assert len(pd.read_csv(out/'history.csv'))==3 and json.loads((out/'run.json').read_text())['epochs']==3
     (out/'checkpoint.pth').unlink()
-    with pytest.raises(ValueError, match='is finished and has no checkpoint, so it can.t continue. Begin another one from its weights: --start'): run(out, epochs=5, resume=True)
+    with pytest.raises(ValueError,
+                       match='is finished and has no checkpoint, so it can.t continue. Begin another one from its weights: --start'):
+        run(out, epochs=5, resume=True)
 
 def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
     digit_files(tmp_path/'images', 20, lambda i,y: f'{i:02}.png')
@@ -127,7 +137,9 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
 def test_any_encoding(encoding):
     "Of a terminal or a file"
-    res = subprocess.run([sys.executable, '-c', "from psm_fastai import pretrain\nwith pretrain._RunFolder(None, True): print('7×7 größe \\udce9 шум')"], capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
+    res = subprocess.run([sys.executable, '-c',
+                          "from psm_fastai import pretrain\nwith pretrain._RunFolder(None, True): print('7×7 größe \\udce9 шум')"],
+                         capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
     assert res.returncode==0 and b'gr' in res.stdout, res.stderr
 
 def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, capsys):
@@ -141,7 +153,8 @@ def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, cap
         (tmp_path/name).mkdir()
         save_all(tmp_path/name, [draw(i).clip(0, 255).astype(np.uint8) for i in range(90)], '{:02}.png')
         out = tmp_path/f'of {name}'
-        code,said,_ = command(capsys, tmp_path/name, '--size', 24, '--epochs', 12, '--bs', 16, '--valid-pct', 0, '--device', 'cpu', '--out', out)
+        code,said,_ = command(capsys, tmp_path/name, '--size', 24, '--epochs', 12, '--bs', 16, '--valid-pct', 0, '--device', 'cpu', '--out',
+                              out)
         assert code==0 and 'Signs without labels' in said and 'Groups of neighbours: ' in said
         found[name] = json.loads((out/'run.json').read_text())['without_labels']
         assert Image.open(out/'before_after.png').size[0]>600

@@ -1,7 +1,8 @@
 "Images of every kind reach the network as what they are, in memory or not, and what can't be used is named"
 import re, time
 import numpy as np, pandas as pd, psutil, pytest, tifffile, torch
-from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Image, ImageBlock, IndexSplitter, L, Learner, Path, PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
+from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Image, ImageBlock, IndexSplitter, L, Learner, Path,
+    PILImage, PILImageBW, Resize, SkipItemException, Tensor, TensorCategory, TensorImage, TensorImageBW, TfmdDL, URLs, fastai_cfg,
     load_learner, nn, noop, parent_label)
 from sklearn.datasets import load_digits
 from psm_fastai import data as data_module, images
@@ -34,7 +35,8 @@ kinds = {
     'rgb': ('png', rgb8, pil(), 3, PILImage, hwc),
     'rgb tiff': ('tif', rgb8, tif(photometric='rgb'), 3, PILImage, hwc),
     'rgba': ('png', rgba8, pil(), 3, PILImage, over_white),
-    'gray+alpha': ('png', lambda: clear(np.dstack([*[pixels(8,8)]*3,pixels(8,8)])), pil('LA'), 1, PILImageBW, lambda a: over_white(a)[...,:1]),
+    'gray+alpha': ('png', lambda: clear(np.dstack([*[pixels(8,8)]*3,pixels(8,8)])), pil('LA'), 1, PILImageBW,
+                   lambda a: over_white(a)[...,:1]),
     'rgbx tiff': ('tif', rgba8, tif(photometric='rgb', extrasamples=['unspecified']), 4, PILImageRGBA, hwc),
     '16-bit gray tiff': ('tif', lambda: deep(8,8), tif(), 1, PILImageBW, lambda a: hwc(to8(a,4095))),
     '16-bit gray, big-endian': ('tif', lambda: deep(8,8), tif(byteorder='>'), 1, PILImageBW, lambda a: hwc(to8(a,4095))),
@@ -42,15 +44,19 @@ kinds = {
     '16-bit rgb tiff': ('tif', lambda: deep(8,8,3), tif(photometric='rgb'), 3, PILImage, lambda a: to8(a,4095)),
     '16-bit rgb png': ('png', lambda: deep(8,8,3), png16, 3, PILImage, lambda a: to8(a,4095)),
     '16-bit rgba png': ('png', lambda: clear(deep(8,8,4, hi=65536)), png16, 3, PILImage, lambda a: over_white(to8(a,65535))),
-    '16-bit gray+alpha png': ('png', lambda: clear(deep(8,8,2, hi=65536)), png16, 1, PILImageBW, lambda a: over_white(to8(a,65535)[...,[0,0,0,1]])[...,:1]),
-    '16-bit rgba tiff': ('tif', lambda: clear(deep(8,8,4, hi=65536)), tif(photometric='rgb', extrasamples=['unassalpha']), 3, PILImage, lambda a: over_white(to8(a,65535))),
+    '16-bit gray+alpha png': ('png', lambda: clear(deep(8,8,2, hi=65536)), png16, 1, PILImageBW,
+                              lambda a: over_white(to8(a,65535)[...,[0,0,0,1]])[...,:1]),
+    '16-bit rgba tiff': ('tif', lambda: clear(deep(8,8,4, hi=65536)), tif(photometric='rgb', extrasamples=['unassalpha']), 3, PILImage,
+                         lambda a: over_white(to8(a,65535))),
     '32-bit tiff': ('tif', lambda: deep(8,8, hi=1000, dtype=np.int32), tif(), 1, PILImageBW, lambda a: hwc(to8(a,1023))),
     'float to 1': ('tif', lambda: rng.random((8,8), dtype=np.float32), tif(), 1, PILImageBW, lambda a: hwc(to8(a,1))),
     'float rgb': ('tif', lambda: deep(8,8,3, hi=500, dtype=np.float32), tif(photometric='rgb'), 3, PILImage, lambda a: to8(a,511)),
     '5 bands': ('tif', lambda: pixels(8,8,5), tif(photometric='minisblack', planarconfig='contig'), 5, TensorBands, hwc),
-    '5 bands as planes': ('tif', lambda: pixels(5,8,8), tif(photometric='minisblack', planarconfig='separate'), 5, TensorBands, lambda a: a.transpose(1,2,0)),
+    '5 bands as planes': ('tif', lambda: pixels(5,8,8), tif(photometric='minisblack', planarconfig='separate'), 5, TensorBands,
+                          lambda a: a.transpose(1,2,0)),
     '5 pages': ('tif', lambda: pixels(5,8,8), tif(photometric='minisblack'), 5, TensorBands, lambda a: a.transpose(1,2,0)),
-    'rgb and 2 more': ('tif', lambda: deep(8,8,5), tif(photometric='rgb', extrasamples=['unspecified']*2), 5, TensorBands, lambda a: to8(a,4095)),
+    'rgb and 2 more': ('tif', lambda: deep(8,8,5), tif(photometric='rgb', extrasamples=['unspecified']*2), 5, TensorBands,
+                       lambda a: to8(a,4095)),
     '2 bands': ('tif', lambda: pixels(8,8,2), tif(photometric='minisblack', planarconfig='contig'), 2, TensorBands, hwc),
     'array, channels last': ('npy', lambda: pixels(8,8,6), npy, 6, TensorBands, hwc),
     'array, channels first': ('npy', lambda: pixels(6,8,8), npy, 6, TensorBands, lambda a: a.transpose(1,2,0)),
@@ -68,7 +74,8 @@ def test_every_kind_of_file(tmp_path, kind):
         assert x.shape==(4,channels,8,8) and type(dls.train_ds[0][0]) is cls
         assert type(x) is {1:TensorImageBW, 3:TensorImage, 4:TensorImage}.get(channels, TensorBands)
         got = ((x.as_subclass(Tensor)*.5+.5)*255).permute(0,2,3,1)
-        for g,f in zip(got, dls.train_ds.items): assert np.abs(g.numpy()-want(arrays[int(f.stem)])).max() < 1.01     # 1: PIL rounds where it lays images over white
+        # 1: PIL rounds where it lays images over white
+        for g,f in zip(got, dls.train_ds.items): assert np.abs(g.numpy()-want(arrays[int(f.stem)])).max() < 1.01
         dls.show_batch(max_n=2)
     for a,b in zip(mem.valid, disk.valid): assert torch.equal(a[0], b[0])
     im = train_image(mem, 2)
@@ -84,7 +91,8 @@ def test_channels_by_request(tmp_path):
     opaque = [np.asarray(im)[...,3].min()==255 for f,(im,) in zip(dls.train_ds.items, dls.train_ds) if f.name.startswith('opaque')]
     assert dls.train.one_batch()[0].shape[1]==4 and opaque and all(opaque)
     with pytest.raises(ValueError, match=r"7 of 7 images can't be read: .*0.png: it has 4 channels, not 5"): small_dls(tmp_path, channels=5)
-    with pytest.raises(ValueError, match='stats are of 3 channels, and the images have 1'): small_dls(tmp_path, channels=1, stats=([.5]*3,[.5]*3))
+    with pytest.raises(ValueError, match='stats are of 3 channels, and the images have 1'):
+        small_dls(tmp_path, channels=1, stats=([.5]*3,[.5]*3))
     with pytest.raises(ValueError, match='channels must be a whole number'): small_dls(tmp_path, channels=1.5)
 
 def test_one_image_in_colour_makes_colour(tmp_path):
@@ -120,8 +128,10 @@ def test_white_level(tmp_path):
     save_all(tmp_path, [np.full((8,8), 1000, np.uint16)]*5, '{}.tif', tif())
     def value(**kw): return np.asarray(small_dls(tmp_path, **kw).train_ds[0][0])[0,0]
     assert value()==249 and value(max_value=65535)==4 and value(max_value=1000)==255        # 1000/1023, 1000/65535
-    with pytest.raises(ValueError, match=r"5 of 5 .* values from 1000 to 1000, all above 999: pass the value of white as max_value"): value(max_value=999)
-    for bad,says in ((np.full((8,8), -1, np.int16),'from -1 to -1: pass min_value'),(np.full((8,8), np.nan, np.float32),'100.00% of its values are not finite')):
+    with pytest.raises(ValueError, match=r"5 of 5 .* values from 1000 to 1000, all above 999: pass the value of white as max_value"):
+        value(max_value=999)
+    for bad,says in ((np.full((8,8), -1, np.int16),'from -1 to -1: pass min_value'),
+                     (np.full((8,8), np.nan, np.float32),'100.00% of its values are not finite')):
         tifffile.imwrite(tmp_path/'bad.tif', bad)
         with pytest.raises(ValueError, match=rf"1 of 6 images can't be read: bad.tif\..*{says}"): value(max_value=1000)
 
@@ -129,7 +139,8 @@ def test_deep_file_outside_of_the_sample(tmp_path):
     save_all(tmp_path, [pixels(8,8)]*600, '{:03}.png')
     tifffile.imwrite(tmp_path/'301.tif', deep(8,8))
     (tmp_path/'301.png').unlink()
-    with pytest.raises(ValueError, match="301.tif: it has uint16 values up to 4095, and the files looked at had 8 bits: pass max_value"): small_dls(tmp_path)
+    with pytest.raises(ValueError, match="301.tif: it has uint16 values up to 4095, and the files looked at had 8 bits: pass max_value"):
+        small_dls(tmp_path)
     assert len(small_dls(tmp_path, max_value=4095).train_ds)==480
 
 @pytest.mark.parametrize('size,shape', [((6,10),(6,10)), (12,(12,12)), ((40,8),(40,8))])
@@ -167,7 +178,9 @@ def classes(tmp_path):
         Image.fromarray(pixels(10+i,12,3)).save(p/f'{i}.png')
     return tmp_path
 
-def table(path): return pd.DataFrame([dict(name=str(f.relative_to(path)), label=f.parent.name, held=int(f.stem)>=18) for f in sorted(path.rglob('*.png'))])
+def table(path):
+    return pd.DataFrame([dict(name=str(f.relative_to(path)), label=f.parent.name, held=int(f.stem)>=18)
+                         for f in sorted(path.rglob('*.png'))])
 
 def test_nested_folders(classes):
     dls = small_dls(classes)
@@ -176,7 +189,8 @@ def test_nested_folders(classes):
     x,y = dls.train.new(shuffle=False, bs=8).one_batch()
     assert type(y) is TensorCategory and [dls.vocab[o] for o in y]==[f.parent.name for f in dls.train_ds.items[:8]]
     assert len(small_dls(classes, limit=3, bs=2).vocab)==4        # classes that the draw leaves out are still classes
-    assert set(f.name for f in small_dls(classes).valid_ds.items)==set(f.name for f in small_dls(classes).valid_ds.items)!=set(f.name for f in small_dls(classes, seed=1).valid_ds.items)
+    def held(**kwargs): return {f.name for f in small_dls(classes, **kwargs).valid_ds.items}
+    assert held()==held()!=held(seed=1)
     t = dls.test_dl(dls.valid_ds.items, with_labels=True)
     assert torch.equal(torch.cat([b[1] for b in t]), torch.cat([b[1] for b in dls.valid]))
 
@@ -196,7 +210,8 @@ def test_tables(classes, source):
 @pytest.mark.parametrize('change,says', [
     (lambda df: df.assign(name=df.name.where(df.index!=5)), 'fn_col: 1 of 24 rows have no value, the first is row 5'),
     (lambda df: pd.concat([df,df[:2]]), '2 of 26 rows repeat a file, such as kind0'),
-    (lambda df: df[['name']], r"label_col=1 is not a column of the table, which has \['name'\]. For images without labels pass label_col=None"),
+    (lambda df: df[['name']],
+     r"label_col=1 is not a column of the table, which has \['name'\]. For images without labels pass label_col=None"),
     (lambda df: df[:0], 'The table has no rows'),
     (lambda df: df.assign(name=df.name+'x'), r"24 of 24 images can't be read: .* and 14 more"),
 ])
@@ -208,7 +223,8 @@ def test_a_table_without_a_header_is_refused(classes):
     (classes/'t.csv').write_text('\n'.join(f'{n},a' for n in names))
     with pytest.raises(ValueError, match=f'header names the image {names[0]}'): image_dls(classes/'t.csv')
 
-@pytest.mark.parametrize('labels,vocab', [(['NA','None'],['NA','None']), (['01','1'],['01','1']), (['1e1','10'],['10','1e1']), (['7','10'],[7,10])])
+@pytest.mark.parametrize('labels,vocab', [(['NA','None'],['NA','None']), (['01','1'],['01','1']), (['1e1','10'],['10','1e1']),
+                                          (['7','10'],[7,10])])
 def test_labels_of_a_csv_stay_what_they_are(classes, labels, vocab):
     t = table(classes)
     t.assign(label=[labels[i%2] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
@@ -238,7 +254,8 @@ def test_photographs_stand_as_the_camera_was_held(tmp_path):
     assert np.array_equal(np.asarray(ReadImage(16).read(tmp_path/'a.png')), np.rot90(a, -1))
 
 def test_columns_that_cannot_work(classes):
-    with pytest.raises(ValueError, match="valid_col='label' must hold True or False, got 'class0'"): small_dls(table(classes), path=classes, valid_col='label')
+    with pytest.raises(ValueError, match="valid_col='label' must hold True or False, got 'class0'"):
+        small_dls(table(classes), path=classes, valid_col='label')
     with pytest.raises(ValueError, match="fn_col='file' is not a column"): small_dls(table(classes), path=classes, fn_col='file')
     with pytest.raises(ValueError, match='is neither a folder nor a CSV file'): small_dls(classes/'nothing.csv')
 
@@ -259,7 +276,8 @@ def test_memory_is_checked_first(classes, monkeypatch):
     class Little: available = 1000
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
     monkeypatch.setattr(ReadImage, 'read', lambda *_: pytest.fail('decoded before the check'))
-    with pytest.raises(ValueError, match=r"24 images of 3×64×64 need 0.00 GB of memory, and 0.00 GB are available. Pass cache=.a folder., to keep them in a file"): small_dls(classes, size=64)
+    says = "24 images of 3×64×64 need 0.00 GB of memory, and 0.00 GB are available. Pass cache=.a folder., to keep them in a file"
+    with pytest.raises(ValueError, match=says): small_dls(classes, size=64)
     monkeypatch.undo()
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
     assert len(small_dls(classes, size=64, in_memory=False, num_workers=0).train_ds)==20
@@ -326,7 +344,8 @@ def test_any_data_set_of_fastai(classes):
     assert type(x) is TensorImage and x.shape==(4,3,8,8) and x.is_floating_point()
     assert torch.equal(x[1], dls.valid.after_batch((dls.valid.do_item(1)[0][None],))[0][0])
     dls.train_ds.items[3].write_text('no image'), dls.train_ds.items[5].write_text('no image')
-    with pytest.raises(ValueError, match=rf"2 of 20 images can't be read: {dls.train_ds.items[3]}, {dls.train_ds.items[5]}\."): dls.train.one_batch()
+    with pytest.raises(ValueError, match=rf"2 of 20 images can't be read: {dls.train_ds.items[3]}, {dls.train_ds.items[5]}\."):
+        dls.train.one_batch()
     dls = DataBlock(ImageBlock, dl_type=MemoryDL).dataloaders(files[[1,2,4,6,8]], bs=2, device='cpu')
     with pytest.raises(ValueError, match=r"it gives torch.uint8 of shape \[3, \d+, 12\], others torch.uint8 of"): list(dls.train)
 
@@ -335,7 +354,8 @@ def test_skipped_items_are_named_and_no_items_give_no_batch():
         def __getitem__(self, i):
             if i in (0,4): raise SkipItemException
             return torch.full((1,2,2), i)
-    with pytest.raises(ValueError, match="2 of 6 images can't be read: item 0, item 4.* it was skipped"): MemoryDL(Skips(range(6)), bs=2).one_batch()
+    with pytest.raises(ValueError, match="2 of 6 images can't be read: item 0, item 4.* it was skipped"):
+        MemoryDL(Skips(range(6)), bs=2).one_batch()
     assert list(MemoryDL([], bs=2, do_setup=False))==[]
 
 def test_digits_are_what_they_were():
@@ -375,12 +395,15 @@ def test_tiny_imagenet(tmp_path):
     save_all(tmp_path/'val/images', [pixels(64,64,3) for _ in range(4)], 'val_{}.JPEG')
     (tmp_path/'test/images').mkdir(parents=True)
     save_all(tmp_path/'test/images', [pixels(64,64,3)], 'test_{}.JPEG')
-    annotate = lambda cs: (tmp_path/'val/val_annotations.txt').write_text(''.join(f'val_{i}.JPEG\t{c}\t0\t32\t44\t62\n' for i,c in enumerate(cs)))
+    def annotate(cs):
+        (tmp_path/'val/val_annotations.txt').write_text(''.join(f'val_{i}.JPEG\t{c}\t0\t32\t44\t62\n' for i,c in enumerate(cs)))
     annotate(['n02','n01','n01','n02'])
     dls = tiny_imagenet_dls(tmp_path, bs=2)
     assert list(dls.vocab)==wnids and (len(dls.train_ds),len(dls.valid_ds))==(6,4)
-    assert [dls.vocab[y] for _,y in dls.valid_ds]==['n02','n01','n01','n02'] and [f.name for f in dls.valid_ds.items]==[f'val_{i}.JPEG' for i in range(4)]
-    assert all(dls.vocab[y]==f.parent.parent.name for f,(_,y) in zip(dls.train_ds.items, dls.train_ds)) and dls.train.one_batch()[0].shape==(2,3,64,64)
+    assert [dls.vocab[y] for _,y in dls.valid_ds]==['n02','n01','n01','n02']
+    assert [f.name for f in dls.valid_ds.items]==[f'val_{i}.JPEG' for i in range(4)]
+    assert all(dls.vocab[y]==f.parent.parent.name for f,(_,y) in zip(dls.train_ds.items, dls.train_ds))
+    assert dls.train.one_batch()[0].shape==(2,3,64,64)
     assert tiny_imagenet_dls(tmp_path, bs=2, size=32).one_batch()[0].shape==(2,3,32,32)
     annotate(['n02','n01','n09','n02'])
     with pytest.raises(ValueError, match='labels that are no folder of .*train, such as n09'): tiny_imagenet_dls(tmp_path)

@@ -15,7 +15,8 @@ def launch(path):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     tests = Path(__file__).parent
-    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo', PYTHONPATH=os.pathsep.join(filter(None, [str(tests), os.environ.get('PYTHONPATH')])))
+    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo',
+               PYTHONPATH=os.pathsep.join(filter(None, [str(tests), os.environ.get('PYTHONPATH')])))
     options = f'--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port {port}'.split()
     cmd = [Path(sys.executable).parent/'accelerate', 'launch', *options, tests/'ddp_run.py', path, ','.join(modes)]
     res = subprocess.run([str(o) for o in cmd], env=env, capture_output=True, text=True, timeout=480)
@@ -28,7 +29,9 @@ def launched(tmp_path_factory):
 
 def ranks_of(launched, mode): return [torch.load(launched/mode/f'{r}.pth', weights_only=False) for r in (0,1)]
 
-def banks_agree(a, b): return all(torch.allclose(s[n].float(), t[n].float(), atol=1e-6) for s,t in zip(a['seen'][1:], b['seen'][1:]) if 'feats' in s for n in ('feats','ids','labels'))
+def banks_agree(a, b):
+    return all(torch.allclose(s[n].float(), t[n].float(), atol=1e-6) for s,t in zip(a['seen'][1:], b['seen'][1:]) if 'feats' in s
+               for n in ('feats','ids','labels'))
 
 def same_maps(a, b, n):
     "Of each image both processes have the key, the loss and the neighbours, whichever of them trained on it"
@@ -37,13 +40,16 @@ def same_maps(a, b, n):
 
 @pytest.mark.guarantee('processes')
 def test_lightly_1018_the_banks_of_all_processes_are_one(launched):
-    "lightly #1018: each process has its own queue. 95 images in batches of 10, two processes: the last batches are shorter, and one image is there twice"
+    """lightly #1018: each process has its own queue.
+    95 images in batches of 10, two processes: the last batches are shorter, and one image is there twice"""
     ranks = ranks_of(launched, 'plain')
     a,b = (r['seen'] for r in ranks)
     dls = digits_dls(bs=10, limit=95)
-    images,labels = (torch.cat(t) for t in zip(*[(x.as_subclass(torch.Tensor),y.as_subclass(torch.Tensor)) for x,y in dls.train.new(shuffle=False, drop_last=False)]))
+    images,labels = (torch.cat(t) for t in zip(*[(x.as_subclass(torch.Tensor),y.as_subclass(torch.Tensor))
+                                                 for x,y in dls.train.new(shuffle=False, drop_last=False)]))
     x = images[:2]
-    m = PSMModel(nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)), x, bank_size=50, proj_dim=16, loss=PSMLoss(n_pos=4, n_neg=None))
+    m = PSMModel(nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)), x, bank_size=50, proj_dim=16,
+                 loss=PSMLoss(n_pos=4, n_neg=None))
     m.projector,m.momentum_projector = nn.Linear(16, 16),nn.Linear(16, 16).requires_grad_(False)
     m.load_state_dict({n.removeprefix('module.'): t for n,t in a[0].items()})
     assert all(torch.equal(t, b[0][n]) for n,t in a[0].items()) and len(m.bank)==50       # primed alike, though they draw apart
@@ -58,7 +64,8 @@ def test_lightly_1018_the_banks_of_all_processes_are_one(launched):
         m.update_momentum(.9)
         m.bank.enqueue(k, ids, labels[ids])
         for r in (s,t):
-            assert all(torch.equal(r[n], getattr(m.bank, n)) for n in ('ids','labels','steps')) and torch.allclose(r['feats'], m.bank.feats, atol=1e-6)
+            assert all(torch.equal(r[n], getattr(m.bank, n)) for n in ('ids','labels','steps'))
+            assert torch.allclose(r['feats'], m.bank.feats, atol=1e-6)
             assert all(torch.allclose(p, w, atol=1e-6) for p,w in zip(m.encoder.parameters(), r['weights']))
         assert all(map(torch.equal, s['weights'], t['weights']))
         steps += 1
@@ -77,7 +84,8 @@ def test_all_processes_have_the_same_index(launched):
     assert a['index']['labels'].tolist()==[int(y) for _,y in dls.train_ds] and (a['index']['steps']>=0).all()
     x = torch.cat([x for x,_ in dls.train.new(shuffle=False, drop_last=False)]).as_subclass(torch.Tensor)
     net = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2))
-    epochs = [s for s in a['seen'] if any(n.endswith('momentum_encoder.0.weight') for n in s)]      # the index of the second is made of the momentum network at its start
+    # the index of the second is made of the momentum network at its start
+    epochs = [s for s in a['seen'] if any(n.endswith('momentum_encoder.0.weight') for n in s)]
     net.load_state_dict({n.split('momentum_encoder.')[1]: t for n,t in epochs[1].items() if 'momentum_encoder.' in n})
     with torch.no_grad(): f = net(x).mean((2,3))
     f = torch.nn.functional.normalize(f-f.mean(0), dim=1)
@@ -93,7 +101,8 @@ def test_synchronised_batch_norm_and_drawn_negatives_do_not_wait_for_ever(launch
 @pytest.mark.guarantee('processes')
 def test_too_few_images_for_each_process_are_refused(learn, monkeypatch):
     monkeypatch.setattr('psm_fastai.callback.n_ranks', lambda learn: 8)
-    with pytest.raises(ValueError, match='gives no batch: 25 images, of each process, batch size 32, drop_last=True'): learn.psm.loss_cb.look_at_data()
+    with pytest.raises(ValueError, match='gives no batch: 25 images, of each process, batch size 32, drop_last=True'):
+        learn.psm.loss_cb.look_at_data()
 
 @pytest.mark.guarantee('processes')
 def test_without_gathering_the_banks_would_differ(launched):

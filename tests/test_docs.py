@@ -20,7 +20,8 @@ def slug(title): return re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', re.sub(r'[`*
 
 def process_notebooks(to):
     for f in ('pyproject.toml','settings.ini','_quarto.yml','README.md'): shutil.copy(root/f, to)
-    for d in ('nbs','psm_fastai'): shutil.copytree(root/d, to/d, symlinks=True, ignore=shutil.ignore_patterns('__pycache__','.ipynb_checkpoints'))
+    for d in ('nbs','psm_fastai'):
+        shutil.copytree(root/d, to/d, symlinks=True, ignore=shutil.ignore_patterns('__pycache__','.ipynb_checkpoints'))
     code = "from nbdev.serve import proc_nbs\nif __name__=='__main__': proc_nbs('nbs', n_workers=2)"
     subprocess.run([sys.executable, '-c', code], cwd=to, check=True, capture_output=True, env={**os.environ, 'MPLBACKEND':'agg'})
 
@@ -57,14 +58,20 @@ def test_links_lead_somewhere(site):
                 source = to if to.exists() else to.with_suffix('.ipynb')
                 assert source.exists(), f'{f.name} links to {link}'
                 if anchor and source.suffix=='.ipynb':
-                    heads = {slug(h) for md in cells(source, 'markdown') for h in re.findall(r'^#+ (.+)$', md, re.M)} | set(re.findall(r'\{#([\w.-]+)', '\n'.join(cells(source, 'markdown')))) | set(re.findall(r'^#+ ([\w.]+)$', '\n'.join(outputs(source)), re.M))
+                    text,shown = ('\n'.join(o) for o in (cells(source, 'markdown'), outputs(source)))
+                    heads = {slug(h) for h in re.findall(r'^#+ (.+)$', text, re.M)}
+                    heads |= {*re.findall(r'\{#([\w.-]+)', text), *re.findall(r'^#+ ([\w.]+)$', shown, re.M)}
                     assert anchor.lower() in {h.lower() for h in heads}, f'{f.name} links to {link}, there are {sorted(heads)[:20]}'
     assert seen>200 and doclinks>60
 
-def outputs(nb): return [''.join(v) for c in json.loads(Path(nb).read_text())['cells'] for o in c.get('outputs', []) for k,v in o.get('data', {}).items() if k in ('text/markdown','text/html')]
+def outputs(nb):
+    return [''.join(v) for c in json.loads(Path(nb).read_text())['cells'] for o in c.get('outputs', [])
+            for k,v in o.get('data', {}).items() if k in ('text/markdown','text/html')]
 
 def test_sidebar_and_notebooks_are_the_same_pages():
-    def pages(o): return [o] if isinstance(o, str) else [p for c in o for p in pages(c.get('contents', c.get('href', [])) if isinstance(c, dict) else c)]
+    def pages(o):
+        if isinstance(o, str): return [o]
+        return [p for c in o for p in pages(c.get('contents', c.get('href', [])) if isinstance(c, dict) else c)]
     listed = pages(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents'])
     assert len(listed)==len(set(listed)) and set(listed)=={str(f.relative_to(root/'nbs')) for f in notebooks}
 
@@ -76,11 +83,13 @@ def test_public_names_are_documented_and_linked(site):
         m = importlib.import_module(f'psm_fastai.{name}')
         shown = '\n'.join(outputs(site/nb.name))
         for n in m.__all__:
-            if callable(getattr(m, n)) and getattr(getattr(m, n), '__module__', '')==m.__name__: assert re.search(rf'^### {n}$', shown, re.M), f'{n} has no heading on the page of {name}'
+            if callable(getattr(m, n)) and getattr(getattr(m, n), '__module__', '')==m.__name__:
+                assert re.search(rf'^### {n}$', shown, re.M), f'{n} has no heading on the page of {name}'
     for f in site.glob('**/*.ipynb'): linked |= set(re.findall(r'\[`(\w+)`\]\(', '\n'.join(cells(f, 'markdown'))))
     assert {'PSMCallback','PSMLoss','NeighbourExplorer','PurityCallback'} <= linked and len(linked)>40
 
-def code_cells(site): return [(f.name, c) for f in site.glob('**/*.ipynb') for c in json.loads(f.read_text())['cells'] if c['cell_type']=='code']
+def code_cells(site):
+    return [(f.name, c) for f in site.glob('**/*.ipynb') for c in json.loads(f.read_text())['cells'] if c['cell_type']=='code']
 
 def show_doc_cells(site): return [(f, c) for f,c in code_cells(site) if re.search(r'^show_doc\(', ''.join(c['source']), re.M)]
 
@@ -110,7 +119,8 @@ def test_headings_are_the_names_that_links_lead_to(site):
         assert f'### {name}\n' in '\n'.join(''.join(o['data']['text/markdown']) for o in c['outputs']), (f, name)
 
 def test_names_lead_to_fastais_pages_too(site):
-    assert '[`Learner`](https://docs.fast.ai/learner.html#learner)' in '\n'.join(md for f in site.glob('**/*.ipynb') for md in cells(f, 'markdown'))
+    text = '\n'.join(md for f in site.glob('**/*.ipynb') for md in cells(f, 'markdown'))
+    assert '[`Learner`](https://docs.fast.ai/learner.html#learner)' in text
 
 def test_the_page_of_names_is_complete(site):
     "It is made anew with the site, and links each name to its place"
@@ -171,8 +181,10 @@ def test_readmes_commands_exist():
 def test_programs_take_the_options_that_are_named():
     "The programs in `benchmarks/`, as they and the notebooks say to start them; cifar10.py takes those of the command"
     programs = {f.stem: f.read_text() for f in root.glob('benchmarks/*.py')}
-    named = {(p,o) for text in [*programs.values(), *(md for nb in notebooks for md in cells(nb, 'markdown'))] for p,line in re.findall(r'benchmarks/(\w+)\.py([^`\n]*)', text) for o in re.findall(r'--([\w-]+)', line)}
-    takes = {p: {a.arg.replace('_','-') for f in ast.walk(ast.parse(text)) if isinstance(f, ast.FunctionDef) and f.name=='main' for a in f.args.args} for p,text in programs.items()}
+    named = {(p,o) for text in [*programs.values(), *(md for nb in notebooks for md in cells(nb, 'markdown'))]
+             for p,line in re.findall(r'benchmarks/(\w+)\.py([^`\n]*)', text) for o in re.findall(r'--([\w-]+)', line)}
+    takes = {p: {a.arg.replace('_','-') for f in ast.walk(ast.parse(text)) if isinstance(f, ast.FunctionDef) and f.name=='main'
+                 for a in f.args.args} for p,text in programs.items()}
     takes['cifar10'] = {n.replace('_','-') for n in inspect.signature(psm_pretrain).parameters}
     assert len(named)>8 and not [(p,o) for p,o in named if o not in takes.get(p, ())]
 
@@ -181,24 +193,32 @@ def test_what_a_cell_shows_is_saved(nb):
     "A cell that prints, or ends in a value, has an output"
     def shows(code):
         body = ast.parse(code).body
-        calls = [s.value.func.id for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name)]
+        calls = [s.value.func.id for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)
+                 and isinstance(s.value.func, ast.Name)]
         last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
-        return 'print' in calls or isinstance(last, (ast.Name,ast.Attribute,ast.Subscript,ast.Dict,ast.JoinedStr)) or isinstance(last, ast.Call) and getattr(last.func, 'attr', '') in ('round','plot','show_neighbours','show_loss','show_batch')
+        values = ast.Name,ast.Attribute,ast.Subscript,ast.Dict,ast.JoinedStr
+        draws = isinstance(last, ast.Call) and getattr(last.func, 'attr', '') in ('round','plot','show_neighbours','show_loss','show_batch')
+        return 'print' in calls or isinstance(last, values) or draws
     for c in json.loads(nb.read_text())['cells']:
         code = ''.join(c['source'])
         if c['cell_type']!='code' or re.search(r'^#\s*\|\s*(export|hide|output: false|eval: false)', code, re.M): continue
-        if shows(re.sub(r'^#\s*\|.*\n', '', code, flags=re.M)): assert c['outputs'], f'{nb.name} was saved without what this shows: {code[-200:]}'
+        if shows(re.sub(r'^#\s*\|.*\n', '', code, flags=re.M)):
+            assert c['outputs'], f'{nb.name} was saved without what this shows: {code[-200:]}'
 
 @pytest.mark.parametrize('nb', notebooks, ids=lambda f: f.stem)
 def test_each_figure_has_a_text_for_those_who_cannot_see_it(nb):
     for c in json.loads(nb.read_text())['cells']:
         code = ''.join(c['source'])
         figure = any(kind.startswith('image/') for o in c.get('outputs', []) for kind in o.get('data', {}))
-        if figure and not code.startswith('#| hide'): assert '#| fig-alt: ' in code, f'{nb.name} has a figure without fig-alt: {code[-200:]}'
+        if figure and not code.startswith('#| hide'):
+            assert '#| fig-alt: ' in code, f'{nb.name} has a figure without fig-alt: {code[-200:]}'
 
 def test_spelling():
     "codespell finds nothing in what people read; a link check is above"
-    files = [*notebooks, *root.glob('*.md'), *root.glob('psm_fastai/*.py'), *root.glob('tests/*.py'), *root.glob('benchmarks/*.py'), root/'settings.ini']
-    text = {f: '\n'.join(cells(f, 'markdown')+cells(f, 'code')) if f.suffix=='.ipynb' else f.read_text() for f in files if f.name!='_modidx.py'}
-    p = subprocess.run([sys.executable, '-m', 'codespell_lib', '-', '-L', 'fo,te,ist,ue,ba,docments'], input='\n'.join(text.values()), capture_output=True, text=True)
+    files = [*notebooks, *root.glob('*.md'), *root.glob('psm_fastai/*.py'), *root.glob('tests/*.py'), *root.glob('benchmarks/*.py'),
+             root/'settings.ini']
+    text = {f: '\n'.join(cells(f, 'markdown')+cells(f, 'code')) if f.suffix=='.ipynb' else f.read_text()
+            for f in files if f.name!='_modidx.py'}
+    p = subprocess.run([sys.executable, '-m', 'codespell_lib', '-', '-L', 'fo,te,ist,ue,ba,docments'], input='\n'.join(text.values()),
+                       capture_output=True, text=True)
     assert p.returncode==0 and not p.stdout, p.stdout+p.stderr

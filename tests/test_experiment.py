@@ -34,7 +34,8 @@ sweep([dict(x=i) for i in range(4)], 'table.csv', run)
     out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert re.findall(r'begin \d', out)==['begin 2','begin 3']
     after = (tmp_path/'table.csv').read_text()
-    assert after.startswith(before) and pd.read_csv(tmp_path/'table.csv').y.tolist()==[0,2,4,6] and [f.name for f in tmp_path.glob('*.csv*')]==['table.csv']
+    assert after.startswith(before) and pd.read_csv(tmp_path/'table.csv').y.tolist()==[0,2,4,6]
+    assert [f.name for f in tmp_path.glob('*.csv*')]==['table.csv']
 
 def test_an_interrupt_is_no_failure(tmp_path):
     def run(x):
@@ -62,7 +63,8 @@ def test_settings_are_told_apart(tmp_path):
     assert len(first)==5
     def never(**_): raise AssertionError
     never.__name__ = 'double'
-    pd.testing.assert_frame_equal(sweep(settings[::-1], tmp_path/'t.csv', never).iloc[::-1].reset_index(drop=True)[list(first)], first, check_dtype=False)
+    pd.testing.assert_frame_equal(sweep(settings[::-1], tmp_path/'t.csv', never).iloc[::-1].reset_index(drop=True)[list(first)], first,
+                                  check_dtype=False)
 
 def test_a_row_says_how_it_came_about(tmp_path):
     t = sweep([dict(x=3, n=None, t=math.inf)], tmp_path/'t.csv', double)
@@ -85,7 +87,8 @@ def test_a_row_deleted_meanwhile_stays_deleted(tmp_path):
     assert pd.read_csv(tmp_path/'t.csv').x.tolist()==[2,3]
 
 def test_the_commit_has_a_mark_where_code_differs(tmp_path):
-    def git(*args): subprocess.run(['git','-C',str(tmp_path),'-c','user.name=t','-c','user.email=t@example.org',*args], check=True, capture_output=True)
+    def git(*args):
+        subprocess.run(['git','-C',str(tmp_path),'-c','user.name=t','-c','user.email=t@example.org',*args], check=True, capture_output=True)
     git('init')
     (tmp_path/'a.py').write_text('1')
     (tmp_path/'sub').mkdir()
@@ -108,7 +111,8 @@ def test_held_out_images_are_not_trained_on():
     def images(dl): return {bytes(dl.dataset[i][0].tobytes()) for i in range(len(dl.dataset))}
     dls,final = experiment_dls(held_out=300),experiment_dls()
     test = images(final.valid)
-    assert len(images(dls.valid))==300 and not images(dls.train) & images(dls.valid) and not images(dls.train) & test and not images(dls.valid) & test
+    assert len(images(dls.valid))==300 and not images(dls.train) & images(dls.valid) and not images(dls.train) & test
+    assert not images(dls.valid) & test
     assert images(dls.train) | images(dls.valid)==images(final.train)
 
 def test_methods_see_the_same_batches_and_other_seeds_others():
@@ -149,8 +153,10 @@ def test_a_stored_row_is_computed_again():
     assert abs(now['effective_n']/stored.effective_n-1) < .1
 
 def test_defaults_are_the_row_that_was_selected():
-    "Those of the rule that was searched, mining from the bank. Its settings are written out in the table; a default that is changed has to be selected anew"
-    selected = json.dumps({**json.loads(json.loads((results/'selected.json').read_text())['default']), 'method': 'from_bank'}, sort_keys=True)
+    """Those of the rule that was searched, mining from the bank.
+    Its settings are written out in the table; a default that is changed has to be selected anew"""
+    selected = json.dumps({**json.loads(json.loads((results/'selected.json').read_text())['default']), 'method': 'from_bank'},
+                          sort_keys=True)
     row = next(r for r in pd.read_csv(results/'digits_search.csv').to_dict('records') if r['settings']==selected)
     settings = PSMCallback.from_bank().settings
     defaults = {n: settings[n] for n in ('rule','mine_after',*PSMLoss.settings())}
@@ -163,7 +169,8 @@ def test_stored_rows_were_made_with_todays_defaults():
         for r in pd.read_csv(f).drop_duplicates('call').to_dict('records'):
             given = json.loads(r['settings'])
             if given.get('method')=='scratch' or 'images' in given: continue      # no training by `pretrain`
-            now = resolved(**{n: v for n,v in given.items() if n not in ('linear','knn_k','by','mutual','right')})     # those of the function that trained
+            # those of the function that trained
+            now = resolved(**{n: v for n,v in given.items() if n not in ('linear','knn_k','by','mutual','right')})
             for n,v in now.items(): assert str(r[n])==str(v) or r[n]==v or v is None and r[n]!=r[n], (f.name, r['settings'], n, r[n], v)
             seen += 1
     assert seen>400
@@ -178,7 +185,12 @@ def test_stored_results_are_whole(f):
 
 def test_two_processes_share_a_table(tmp_path):
     "No row is lost, and what one has done the other leaves out"
-    code = "import sys,time; from psm_fastai.experiment import sweep\ndef f(x): time.sleep(.02); return dict(y=x)\nsweep([dict(x=i) for i in eval(sys.argv[2])], sys.argv[1], f)"
+    code = """import sys, time
+from psm_fastai.experiment import sweep
+def f(x):
+    time.sleep(.02)
+    return dict(y=x)
+sweep([dict(x=i) for i in eval(sys.argv[2])], sys.argv[1], f)"""
     ps = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'t.csv', r]) for r in ('range(12)','range(11,-1,-1)')]
     assert [p.wait() for p in ps]==[0,0]
     assert sorted(pd.read_csv(tmp_path/'t.csv').x)==[*range(12)] and [f.name for f in tmp_path.iterdir()]==['t.csv']

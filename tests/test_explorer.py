@@ -9,7 +9,8 @@ from common import silent
 @pytest.fixture(scope='module')
 def history():
     set_seed(0)
-    learn = silent(psm_learner(digits_dls(bs=64, limit=300), cbs=[PSMCallback(mine_after=0., n_pos=6, n_neg=50), h := NeighbourHistory(n_probes=20, n_pos=6, n_neg=5), KNNCallback()]))
+    learn = silent(psm_learner(digits_dls(bs=64, limit=300), cbs=[PSMCallback(mine_after=0., n_pos=6, n_neg=50),
+        h := NeighbourHistory(n_probes=20, n_pos=6, n_neg=5), KNNCallback()]))
     learn.fit(3, 1e-3)
     return h
 
@@ -17,14 +18,25 @@ def history():
 def jupyter(tmp_path, history, request):
     "A server with one notebook: the address of that notebook in JupyterLab or Notebook 7"
     history.save(tmp_path/'history')
-    cells = ["from psm_fastai.all import *\nhistory = NeighbourHistory.load('history')", "explorer = NeighbourExplorer(history, layout='pca')\nexplorer",
-             "import json\nfrom pathlib import Path\nPath('seen.json').write_text(json.dumps(dict(query=explorer.query, epoch=explorer.epoch, picked=explorer.selected.id.tolist(), order=explorer.order, flagged=explorer.flagged.to_dict('list')), default=str))\n'all is ' + 'written'",
+    cells = ["from psm_fastai.all import *\nhistory = NeighbourHistory.load('history')",
+             "explorer = NeighbourExplorer(history, layout='pca')\nexplorer",
+             """import json
+from pathlib import Path
+seen = dict(query=explorer.query, epoch=explorer.epoch, picked=explorer.selected.id.tolist(), order=explorer.order)
+Path('seen.json').write_text(json.dumps(dict(seen, flagged=explorer.flagged.to_dict('list')), default=str))
+'all is ' + 'written'""",
              "explorer.query,explorer.epoch,explorer.order = history.ids[7],0,'id'"]
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))), tmp_path/'explore.ipynb')
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells],
+                                            metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))),
+                   tmp_path/'explore.ipynb')
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = dict(os.environ, JUPYTER_CONFIG_DIR=str(tmp_path/'.config'), JUPYTER_RUNTIME_DIR=str(tmp_path/'.run'), JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'.settings'), JUPYTERLAB_WORKSPACES_DIR=str(tmp_path/'.workspaces'), OMP_NUM_THREADS='1')
-    args = ['--no-browser', f'--port={port}', '--IdentityProvider.token=', '--ServerApp.allow_root=True', f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
-    proc = subprocess.Popen([sys.executable, '-m', 'jupyter', 'lab' if request.param=='lab' else 'notebook', *args], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    env = dict(os.environ, JUPYTER_CONFIG_DIR=str(tmp_path/'.config'), JUPYTER_RUNTIME_DIR=str(tmp_path/'.run'),
+               JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'.settings'), JUPYTERLAB_WORKSPACES_DIR=str(tmp_path/'.workspaces'),
+               OMP_NUM_THREADS='1')
+    args = ['--no-browser', f'--port={port}', '--IdentityProvider.token=', '--ServerApp.allow_root=True',
+            f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    proc = subprocess.Popen([sys.executable, '-m', 'jupyter', 'lab' if request.param=='lab' else 'notebook', *args], env=env,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(120):
             try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api', timeout=2).read(); break

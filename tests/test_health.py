@@ -22,7 +22,8 @@ def noise(x): return torch.randn_like(x),torch.randn_like(x)
 
 @pytest.mark.parametrize('method', [m for m in psm_methods if m!='msf'])   # after 8 epochs MSF does mine at chance
 def test_healthy_runs_show_no_sign(method, capsys):
-    learn,told = train(limit=None if method=='psm' else 700, cb=psm_methods[method](**({} if method in ('byol','nnclr') else dict(momentum=.98))))
+    momentum = {} if method in ('byol','nnclr') else dict(momentum=.98)
+    learn,told = train(limit=None if method=='psm' else 700, cb=psm_methods[method](**momentum))
     assert told==[] and learn.diagnose()=={}
     assert 'No sign of failure in 8 epochs' in capsys.readouterr().out
     frame = learn.psm_health.frame
@@ -32,7 +33,10 @@ def shows(sign, says, learn, told, alone=True):
     assert sign in learn.diagnose() and sum(says in t for t in told)==1       # once, however many epochs show it
     if alone: assert list(learn.diagnose())==[sign] and len(told)==1
 
-def test_purity_that_stays_at_chance(): shows('purity', 'mine_after', *train(cb=PSMCallback.from_bank(momentum=.98, mine_after=0., views=lambda x: (x, x[torch.randperm(len(x))]))), alone=False)   # its queries draw together for a few epochs, which may be told too
+def test_purity_that_stays_at_chance():
+    "Its queries draw together for a few epochs, which may be told too"
+    cb = PSMCallback.from_bank(momentum=.98, mine_after=0., views=lambda x: (x, x[torch.randperm(len(x))]))
+    shows('purity', 'mine_after', *train(cb=cb), alone=False)
 
 def test_neighbours_of_which_none_is_trusted():
     "The weak views are noise, so that they find other neighbours than the images do"
@@ -49,9 +53,12 @@ def test_variance_that_jumps():
     learn,told = train(10, cbs=Harder())
     shows('variance', 'smaller b', learn, told)
 
-def test_loss_that_sits_at_its_ceiling(): shows('ceiling', 'gentler views', *train(4, lr=1e-7, cb=PSMCallback.moco(views=noise, momentum=1., temp=.2)))
+def test_loss_that_sits_at_its_ceiling():
+    shows('ceiling', 'gentler views', *train(4, lr=1e-7, cb=PSMCallback.moco(views=noise, momentum=1., temp=.2)))
 
-def test_plateau(): shows('plateau', 'bank_size', *train(16, lr=1e-7, limit=700, before=lambda l: l.fit_one_cycle(3, 5e-3), cb=PSMCallback.moco(momentum=.5)))
+def test_plateau():
+    shows('plateau', 'bank_size', *train(16, lr=1e-7, limit=700, before=lambda l: l.fit_one_cycle(3, 5e-3),
+                                         cb=PSMCallback.moco(momentum=.5)))
 
 @pytest.mark.guarantee('broken')
 def test_collapse_without_negatives():
@@ -60,7 +67,8 @@ def test_collapse_without_negatives():
     try: shows('collapse', 'predictor=True', *train(4, cb=PSMCallback.byol(momentum=.5), before=no_predictor))
     finally: torch.set_flush_denormal(False)
 
-def test_no_negatives_left(): shows('negatives', 'smaller n_pos', *train(2, limit=100, cb=PSMCallback.from_bank(n_pos=99, n_neg=50, mine_after=0., momentum=.9)))
+def test_no_negatives_left():
+    shows('negatives', 'smaller n_pos', *train(2, limit=100, cb=PSMCallback.from_bank(n_pos=99, n_neg=50, mine_after=0., momentum=.9)))
 
 def test_nothing_to_diagnose_before_training():
     with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()
@@ -77,6 +85,9 @@ def test_of_a_large_bank_some_queries_are_looked_at(monkeypatch):
     monkeypatch.setattr('psm_fastai.mining._table', 40*400)
     learn,_ = train(1, limit=400, cb=PSMCallback.moco())
     seen = []
-    monkeypatch.setattr('psm_fastai.health.similarity_gradients', lambda p, q, *args: (seen.append(len(q)), similarity_gradients(p, q, *args))[1])
+    def spy(p, q, *args):
+        seen.append(len(q))
+        return similarity_gradients(p, q, *args)
+    monkeypatch.setattr('psm_fastai.health.similarity_gradients', spy)
     learn.fit(1)
     assert {*seen}=={40}

@@ -17,7 +17,8 @@ def test_pyproject_comes_from_settings(tmp_path):
         kept = re.sub(r'.+# by hand\n', '', (root/f).read_text())         # what settings.ini can't say
         assert (tmp_path/f).read_text()==kept, f"{f} is stale: run nbdev-migrate-config, and put back the lines marked `# by hand`"
     version = (tmp_path/'psm_fastai/__init__.py').read_text().strip()
-    assert version in (root/'psm_fastai/__init__.py').read_text(), "the version in __init__.py differs from settings.ini: run nbdev-migrate-config"
+    here = (root/'psm_fastai/__init__.py').read_text()
+    assert version in here, "the version in __init__.py differs from settings.ini: run nbdev-migrate-config"
 
 def test_readme_comes_from_index(tmp_path):
     run(sys.executable, root/'tools/readme.py', tmp_path/'README.md')
@@ -28,7 +29,9 @@ def test_readme_links_to_what_exists():
     pages = {re.sub(r'^\d+[a-z]?_', '', str(f.relative_to(root/'nbs').with_suffix(''))) for f in root.glob('nbs/**/*.ipynb')}
     assert len(links)>8
     for link in links:
-        m = re.match(r'https://psm-fastai.github.io/psm_fastai/(.*)\.html$|https://raw.githubusercontent.com/psm-fastai/psm_fastai/main/(.*)', link)
+        page = r'https://psm-fastai.github.io/psm_fastai/(.*)\.html$'
+        file = 'https://raw.githubusercontent.com/psm-fastai/psm_fastai/main/(.*)'
+        m = re.match(f'{page}|{file}', link)
         if m: assert m[2] and (root/m[2]).exists() or m[1] and m[1] in pages, link
         else: assert link.startswith('https://') or (root/link).exists(), link
 
@@ -46,7 +49,8 @@ def test_notebook_outputs_are_clean(nb):
         for o in c.get('outputs', []):
             assert o['output_type']!='error', f"{nb.name}: {o.get('ename')}"
             text = ''.join(o.get('text', [])) + ''.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
-            for bad in ('Traceback', 'Warning:', '/home/', '/root/', '/work/', '/tmp/'): assert bad not in text, f"{nb.name} prints {bad!r}:\n{text[:300]}"
+            for bad in ('Traceback', 'Warning:', '/home/', '/root/', '/work/', '/tmp/'):
+                assert bad not in text, f"{nb.name} prints {bad!r}:\n{text[:300]}"
     assert nb.stat().st_size < 1_000_000
 
 def test_the_repository_stays_small():
@@ -67,7 +71,9 @@ def test_the_table_of_guarantees_is_of_these_tests():
     assert {(row,t.split('::')[0]) for row,tests in stored.items() for t in tests}==marked, how
     assert all(set(o)=={'passed'} for tests in stored.values() for o in tests.values()), how
     for row,tests in stored.items():
-        for t in tests: assert f"def {t.split('::')[1]}(" in (root/'tests'/t.split('::')[0]).read_text(), f'{t} is gone: remove it from guarantees.json, {how}'
+        for t in tests:
+            f,name = t.split('::')
+            assert f'def {name}(' in (root/'tests'/f).read_text(), f'{t} is gone: remove it from guarantees.json, {how}'
     page = json.loads((root/'nbs/explain/guarantees.ipynb').read_text())
     source = ''.join(''.join(c['source']) for c in page['cells'])
     assert {row for row,_ in marked}==set(re.findall(r"^    (\w+) = \(", source, re.M))

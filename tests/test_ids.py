@@ -10,7 +10,8 @@ from data import Told, places
 
 n = 70
 
-def loader(ds=None, cls=TfmdDL, **kwargs): return cls(ds or Told(n), **dict(dict(bs=16, shuffle=True, drop_last=True, num_workers=0), **kwargs))
+def loader(ds=None, cls=TfmdDL, **kwargs):
+    return cls(ds or Told(n), **dict(dict(bs=16, shuffle=True, drop_last=True, num_workers=0), **kwargs))
 def loaders(train=None): return DataLoaders(train or loader(), loader(shuffle=False))
 
 def watch(dls, meanwhile=lambda cb: None, epochs=3, place=lambda i: i, **kwargs):
@@ -31,7 +32,8 @@ def watch(dls, meanwhile=lambda cb: None, epochs=3, place=lambda i: i, **kwargs)
 def another_learner(cb): quiet(cb.dls, loss_func=no_loss, cbs=PSMCallback(bank_size=16)).fit(1)
 
 @pytest.mark.guarantee('loaders')
-@pytest.mark.parametrize('meanwhile', [lambda cb: cb.dls.one_batch(), lambda cb: first(cb.dls.train), lambda cb: [*cb.dls.train], lambda cb: cb.dls.train.show_batch(show=False),
+@pytest.mark.parametrize('meanwhile', [lambda cb: cb.dls.one_batch(), lambda cb: first(cb.dls.train), lambda cb: [*cb.dls.train],
+                                       lambda cb: cb.dls.train.show_batch(show=False),
     lambda cb: cb.training and cb.iter==1 and another_learner(cb)], ids=['one_batch','first','all','show_batch','learner'])
 def test_somebody_takes_batches_meanwhile(meanwhile):
     set_seed(0)
@@ -91,7 +93,8 @@ def test_a_loader_that_reads_in_its_own_way_is_taken():
     watch(loaders(loader(cls=Own)))
 
 @pytest.mark.guarantee('loaders')
-@pytest.mark.parametrize('make', [lambda: PSMCallback(bank_size=64), KNNCallback, HealthCallback, MomentumCallback], ids=['PSMCallback','KNNCallback','HealthCallback','MomentumCallback'])
+@pytest.mark.parametrize('make', [lambda: PSMCallback(bank_size=64), KNNCallback, HealthCallback, MomentumCallback],
+                         ids=['PSMCallback','KNNCallback','HealthCallback','MomentumCallback'])
 def test_a_callback_is_of_one_learner(make):
     cb = make()
     one,other = quiet(cbs=cb),quiet()

@@ -21,7 +21,8 @@ def test_near_infrared_that_is_marked_as_opacity_stays_a_band(tmp_path, kind, ca
     dls = small_dls(tmp_path)
     assert np.array_equal(item(dls), rgbn) and dls.train.one_batch()[0].shape[1]==4
     said = capsys.readouterr().out
-    assert 'The last channel of 5 of 5 images is taken for one like the others, not for opacity: 100% of it' in said and 'channels=3 takes it for opacity' in said
+    assert 'The last channel of 5 of 5 images is taken for one like the others, not for opacity: 100% of it' in said
+    assert 'channels=3 takes it for opacity' in said
     over = item(small_dls(tmp_path, channels=3))        # who asks for three gets what the file says
     assert over.shape==(8,8,3) and over.min()>60 and 'taken for' not in capsys.readouterr().out
 
@@ -29,7 +30,8 @@ def test_a_band_marked_as_opacity_does_not_weigh_the_others(tmp_path):
     "PIL resizes RGBA with colours multiplied by the opacity"
     a = np.zeros((16,16,4), np.uint8)
     a[:,::2],a[:,1::2] = (200,100,50,1),(0,0,0,180)
-    for files,alpha in ((save_tif(tmp_path, [a]*5, photometric='rgb', extrasamples=['unassalpha']),None), (save_all(tmp_path, [a]*5),False)):
+    for files,alpha in ((save_tif(tmp_path, [a]*5, photometric='rgb', extrasamples=['unassalpha']),None),
+                        (save_all(tmp_path, [a]*5),False)):
         x = reader_for(files, 8, alpha=alpha).pixels(files[0])
         assert np.abs(x[:,4,4].astype(int)-(100,50,25,90)).max()<30, x[:,4,4]
 
@@ -82,8 +84,10 @@ def test_premultiplied_colours_are_divided(tmp_path):
 
 def turned(a, o):
     im = Image.fromarray(a)
-    return np.asarray(im if o==1 else im.transpose({2:Image.Transpose.FLIP_LEFT_RIGHT, 3:Image.Transpose.ROTATE_180, 4:Image.Transpose.FLIP_TOP_BOTTOM, 5:Image.Transpose.TRANSPOSE,
-                                                     6:Image.Transpose.ROTATE_270, 7:Image.Transpose.TRANSVERSE, 8:Image.Transpose.ROTATE_90}[o]))
+    return np.asarray(im if o==1 else im.transpose({2:Image.Transpose.FLIP_LEFT_RIGHT, 3:Image.Transpose.ROTATE_180,
+                                                    4:Image.Transpose.FLIP_TOP_BOTTOM, 5:Image.Transpose.TRANSPOSE,
+                                                     6:Image.Transpose.ROTATE_270, 7:Image.Transpose.TRANSVERSE,
+                                                     8:Image.Transpose.ROTATE_90}[o]))
 
 @pytest.mark.parametrize('o', range(1,9))
 def test_opened_images_stand_as_the_camera_was_held(tmp_path, o):
@@ -129,7 +133,8 @@ def test_a_turned_jpeg_is_drawn_down_by_its_turned_sides(tmp_path):
 
 def test_wide_images_that_pil_opened_are_refused(tmp_path):
     png16(tmp_path/'a.png', pixels(8,8,3, hi=4096, dtype=np.uint16))
-    with Image.open(tmp_path/'a.png') as im, pytest.raises(ValueError, match='upper 8 of its 16 bits: pass the file'): ReadImage(8, max_value=4095)(im)
+    with Image.open(tmp_path/'a.png') as im, pytest.raises(ValueError, match='upper 8 of its 16 bits: pass the file'):
+        ReadImage(8, max_value=4095)(im)
 
 # ranges
 
@@ -137,7 +142,8 @@ def test_temperatures_keep_their_grays(tmp_path, capsys):
     save_tif(tmp_path, [rng.integers(29300, 31301, (32,32)).astype(np.uint16) for _ in range(20)])
     dls = small_dls(tmp_path, size=32)
     assert len(np.unique(np.stack([item(dls, i) for i in range(16)])))>240
-    assert '20 images of more than 8 bits have values from 29,3' in (said := capsys.readouterr().out) and 'min_value and max_value set another range' in said
+    assert '20 images of more than 8 bits have values from 29,3' in (said := capsys.readouterr().out)
+    assert 'min_value and max_value set another range' in said
     read = dls.train_ds.tls[0].tfms[0]
     assert 29300<=read.min_value<29310 and 31290<read.max_value<=31300
 
@@ -148,13 +154,17 @@ def test_a_hot_pixel_does_not_decide(tmp_path, capsys):
     dls = small_dls(tmp_path, size=32)
     read = dls.train_ds.tls[0].tfms[0]
     assert read.min_value>=29300 and read.max_value<=31300
-    assert '1 of 20 images have values outside of' in (said := capsys.readouterr().out) and f"The most are in {tmp_path/'3.tif'}: 0.10% of its values" in said
+    assert '1 of 20 images have values outside of' in (said := capsys.readouterr().out)
+    assert f"The most are in {tmp_path/'3.tif'}: 0.10% of its values" in said
     assert read.pixels(tmp_path/'3.tif')[0,5,5]==255
 
 @pytest.mark.parametrize('values,want', [
-    (np.arange(4096), (0,4095)), (np.arange(65536), (0,65535)), (np.arange(3000), (0,4095)), (np.full(9, 1000), (0,1023)), (np.zeros(9), (0,1)), (np.linspace(0, 1, 999), (0,1)),
-    (np.linspace(-5, 300, 9999), (-5,300)), (np.r_[np.linspace(29300, 31300, 999), np.zeros(500)], (29300,31300)), (np.r_[np.linspace(3, 300, 999), np.full(500, -9999.)], (0,511)),
-    (np.r_[np.linspace(0, 1, 999), np.full(99, -3.4e38), np.full(9, 1e30)], (0,1)), (np.linspace(.2, .21, 999), (.2,.21)), (np.full(9, -5), (-5,-4)),
+    (np.arange(4096), (0,4095)), (np.arange(65536), (0,65535)), (np.arange(3000), (0,4095)), (np.full(9, 1000), (0,1023)),
+    (np.zeros(9), (0,1)), (np.linspace(0, 1, 999), (0,1)),
+    (np.linspace(-5, 300, 9999), (-5,300)), (np.r_[np.linspace(29300, 31300, 999), np.zeros(500)], (29300,31300)),
+    (np.r_[np.linspace(3, 300, 999), np.full(500, -9999.)], (0,511)),
+    (np.r_[np.linspace(0, 1, 999), np.full(99, -3.4e38), np.full(9, 1e30)], (0,1)), (np.linspace(.2, .21, 999), (.2,.21)),
+    (np.full(9, -5), (-5,-4)),
 ])
 def test_the_rule_of_ranges(values, want): assert np.allclose(value_range(values.astype(float)), want)
 
@@ -163,13 +173,17 @@ def test_a_range_of_ones_own(tmp_path, capsys):
     save_tif(tmp_path, [a]*5)
     assert item(small_dls(tmp_path, min_value=100, max_value=200))[::4,::4].tolist()==[[0,0],[255,255]]
     said = capsys.readouterr().out
-    assert '5 of 5 images have values outside of 100 to 200, which became black or white' in said and '50.00%' in said and 'more than 8 bits' not in said
-    assert item(small_dls(tmp_path, min_value=100))[4,4]==round(300*255/411) and '100 becomes black and 511 white' in capsys.readouterr().out
+    assert '5 of 5 images have values outside of 100 to 200, which became black or white' in said and '50.00%' in said
+    assert 'more than 8 bits' not in said
+    assert item(small_dls(tmp_path, min_value=100))[4,4]==round(300*255/411)
+    assert '100 becomes black and 511 white' in capsys.readouterr().out
     with pytest.raises(ValueError, match='max_value must be above min_value, 5, got 5'): ReadImage(8, max_value=5, min_value=5)
-    with pytest.raises(ValueError, match='from -1 to 4: pass min_value, the value of black, together with max_value=9'): ReadImage(1, 1, max_value=9)(np.array([[-1,4]]))
+    with pytest.raises(ValueError, match='from -1 to 4: pass min_value, the value of black, together with max_value=9'):
+        ReadImage(1, 1, max_value=9)(np.array([[-1,4]]))
     assert ReadImage(1, 1, max_value=9, min_value=-1)(np.array([[9]])).getpixel((0,0))==255
     for bad in (np.nan, np.inf):
-        with pytest.raises(ValueError, match=r'25.00% of its values are not finite \(nan or inf\): replace them'): ReadImage(2, 1, max_value=9)(np.array([[bad,1],[1,1]]))
+        with pytest.raises(ValueError, match=r'25.00% of its values are not finite \(nan or inf\): replace them'):
+            ReadImage(2, 1, max_value=9)(np.array([[bad,1],[1,1]]))
 
 def test_negative_values_are_found_by_the_look(tmp_path):
     save_tif(tmp_path, [rng.uniform(-20, 300, (16,16)).astype(np.float32) for _ in range(5)])
@@ -201,11 +215,14 @@ def test_the_axis_that_differs_is_not_the_channel(tmp_path):
 
 def test_channels_that_cannot_be_known_are_asked_for(tmp_path):
     save_npy(tmp_path, [pixels(30,40,20)]*5)
-    with pytest.raises(ValueError, match=r"can't be known from shapes such as \[30, 40, 20\]: pass channels=30 or channels=20"): small_dls(tmp_path)
-    assert small_dls(tmp_path, channels=20).train.one_batch()[0].shape==(4,20,8,8) and small_dls(tmp_path, channels=30).train.one_batch()[0].shape==(4,30,8,8)
+    with pytest.raises(ValueError, match=r"can't be known from shapes such as \[30, 40, 20\]: pass channels=30 or channels=20"):
+        small_dls(tmp_path)
+    assert small_dls(tmp_path, channels=20).train.one_batch()[0].shape==(4,20,8,8)
+    assert small_dls(tmp_path, channels=30).train.one_batch()[0].shape==(4,30,8,8)
     with pytest.raises(ValueError, match='pass channels=30 or channels=20'): ReadImage(8)(pixels(30,40,20))
 
-@pytest.mark.parametrize('a,says', [(np.zeros((2,2), complex),'complex128, not real numbers'), (np.array([['a']]),'not real numbers'), (np.zeros((0,3)),r'shape \[0, 3\]'),
+@pytest.mark.parametrize('a,says', [(np.zeros((2,2), complex),'complex128, not real numbers'), (np.array([['a']]),'not real numbers'),
+                                    (np.zeros((0,3)),r'shape \[0, 3\]'),
                                     (np.zeros((2,2,2,2)),r'shape \[2, 2, 2, 2\]'), (np.zeros((2,2), [('a',int)]),'not real numbers')])
 def test_arrays_that_are_no_images(tmp_path, a, says):
     with pytest.raises(ValueError, match=says): ReadImage(8)(a)
@@ -256,12 +273,14 @@ def test_packed_tiffs_name_the_extra(tmp_path, capfd):
     a = [Image.fromarray(pixels(8,8)) for _ in range(5)]
     a[0].save(tmp_path/'a.tif', compression='tiff_lzw', save_all=True, append_images=a[1:])
     if without_imagecodecs():
-        with pytest.raises(ValueError, match=r"a TIFF packed by LZW, which needs a further package: pip install 'psm_fastai\[tiff\]'"): ReadImage(8, 5)(tmp_path/'a.tif')
+        with pytest.raises(ValueError, match=r"a TIFF packed by LZW, which needs a further package: pip install 'psm_fastai\[tiff\]'"):
+            ReadImage(8, 5)(tmp_path/'a.tif')
     else: assert np.array_equal(ReadImage(8, 5).pixels(tmp_path/'a.tif'), np.stack([np.asarray(o) for o in a]))
     for name in ('tiff_lzw','zstd'):
         for b in (pixels(8,8,3),pixels(8,8, hi=4096, dtype=np.uint16)):         # these PIL can read
             Image.fromarray(b).save(tmp_path/'b.tif', compression=name)
-            assert np.array_equal(ReadImage(8, max_value=4095).pixels(tmp_path/'b.tif')[0], b[...,0] if b.ndim==3 else np.rint(b*(255/4095)).astype(np.uint8))
+            assert np.array_equal(ReadImage(8, max_value=4095).pixels(tmp_path/'b.tif')[0],
+                                  b[...,0] if b.ndim==3 else np.rint(b*(255/4095)).astype(np.uint8))
     tifffile.imwrite(tmp_path/'c.tif', pixels(8,8,7), photometric='minisblack', planarconfig='contig')
     ReadImage(8, 7)(tmp_path/'c.tif')
     assert not capfd.readouterr().err
@@ -278,8 +297,10 @@ def test_an_ome_tiff_reads_nothing_else(tmp_path):
     tifffile.imwrite(secret, np.full((8,8), 99, np.uint8))
     (tmp_path/'in').mkdir()
     for name in ('../secret.tif',str(secret)):
-        xml = ('<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" '
-               f'SizeC="1" SizeZ="2" SizeT="1"><Channel ID="Channel:0:0"/><TiffData IFD="0" FirstZ="0"><UUID FileName="a.ome.tif">urn:uuid:1</UUID></TiffData>'
+        xml = ('<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+               '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" '
+               f'SizeC="1" SizeZ="2" SizeT="1"><Channel ID="Channel:0:0"/>'
+               f'<TiffData IFD="0" FirstZ="0"><UUID FileName="a.ome.tif">urn:uuid:1</UUID></TiffData>'
                f'<TiffData IFD="0" FirstZ="1"><UUID FileName="{name}">urn:uuid:2</UUID></TiffData></Pixels></Image></OME>')
         f = tmp_path/'in/a.ome.tif'
         tifffile.imwrite(f, np.full((8,8), 5, np.uint8), description=xml, metadata=None)
@@ -293,7 +314,10 @@ def test_postscript_is_not_run(tmp_path, name, monkeypatch):
     for o in (tmp_path/name,(tmp_path/name).read_bytes()):
         with pytest.raises(OSError, match='not an image in a format that can be read'): ReadImage(8)(o)
 
-def huge_png(h, w): return b'\x89PNG\r\n\x1a\n'+b''.join(struct.pack('>I', len(d))+t+d+struct.pack('>I', zlib.crc32(t+d)) for t,d in ((b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 0, 0, 0, 0)),(b'IDAT', zlib.compress(bytes(99))),(b'IEND', b'')))
+def huge_png(h, w):
+    return b'\x89PNG\r\n\x1a\n'+b''.join(struct.pack('>I', len(d))+t+d+struct.pack('>I', zlib.crc32(t+d))
+                                         for t,d in ((b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 0, 0, 0, 0)),
+                                                     (b'IDAT', zlib.compress(bytes(99))),(b'IEND', b'')))
 def huge_npy(tmp_path):
     f = io.BytesIO()
     np.lib.format.write_array_header_1_0(f, dict(shape=(60000,60000), fortran_order=False, descr='<f8'))
@@ -308,7 +332,8 @@ def huge_tif(tmp_path, bits=16):
 def test_a_huge_claim_is_refused_before_any_memory_is_asked_for(tmp_path, make):
     data = make(tmp_path)
     assert len(data)<20000
-    with pytest.raises(ValueError, match='it claims 60,000×60,000 pixels.*If you trust it, pass max_pixels=3600000000'): ReadImage(8, max_value=9)(data)
+    with pytest.raises(ValueError, match='it claims 60,000×60,000 pixels.*If you trust it, pass max_pixels=3600000000'):
+        ReadImage(8, max_value=9)(data)
 
 def test_more_strips_than_the_image_holds(tmp_path):
     "A strip of 64×64 pixels that unpacks to 50 MB"
@@ -331,8 +356,10 @@ def test_large_images_come_in_by_request(tmp_path, monkeypatch):
 def test_the_command_reads_as_it_is_told(tmp_path):
     (tmp_path/'in').mkdir()
     save_all(tmp_path/'in', [pixels(30,20,3) for _ in range(12)])
-    with pytest.raises(ValueError, match='it claims 30×20 pixels, more than .* pass max_pixels=600'): psm_pretrain(str(tmp_path/'in'), out=str(tmp_path/'out'), max_pixels=599, size=8, epochs=1)
-    with pytest.raises(ValueError, match='--max-pixels is for image files'): psm_pretrain('digits', out=str(tmp_path/'out'), max_pixels=9, epochs=1)
+    with pytest.raises(ValueError, match='it claims 30×20 pixels, more than .* pass max_pixels=600'):
+        psm_pretrain(str(tmp_path/'in'), out=str(tmp_path/'out'), max_pixels=599, size=8, epochs=1)
+    with pytest.raises(ValueError, match='--max-pixels is for image files'):
+        psm_pretrain('digits', out=str(tmp_path/'out'), max_pixels=9, epochs=1)
     dls = _load(tmp_path/'in', dict(fit='pad', ground='black', channels=1, max_pixels=600), size=8, workers=0, in_memory=True, bs=4, seed=0)
     assert item(dls)[:,0].max()==0 and item(dls)[:,3].min()>0
 
@@ -343,7 +370,10 @@ def test_numpy_files_that_are_not_read(tmp_path, what):
     else: np.save(f, np.zeros((8,8)))
     if what=='cut': f.write_bytes(f.read_bytes()[:200])
     if what=='text': f.write_text('no array')
-    with pytest.raises((ValueError,OSError), match=dict(pickled='it holds object, not real numbers', cut=r'it is truncated: its header says \[8, 8\]', text='not an image in a format')[what]): ReadImage(8)(f)
+    with pytest.raises((ValueError,OSError), match=dict(pickled='it holds object, not real numbers',
+                                                        cut=r'it is truncated: its header says \[8, 8\]',
+                                                        text='not an image in a format')[what]):
+        ReadImage(8)(f)
 
 def test_odd_contents_are_named(tmp_path):
     with pytest.raises(OSError, match='it is empty'): ReadImage(8)(b'')
@@ -351,7 +381,8 @@ def test_odd_contents_are_named(tmp_path):
     with pytest.raises(ValueError, match='complex64, not real numbers'): ReadImage(8, max_value=1)(tmp_path/'a.tif')
     tifffile.imwrite(tmp_path/'a.tif', np.zeros((2,3,8,8), np.uint8), photometric='minisblack')
     with pytest.raises(ValueError, match='At most one besides Y and X'): ReadImage(8)(tmp_path/'a.tif')
-    for mode in ('LAB','CMYK','YCbCr','HSV','PA','La','RGBa','I;16B','F'): assert ReadImage(8, 1, max_value=9)(Image.new(mode, (8,8))).mode=='L'
+    for mode in ('LAB','CMYK','YCbCr','HSV','PA','La','RGBa','I;16B','F'):
+        assert ReadImage(8, 1, max_value=9)(Image.new(mode, (8,8))).mode=='L'
 
 # what is not a file
 
@@ -366,7 +397,9 @@ def test_pipes_and_the_like_are_not_opened(tmp_path):
     with pytest.raises(ValueError, match='but a device'): ReadImage(8)('/dev/zero')
     with pytest.raises(ValueError, match='but a folder'): ReadImage(8)(tmp_path)
 
-@pytest.mark.parametrize('o,says', [(3,'int'), (None,'NoneType'), ({},'dict'), *[(o, f'an address on the web, {o}: download it first') for o in ('https://example.org/a.png','s3://b/a.png','file:///a.png')]])
+@pytest.mark.parametrize('o,says', [(3,'int'), (None,'NoneType'), ({},'dict'),
+                                    *[(o, f'an address on the web, {o}: download it first')
+                                      for o in ('https://example.org/a.png','s3://b/a.png','file:///a.png')]])
 def test_what_is_no_image_at_all(o, says):
     with pytest.raises(TypeError, match=f"a file's path or its bytes, a PIL image, an array or a tensor; got {says}"): ReadImage(8).read(o)
 
@@ -380,11 +413,15 @@ def test_nearest_takes_what_can_be_taken(learn):
     file = Path(known.file[2])
     with Image.open(file) as im: im.load()
     def found(o): return learn.nearest(o, n=1, among=known).id.tolist()
-    for o in (file, str(file), file.read_bytes(), bytearray(file.read_bytes()), im, np.asarray(im), torch.from_numpy(np.array(im)), torch.from_numpy(np.array(im)).permute(2,0,1)): assert found(o)==[2]
+    for o in (file, str(file), file.read_bytes(), bytearray(file.read_bytes()), im, np.asarray(im), torch.from_numpy(np.array(im)),
+              torch.from_numpy(np.array(im)).permute(2,0,1)):
+        assert found(o)==[2]
     for several in ([file,im], (file,im), L(file,im), (o for o in (file,im)), iter([file.read_bytes(),im])): assert found(several)==[2,2]
-    for bad,says in ((3,'got int'), ({file},'got set'), (known,'got DataFrame'), ([None,file],'got NoneType'), ('https://example.org/a.png','download it first')):
+    for bad,says in ((3,'got int'), ({file},'got set'), (known,'got DataFrame'), ([None,file],'got NoneType'),
+                     ('https://example.org/a.png','download it first')):
         with pytest.raises(TypeError, match=says): learn.nearest(bad, among=known)
-    with pytest.raises(TypeError, match='what these data read, Path, str, bytes, bytearray, ndarray, Tensor, Image, .*got int'): learn.nearest(3, among=known)
+    with pytest.raises(TypeError, match='what these data read, Path, str, bytes, bytearray, ndarray, Tensor, Image, .*got int'):
+        learn.nearest(3, among=known)
     with pytest.raises(ValueError, match='No such file'): learn.nearest('nothing.png', among=known)
 
 def test_nearest_turns_an_opened_photograph(tmp_path, learn):
@@ -393,7 +430,8 @@ def test_nearest_turns_an_opened_photograph(tmp_path, learn):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(np.rot90(a)).save(tmp_path/'turned.jpg', exif=exif, quality=100, subsampling=0)
-    res = [learn.nearest(o, n=8, among=known) for o in (tmp_path/'turned.jpg', Image.open(tmp_path/'turned.jpg'), PILImage.create(tmp_path/'turned.jpg'))]
+    res = [learn.nearest(o, n=8, among=known) for o in (tmp_path/'turned.jpg', Image.open(tmp_path/'turned.jpg'),
+                                                        PILImage.create(tmp_path/'turned.jpg'))]
     assert res[0].id[0]==5 and res[0].similarity.tolist()==res[1].similarity.tolist()==res[2].similarity.tolist()
 
 @pytest.mark.posix
@@ -410,7 +448,8 @@ def test_ground(tmp_path):
     assert item(small_dls(tmp_path)).min()==255                           # nothing is left of it
     x = item(small_dls(tmp_path, ground='navy'))
     assert x[0,0].tolist()==[0,0,128] and x[3,3].tolist()==[255]*3
-    assert item(small_dls(tmp_path, ground=(1,2,3)))[0,0].tolist()==[1,2,3] and item(small_dls(tmp_path, ground='black', channels=1))[0,0]==0
+    assert item(small_dls(tmp_path, ground=(1,2,3)))[0,0].tolist()==[1,2,3]
+    assert item(small_dls(tmp_path, ground='black', channels=1))[0,0]==0
     with pytest.raises(ValueError): ReadImage(8, ground='no colour')
 
 def test_fit(tmp_path):

@@ -7,7 +7,8 @@ from psm_fastai import neighbours as index_module
 from common import *
 from data import Images, loaders
 
-def noise_dls(): return loaders(*(Images(n, (1,12,12), label=lambda i: i%3) for n in (128,64)), bs=32)     # images without anything in common
+# images without anything in common
+def noise_dls(): return loaders(*(Images(n, (1,12,12), label=lambda i: i%3) for n in (128,64)), bs=32)
 
 def wipe(x): return torch.rand_like(x),torch.rand_like(x)       # views that keep nothing of the image
 
@@ -82,7 +83,8 @@ def test_other_images_clear_it():
     assert index.labels.tolist()==[int(learn.dls.train_ds[i][1]) for i in range(160)]
 
 def test_it_is_saved_and_loaded_whatever_its_size(tmp_path):
-    def learner(limit): return quiet(digits_dls(bs=32, limit=limit), cbs=[PSMCallback(bank_size=128, n_pos=4, mine_after=0.)], path=tmp_path)
+    def learner(limit):
+        return quiet(digits_dls(bs=32, limit=limit), cbs=[PSMCallback(bank_size=128, n_pos=4, mine_after=0.)], path=tmp_path)
     a,b = learner(200),learner(160)
     a.fit(1, 1e-3), b.fit(1, 1e-3)
     a.save('a')

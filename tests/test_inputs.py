@@ -1,28 +1,34 @@
 "Whatever a user brings: sizes, loaders, labels, images, encoders, settings, files and names"
 import inspect, math, os, pickle, re
 import matplotlib.pyplot as plt, pandas as pd, pytest, torch
-from fastai.vision.all import AffineCoordTfm, DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorMultiCategory, imagenet_stats, nn, set_seed
+from fastai.vision.all import (AffineCoordTfm, DataLoader, DataLoaders, Learner, Normalize, TensorCategory, TensorMultiCategory,
+    imagenet_stats, nn, set_seed)
 from psm_fastai.all import *
 from common import *
 from data import Images, digit_files, loaders
 
-def images(n=40, bs=8, drop_last=True, after_batch=None, **kwargs): return loaders(Images(n, **kwargs), bs=bs, drop_last=drop_last, after_batch=after_batch)
-def make(dls, model=None, cbs=(), **kwargs): return silent(Learner(dls, model or tiny(), loss_func=no_loss, cbs=[PSMCallback(**kwargs), *cbs]))
+def images(n=40, bs=8, drop_last=True, after_batch=None, **kwargs):
+    return loaders(Images(n, **kwargs), bs=bs, drop_last=drop_last, after_batch=after_batch)
+def make(dls, model=None, cbs=(), **kwargs):
+    return silent(Learner(dls, model or tiny(), loss_func=no_loss, cbs=[PSMCallback(**kwargs), *cbs]))
 
 @pytest.mark.guarantee('sizes')
 @pytest.mark.parametrize('data,settings', [
-    (dict(bs=2), {}), (dict(bs=16), dict(bank_size=8)), (dict(bs=40), dict(bank_size=1, n_neg=None)), (dict(), dict(bank_size=500)), (dict(), dict(bank_size=5, n_pos=20)),
+    (dict(bs=2), {}), (dict(bs=16), dict(bank_size=8)), (dict(bs=40), dict(bank_size=1, n_neg=None)), (dict(), dict(bank_size=500)),
+    (dict(), dict(bank_size=5, n_pos=20)),
     (dict(), dict(bank_size=20, n_neg=400)), (dict(n=2, bs=2), {}), (dict(n=3, bs=2), dict(n_pos=9)), (dict(n=42, drop_last=False), {}),
 ], ids=str)
 def test_sizes_that_train(data, settings):
     learn = make(images(**data), mine_after=0., **settings)
     learn.fit(2)
     bank = learn.model.bank
-    assert bank.feats.isfinite().all() and math.isfinite(learn.recorder.losses[-1]) and len(bank)==min(len(bank.ids), int(bank.step)*learn.dls.train.bs)
+    assert bank.feats.isfinite().all() and math.isfinite(learn.recorder.losses[-1])
+    assert len(bank)==min(len(bank.ids), int(bank.step)*learn.dls.train.bs)
 
 @pytest.mark.guarantee('sizes')
 @pytest.mark.parametrize('data,says', [
-    (dict(bs=1), 'the batch size is 1'), (dict(n=1, bs=1), 'the number of images 1'), (dict(n=2, bs=8), 'gives no batch: 2 images, batch size 8, drop_last=True. Use a smaller batch size'),
+    (dict(bs=1), 'the batch size is 1'), (dict(n=1, bs=1), 'the number of images 1'),
+    (dict(n=2, bs=8), 'gives no batch: 2 images, batch size 8, drop_last=True. Use a smaller batch size'),
     (dict(n=41, drop_last=False), '41 images in batches of 8 leave one'), (dict(n=0, bs=8), 'no images in the training set'),
 ], ids=str)
 def test_sizes_that_are_refused_before_the_first_step(data, says):
@@ -42,10 +48,13 @@ def test_predictions_for_a_list_of_batches():
     learn.fit(1)
     b = learn.dls.valid.one_batch()
     feats,targs = learn.get_preds(dl=[b])
-    assert torch.allclose(feats, learn.model.encoder.eval()(b[0].as_subclass(torch.Tensor)).mean((2,3)), atol=1e-5) and torch.equal(targs, b[1])
+    assert torch.allclose(feats, learn.model.encoder.eval()(b[0].as_subclass(torch.Tensor)).mean((2,3)), atol=1e-5)
+    assert torch.equal(targs, b[1])
 
 @pytest.mark.guarantee('kinds')
-@pytest.mark.parametrize('label,columns', [(None, False), (lambda i: TensorCategory(i%3), True), (lambda i: i%3, True), (lambda i: TensorMultiCategory([i%2,1,0]).float(), False), (lambda i: torch.tensor(i/9), False)], ids=['none','category','int','several','number'])
+@pytest.mark.parametrize('label,columns', [(None, False), (lambda i: TensorCategory(i%3), True), (lambda i: i%3, True),
+                                           (lambda i: TensorMultiCategory([i%2,1,0]).float(), False), (lambda i: torch.tensor(i/9), False)],
+                         ids=['none','category','int','several','number'])
 def test_kinds_of_labels(label, columns):
     learn = make(images(label=label))
     learn.fit(1)
@@ -72,7 +81,8 @@ def test_kinds_of_images(shape, dtype):
 
 @pytest.mark.guarantee('kinds')
 @pytest.mark.parametrize('change,tfms,says', [
-    (lambda x: (x-.5)/.25, [], 'go from -2 to 2, and'), (lambda x: x*255, [], 'to 25[45], and'), (lambda x: (x*255).int(), [], 'to 25[45], and'),
+    (lambda x: (x-.5)/.25, [], 'go from -2 to 2, and'), (lambda x: x*255, [], 'to 25[45], and'),
+    (lambda x: (x*255).int(), [], 'to 25[45], and'),
     (lambda x: x*10_000, [Normalize.from_stats([5000.],[2900.], cuda=False)], r'to 9.99e\+03 once their Normalize is undone'),
 ], ids=['normalised in the data set','floats to 255','int32','bands'])
 def test_images_outside_0_to_1_are_refused_by_views_that_would_cut_them_off(change, tfms, says):
@@ -100,7 +110,8 @@ def test_a_weak_key_changes_by_geometry_alone():
         assert all((k-o).abs().mean()>.05 for o in (x,q,views(x)[1],views.weak(x)))
         assert (k.amin((2,3))>=x.amin((2,3))-1e-5).all() and (k.amax((2,3))<=x.amax((2,3))+1e-5).all()
         views.weak_key = False
-        assert (views(flat)[1]-flat).abs().mean()>.1 and torch.allclose(views.weak(flat), flat, atol=1e-5)     # the index asks by it in any case
+        # the index asks by it in any case
+        assert (views(flat)[1]-flat).abs().mean()>.1 and torch.allclose(views.weak(flat), flat, atol=1e-5)
     unmoved = dict(zoom=(1,1), aspect=0, shift=0, max_rotate=0, noise=1., brightness=1., contrast=3.)
     x = torch.rand(16, 1, 16, 16)
     assert torch.allclose(digit_views(**unmoved, weak_key=True)(x)[1], x, atol=1e-5)
@@ -111,7 +122,8 @@ def test_a_weak_key_of_normalised_images_is_normalised():
     dls = normalised()
     learn,x = make(dls, tiny(3), views=photo_views(jitter=1., hue=.5, weak_key=True)),dls.train.one_batch()[0].as_subclass(torch.Tensor)
     flat = x[:,:,:1,:1].expand(-1,-1,16,16)
-    for k in (learn.psm.loss_cb.two_views(flat)[1], learn.psm.loss_cb.weak_view(flat)): assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
+    for k in (learn.psm.loss_cb.two_views(flat)[1], learn.psm.loss_cb.weak_view(flat)):
+        assert torch.allclose(k, flat, atol=1e-4) and x.min()<-1
     learn.fit(1)
 
 def test_views_smaller_than_the_images(tmp_path):
@@ -149,7 +161,9 @@ def test_what_is_not_finite_stops_the_training_and_never_enters_the_bank(what):
         if what=='image': cb.xb[1][3] = torch.inf
         else: next(cb.model.encoder.parameters()).data.fill_(torch.nan)
     learn = make(images(), cbs=[Spy(order=9, before_batch=poison)])
-    with pytest.raises(ValueError, match=r'The loss is not finite for the images with ids \[\d+, .*Look at their views, lower the learning rate'): learn.fit(1)
+    with pytest.raises(ValueError,
+                       match=r'The loss is not finite for the images with ids \[\d+, .*Look at their views, lower the learning rate'):
+        learn.fit(1)
     assert learn.model.bank.feats.isfinite().all() and len(learn.model.bank)==40
     assert all(p.isfinite().all() for p in learn.model.momentum_encoder.parameters())
 
@@ -163,7 +177,8 @@ def frozen():
     return m
 
 @pytest.mark.guarantee('encoders')
-@pytest.mark.parametrize('encoder', [normed, frozen, lambda: nn.Sequential(*tiny(), nn.Dropout(.3)), Tied], ids=['no batch-norm','frozen layers','dropout','tied weights'])
+@pytest.mark.parametrize('encoder', [normed, frozen, lambda: nn.Sequential(*tiny(), nn.Dropout(.3)), Tied],
+                         ids=['no batch-norm','frozen layers','dropout','tied weights'])
 def test_encoders_that_work(encoder):
     set_seed(0)
     m = encoder()
@@ -180,16 +195,23 @@ class Gives(nn.Module):
     def forward(self, x): return self.f(self.net(x))
 
 @pytest.mark.guarantee('encoders')
-@pytest.mark.parametrize('f,got', [(lambda f: (f,f), 'a tuple'), (lambda f: dict(out=f), 'a dict'), (lambda f: f.flatten(2), r'a tensor of shape \[2, 16, 9\]'), (lambda f: f.mean(), r'a tensor of shape \[\]')], ids=['tuple','dict','3d','number'])
+@pytest.mark.parametrize('f,got', [(lambda f: (f,f), 'a tuple'), (lambda f: dict(out=f), 'a dict'),
+                                   (lambda f: f.flatten(2), r'a tensor of shape \[2, 16, 9\]'),
+                                   (lambda f: f.mean(), r'a tensor of shape \[\]')], ids=['tuple','dict','3d','number'])
 def test_encoders_that_are_refused(f, got):
-    with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\]; it returned {got}'): make(images(), Gives(f))
+    with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\]; it returned {got}'):
+        make(images(), Gives(f))
 
-bad_settings = dict(bank_size=[0, 1.5, '9'], mine_after=[-.1, 1.1, 'later', None], momentum=[-.1, 1.1, 'x', (.9,), (.9,2)], proj_dim=[0, .5, None], hidden_dim=[0, 'x'], predictor=[1, 'yes', None],
-    symmetric=[0, None], split_bn=[0, 1.5, None], views=['photo', 3], n_pos=[-1, 2.5, None], n_neg=[-1, 2.5, '9'], a=[-1, math.nan, math.inf, 'x'], b=[-3, 3, math.nan, None], temp=[0, -1, math.inf, math.nan, None],
-    soft_temp=[0, -1, math.nan, 'x'], hard_weight=[-.1, 1.1, math.nan, None], rule=['nearest', None, 3, dict], trust=[0, -.1, 1.1, math.nan, 'high', None], refresh=[0, 1.5, None, 'x'])
+bad_settings = dict(bank_size=[0, 1.5, '9'], mine_after=[-.1, 1.1, 'later', None], momentum=[-.1, 1.1, 'x', (.9,), (.9,2)],
+                    proj_dim=[0, .5, None], hidden_dim=[0, 'x'], predictor=[1, 'yes', None],
+    symmetric=[0, None], split_bn=[0, 1.5, None], views=['photo', 3], n_pos=[-1, 2.5, None], n_neg=[-1, 2.5, '9'],
+    a=[-1, math.nan, math.inf, 'x'], b=[-3, 3, math.nan, None], temp=[0, -1, math.inf, math.nan, None],
+    soft_temp=[0, -1, math.nan, 'x'], hard_weight=[-.1, 1.1, math.nan, None], rule=['nearest', None, 3, dict],
+    trust=[0, -.1, 1.1, math.nan, 'high', None], refresh=[0, 1.5, None, 'x'])
 
 @pytest.mark.guarantee('settings')
-def test_the_table_of_bad_settings_is_complete(): assert bad_settings.keys()|{'kwargs'}==inspect.signature(PSMCallback).parameters.keys()      # those of the user's own rules
+# those of the user's own rules
+def test_the_table_of_bad_settings_is_complete(): assert bad_settings.keys()|{'kwargs'}==inspect.signature(PSMCallback).parameters.keys()
 
 @pytest.mark.guarantee('settings')
 @pytest.mark.parametrize('name,value', [(n,v) for n,vs in bad_settings.items() for v in vs], ids=str)
@@ -244,7 +266,8 @@ def test_encoder_files_never_execute_code(tmp_path):
         with pytest.raises(ValueError, match='damaged'): load_encoder(f)
     assert not evil.path.exists()
 
-hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', "it's\n\"quoted\"", 'x'*10_000, 'שלום עולם', r'$\bad{$', '&lt;b&gt;', '{{7*7}}']
+hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', "it's\n\"quoted\"", 'x'*10_000,
+           'שלום עולם', r'$\bad{$', '&lt;b&gt;', '{{7*7}}']
 
 @pytest.mark.guarantee('names')
 def test_hostile_names_in_the_browser(browser, tmp_path):

@@ -42,7 +42,8 @@ def kill_and_resume(tmp_path, times, seed):
         if finish(pid)==0: done += 1      # it was through already: on with another run
         else: killed += 1
         f = out/'checkpoint.pth'
-        if f.exists(): assert len(history(out))-torch.load(f, weights_only=True)['epoch'] in (0,1)        # always a whole one, written after the table
+        # always a whole one, written after the table
+        if f.exists(): assert len(history(out))-torch.load(f, weights_only=True)['epoch'] in (0,1)
     while finish(start(tmp_path/f'run{done}', seed)): pass
     for i in range(done+1):
         out = tmp_path/f'run{i}'

@@ -1,8 +1,9 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
 import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, EarlyStoppingCallback, ImageBlock, ImageDataLoaders, ItemGetter, Normalize, PILImageBW,
-    RandomSplitter, ReduceLROnPlateau, Resize, SGD, TfmdDL, Transform, accuracy, create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
+from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, EarlyStoppingCallback, ImageBlock,
+    ImageDataLoaders, ItemGetter, Normalize, PILImageBW, RandomSplitter, ReduceLROnPlateau, Resize, SGD, TfmdDL, Transform, accuracy,
+    create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
 from psm_fastai.all import *
 from common import *
 from data import Images, Told, by_label, digit_files, places
@@ -49,7 +50,8 @@ def test_what_was_mined_is_known_after_loading(tmp_path):
 @pytest.mark.guarantee('sizes')
 def test_a_last_batch_of_one_image_is_refused():
     def dls(n, **kwargs): return DataLoaders(TfmdDL(Told(n), bs=8, num_workers=0, **kwargs), TfmdDL(Told(8), bs=8, num_workers=0))
-    with pytest.raises(ValueError, match='33 images in batches of 8 leave one for the last batch'): quiet(dls(33), cbs=[PSMCallback()], loss_func=no_loss)
+    with pytest.raises(ValueError, match='33 images in batches of 8 leave one for the last batch'):
+        quiet(dls(33), cbs=[PSMCallback()], loss_func=no_loss)
     for d in (dls(33, drop_last=True), dls(34)): quiet(d, cbs=[PSMCallback()], loss_func=no_loss).fit(1)
 
 @pytest.mark.guarantee('loaders')
@@ -66,7 +68,8 @@ def test_ids_are_those_of_the_pixels(workers):
     def compare(cb):
         if cb.training: assert torch.equal(cb.yb[0].cpu(), cb.truth)
     dls = DataLoaders(TfmdDL(Told(70), bs=16, shuffle=True, num_workers=workers), TfmdDL(Told(20), bs=16, num_workers=0))
-    learn = quiet(dls, model=tiny(), loss_func=noop, cbs=[PSMCallback(bank_size=32, views=lambda x: (x,x)), Spy(order=7, before_batch=look, after_pred=compare)])
+    learn = quiet(dls, model=tiny(), loss_func=noop, cbs=[PSMCallback(bank_size=32, views=lambda x: (x,x)),
+                                                          Spy(order=7, before_batch=look, after_pred=compare)])
     learn.fit(2)
     with pytest.raises(RuntimeError, match='The loader skips an item'):
         quiet(DataLoaders(TfmdDL(Told(70, skip=5), bs=16, shuffle=True, drop_last=True, num_workers=workers), TfmdDL(Told(20), bs=16)),
@@ -83,7 +86,8 @@ def test_a_guest_that_is_turned_away_changes_nothing():
     assert isinstance(learn.model, PSMModel)
     with pytest.raises(ValueError, match='has a PSMModel already'): learn.add_cb(PSMCallback())
     with pytest.raises(ValueError, match='bank_size would be lost'): psm_learner(learn.dls, bank_size=7, cbs=PSMCallback())
-    with pytest.raises(TypeError, match='PSMCallback, which has no opt_func. Arguments of the Learner need a Learner'): psm_learner(learn.dls, opt_func=SGD)
+    with pytest.raises(TypeError, match='PSMCallback, which has no opt_func. Arguments of the Learner need a Learner'):
+        psm_learner(learn.dls, opt_func=SGD)
 
 def test_a_guest_that_is_interrupted_can_be_given_again(monkeypatch):
     learn,cb = quiet(),PSMCallback(bank_size=64)
@@ -157,19 +161,25 @@ def test_folders_and_a_resnet(tmp_path, fn, labelled):
 
 def test_three_lines_with_plain_fastai(tmp_path):
     digit_files(tmp_path, 80, by_label)
-    dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=.2, item_tfms=Resize(32), batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False), bs=16)
-    learn = quiet(dls, model=create_body(resnet18(), pretrained=False), cbs=[PSMCallback(views=digit_views())], splitter=lambda m: [params(m[:5]),params(m[5:])])
+    dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=.2, item_tfms=Resize(32),
+                                       batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False), bs=16)
+    learn = quiet(dls, model=create_body(resnet18(), pretrained=False), cbs=[PSMCallback(views=digit_views())],
+                  splitter=lambda m: [params(m[:5]),params(m[5:])])
     learn.fit_one_cycle(1, 1e-3)
-    assert len(learn.opt.param_groups)==2 and sum(len(g['params']) for g in learn.opt.param_groups)==len([p for p in learn.model.parameters() if p.requires_grad])
+    assert len(learn.opt.param_groups)==2
+    assert sum(len(g['params']) for g in learn.opt.param_groups)==len([p for p in learn.model.parameters() if p.requires_grad])
     plain = quiet(dls, model=create_body(resnet18(), pretrained=False), splitter=lambda m: [params(m[:5]),params(m[5:])])
     plain.fit_one_cycle(1, slice(1e-4,1e-3), cbs=PSMCallback(views=digit_views()))
 
 def test_bad_input_is_refused_with_a_reason():
     with pytest.raises(ValueError, match='accuracy'): quiet(cbs=[PSMCallback()], metrics=accuracy)
-    with pytest.raises(ValueError, match='gives no batch: 20 images, batch size 32'): quiet(digits_dls(bs=32, limit=20), cbs=[PSMCallback()]).fit(1)
-    with pytest.raises(TypeError, match=r'it returned a tensor of shape \[2, 1, 576\]'): quiet(model=nn.Sequential(nn.Flatten(2)), cbs=[PSMCallback()])
+    with pytest.raises(ValueError, match='gives no batch: 20 images, batch size 32'):
+        quiet(digits_dls(bs=32, limit=20), cbs=[PSMCallback()]).fit(1)
+    with pytest.raises(TypeError, match=r'it returned a tensor of shape \[2, 1, 576\]'):
+        quiet(model=nn.Sequential(nn.Flatten(2)), cbs=[PSMCallback()])
     with pytest.raises(TypeError, match='Use PSMCallback'): quiet(cbs=[MomentumCallback()]).fit(1)
-    with pytest.raises(ValueError, match='the batch size is 1, and the number of images 20'): quiet(digits_dls(bs=1, limit=20), cbs=[PSMCallback()])
+    with pytest.raises(ValueError, match='the batch size is 1, and the number of images 20'):
+        quiet(digits_dls(bs=1, limit=20), cbs=[PSMCallback()])
     class Two(nn.Module):
         def __init__(self): super().__init__(); self.net = tiny()
         def forward(self, x): return (self.net(x),)*2 if self.training else self.net(x)

@@ -11,7 +11,8 @@ def trained():
     set_seed(0)
     dls = loaders(Images(64, label=lambda i: TensorCategory(i%2)))
     dls.vocab = ['a very long name of a class, the first','a very long name of a class, the other']
-    learn = quiet(dls, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, rule='bank', mine_after=0., n_pos=4, n_neg=16), PurityCallback(), CollapseCallback()])
+    learn = quiet(dls, loss_func=no_loss, cbs=[PSMCallback(bank_size=48, rule='bank', mine_after=0., n_pos=4, n_neg=16), PurityCallback(),
+                                               CollapseCallback()])
     learn.fit(2, 1e-3)
     return learn
 

@@ -10,7 +10,8 @@ def unit(*shape, seed): return F.normalize(torch.randn(*shape, generator=torch.G
 def dot(a, b): return sum(x*y for x,y in zip(a.tolist(), b.tolist()))
 
 class Case:
-    "8 queries, a bank of 40 rows, 30 of them filled, some with the ids of the queries, and an index of 12 images, the keys of two of which are not there"
+    """8 queries; a bank of 40 rows, 30 of them filled, some with the ids of the queries;
+    and an index of 12 images, the keys of two of which are not there"""
     def __init__(self, seed, dtype=torch.double):
         self.bank = MemoryBank(40, 16).to(dtype)
         self.q,self.k = unit(8, 16, seed=seed).to(dtype),unit(8, 16, seed=seed+1).to(dtype)
@@ -26,7 +27,9 @@ class Case:
 
     def trusted(self, i):
         "Of the image's neighbours, their rows in the index and how far they are trusted, if they are at all and have a key"
-        return {j: t for j,t in zip(*(getattr(self.index, n)[self.ids[i]].tolist() for n in ('near','trust'))) if t>0 and j<10} if self.ids[i]>=0 else {}
+        if self.ids[i]<0: return {}
+        near,trust = (getattr(self.index, n)[self.ids[i]].tolist() for n in ('near','trust'))
+        return {j: t for j,t in zip(near, trust) if t>0 and j<10}
 
 def info_nce(pos, negs, t): return -math.log(math.exp(pos/t)/(math.exp(pos/t)+sum(math.exp(n/t) for n in negs)))
 
@@ -81,7 +84,8 @@ def test_gradients(name):
 def test_warm_up_uses_nothing_mined(name):
     psm = loss_of(name, c := Case(7))
     psm.mining = False
-    assert torch.allclose(psm(c.q, c.k, c.ids, c.bank), loss_of('byol' if psm.n_neg==0 else 'moco', c, temp=psm.temp)(c.q, c.k, c.ids, c.bank))
+    plain = loss_of('byol' if psm.n_neg==0 else 'moco', c, temp=psm.temp)
+    assert torch.allclose(psm(c.q, c.k, c.ids, c.bank), plain(c.q, c.k, c.ids, c.bank))
 
 def seeded(**kwargs):
     set_seed(0)

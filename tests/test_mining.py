@@ -17,7 +17,8 @@ def cases(draw):
     K,D,B = draw(st.integers(1, 25)),draw(st.integers(2, 5)),draw(st.integers(1, 7))
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     bank,ids = MemoryBank(K, D),draw(st.lists(id_, max_size=K))
-    bank.enqueue(F.normalize(torch.randint(-2, 3, (len(ids),D), generator=g)+.01, dim=1), torch.tensor(ids, dtype=torch.long))   # few directions: ties
+    # few directions: ties
+    bank.enqueue(F.normalize(torch.randint(-2, 3, (len(ids),D), generator=g)+.01, dim=1), torch.tensor(ids, dtype=torch.long))
     q = F.normalize(torch.randn(2*B, D, generator=g), dim=1)
     return bank,q[:B],q[B:],torch.tensor(draw(st.lists(id_, min_size=B, max_size=B)))
 
@@ -51,7 +52,8 @@ def test_draw_without_replacement_follows_the_probabilities():
     got = idx.flatten().bincount(minlength=4)/n
     assert torch.allclose(got, want, atol=.012)
 
-@pytest.mark.parametrize('options', [dict(n_pos=0, n_neg=None, hard_weight=1.), dict(n_pos=4, n_neg=None, hard_weight=.3), dict(n_pos=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(n_pos=2, n_neg=0, hard_weight=.4)])
+@pytest.mark.parametrize('options', [dict(n_pos=0, n_neg=None, hard_weight=1.), dict(n_pos=4, n_neg=None, hard_weight=.3),
+                                     dict(n_pos=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(n_pos=2, n_neg=0, hard_weight=.4)])
 def test_float32_loss_is_the_float64_formula(options):
     g = torch.Generator().manual_seed(1)
     bank = MemoryBank(32, 16)
@@ -67,7 +69,8 @@ def test_float32_loss_is_the_float64_formula(options):
         neg = [j for j in rows if j not in pos] if psm.n_neg is None else mined.neg_idx[i][mined.neg_mask[i]].tolist()
         def l(p):
             s = float(Q[i] @ p)
-            return 2-2*s if psm.n_neg==0 else -math.log(math.exp(s/.07)/(math.exp(s/.07)+sum(math.exp(float(Q[i] @ M[j])/.07) for j in neg)))
+            others = sum(math.exp(float(Q[i] @ M[j])/.07) for j in neg)
+            return 2-2*s if psm.n_neg==0 else -math.log(math.exp(s/.07)/(math.exp(s/.07)+others))
         w = [math.exp(float(Kk[i] @ M[j])/.1) for j in pos]
         want = psm.hard_weight*l(Kk[i]) + (1-psm.hard_weight)*sum(wj/sum(w)*l(M[j]) for wj,j in zip(w,pos))
         assert abs(float(loss[i])-want) < 1e-5*max(1, abs(want))
@@ -83,7 +86,8 @@ def test_a_large_bank_is_mined_in_parts(options, monkeypatch):
     whole = mine()
     monkeypatch.setattr('psm_fastai.mining._table', 3*40)
     monkeypatch.setattr('psm_fastai.mining._least', 1)
-    for a,b in zip(whole, mine()): assert a is None and b is None or torch.allclose(a.float(), b.float(), atol=1e-6)     # draws of a part follow those of the part before, so not even they differ
+    # draws of a part follow those of the part before, so not even they differ
+    for a,b in zip(whole, mine()): assert a is None and b is None or torch.allclose(a.float(), b.float(), atol=1e-6)
 
 @pytest.mark.parametrize('seed', range(3))
 def test_only_the_rows_that_are_used_give_the_same_loss_and_gradient(monkeypatch, seed):

@@ -8,7 +8,8 @@ from common import drawn, HalfOnCPU, Spy, silent, tiny
 from data import Images, Uneven, loaders
 
 def uneven(): return loaders(Uneven(200), Uneven(40), bs=32)
-def monitors(every=10, negatives=True): return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)] + [GradientCallback(every)]*negatives
+def monitors(every=10, negatives=True):
+    return [PurityCallback(every), CollapseCallback(every), AgreementCallback(every)] + [GradientCallback(every)]*negatives
 def make(cbs, dls=None, **kwargs):
     set_seed(0)
     return silent(Learner(dls or uneven(), tiny(), loss_func=noop, cbs=[PSMCallback(**{'rule': 'bank', 'bank_size': 128, **kwargs}), *cbs]))
@@ -20,7 +21,9 @@ class Witness(Callback):
     def before_train(self): self.looks.append([])
     def bank(self): return {n: t.clone() for n,t in self.model.bank.state_dict().items()}
     def after_loss(self):
-        if self.training and self.iter%self.every==min(self.every, self.n_iter)//2: self.looks[-1].append(SimpleNamespace(**self.learn.psm_step._asdict(), bank=self.bank(), mining=self.model.loss.mining, index=copy.deepcopy(self.model.loss.index)))
+        if self.training and self.iter%self.every==min(self.every, self.n_iter)//2:
+            self.looks[-1].append(SimpleNamespace(**self.learn.psm_step._asdict(), bank=self.bank(), mining=self.model.loss.mining,
+                                                  index=copy.deepcopy(self.model.loss.index)))
     def after_train(self): self.ends.append(self.bank())
 
 def mean(o): return sum(o)/len(o) if len(o) else math.nan
@@ -31,7 +34,8 @@ def queries(look, n_neg):
     ids,labels,steps = (look.bank[n].tolist() for n in ('ids','labels','steps'))
     filled = [j for j in range(len(ids)) if steps[j]>=0]
     index = look.index
-    mined_labels,mined_steps,now = (labels,steps,look.bank['step']) if index is None else (index.labels.tolist(),index.steps.tolist(),index.step)
+    of_index = index is not None
+    mined_labels,mined_steps,now = (index.labels.tolist(),index.steps.tolist(),index.step) if of_index else (labels,steps,look.bank['step'])
     for i in range(len(look.q)):
         label,own = int(look.labels[i]),int(look.ids[i])
         rows = [j for j in filled if ids[j]!=own]
@@ -46,14 +50,17 @@ def queries(look, n_neg):
         neg = [j for j,ok in zip(neg, look.mined.neg_mask[i].tolist()) if ok]
         hard = sorted(pool, key=lambda j: -dot(look.q[i], look.bank['feats'][j]))[:n_neg]
         def rate(js): return mean([labels[j]==label for j in js if labels[j]>=0])
-        yield SimpleNamespace(label=label, ranks=[(r,j,int(now)-1-mined_steps[j],mined_labels[j]) for r,j in ranks], chance=rate(filled), purity=mean([mined_labels[j]==label for _,j in ranks if mined_labels[j]>=0]),
+        yield SimpleNamespace(label=label, ranks=[(r,j,int(now)-1-mined_steps[j],mined_labels[j]) for r,j in ranks], chance=rate(filled),
+                              purity=mean([mined_labels[j]==label for _,j in ranks if mined_labels[j]>=0]),
             false_neg=rate(neg), fn_uniform=rate(pool), fn_hardest=rate(hard), rows=rows, i=i)
 
 def close(a, b): return math.isclose(a, b, abs_tol=2e-5) or (math.isnan(a) and math.isnan(b))
 def known(o): return [v for v in o if not math.isnan(v)]
 
-cases = dict(psm=dict(n_pos=5, n_neg=20), symmetric=dict(n_pos=4, n_neg=10, symmetric=True, predictor=True), warm_up=dict(n_pos=5, n_neg=20, mine_after=.5), ppsm=dict(n_pos=3, n_neg=None),
-    moco=dict(n_pos=0, n_neg=None, hard_weight=1.), pnsm=dict(n_pos=0, n_neg=15, hard_weight=1.), no_negatives=dict(n_pos=3, n_neg=0), large=dict(n_pos=5, n_neg=20, bank_size=700), small=dict(n_pos=3, n_neg=200, bank_size=70),
+cases = dict(psm=dict(n_pos=5, n_neg=20), symmetric=dict(n_pos=4, n_neg=10, symmetric=True, predictor=True),
+             warm_up=dict(n_pos=5, n_neg=20, mine_after=.5), ppsm=dict(n_pos=3, n_neg=None),
+    moco=dict(n_pos=0, n_neg=None, hard_weight=1.), pnsm=dict(n_pos=0, n_neg=15, hard_weight=1.), no_negatives=dict(n_pos=3, n_neg=0),
+    large=dict(n_pos=5, n_neg=20, bank_size=700), small=dict(n_pos=3, n_neg=200, bank_size=70),
     index=dict(rule='index', trust=.5, n_pos=5, n_neg=20), index_alone=dict(rule='index', trust=.5, n_pos=5, n_neg=None, refresh=1))
 @pytest.fixture(params=cases, scope='module')
 def run(request):
@@ -72,14 +79,16 @@ def test_purity_is_that_of_plain_loops(run):
         qs = [q for look in looks for q in queries(look, args['n_neg']) if q.label>=0]
         row = cb.frame.iloc[epoch]
         assert row.n==len(qs) and row.mining==mean([o.mining for o in looks])
-        names = ['chance'] + ['purity']*(args['n_pos']>0) + ['false_neg']*(args['n_neg']!=0) + ['fn_uniform','fn_hardest']*bool(args['n_neg'])
+        names = ['chance'] + ['purity']*(args['n_pos']>0) + ['false_neg']*(args['n_neg']!=0) + ['fn_uniform',
+            'fn_hardest']*bool(args['n_neg'])
         assert set(cb.frame)=={'epoch','mining','n',*names}
         for n in names:
             assert close(row[n], mean(known([getattr(q, n) for q in qs]))), n
             for label in {q.label for q in qs}:
                 part = cb.by_label[(cb.by_label.epoch==epoch) & (cb.by_label.label==label)]
                 mine = [q for q in qs if q.label==label]
-                assert len(part)==1 and part.n.item()==len(mine) and close(part[n].item(), mean(known([getattr(q, n) for q in mine]))), (n,label)
+                assert len(part)==1 and part.n.item()==len(mine)
+                assert close(part[n].item(), mean(known([getattr(q, n) for q in mine]))), (n,label)
         if not args['n_pos']:
             assert not len(cb.by_rank) and not len(cb.by_age)
             continue
@@ -131,7 +140,8 @@ def test_agreement_is_that_of_plain_loops(run):
                 share.append(len({*by_key} & {*by_query})/k)
                 share_chance.append(k/len(q.rows))
         row = frame.iloc[epoch]
-        for n,want in dict(retrieval=own, retrieval_chance=chance, overlap=share, overlap_chance=share_chance).items(): assert close(row[n], mean(want)), n
+        for n,want in dict(retrieval=own, retrieval_chance=chance, overlap=share, overlap_chance=share_chance).items():
+            assert close(row[n], mean(want)), n
     latest = []
     for end in spy.ends:
         order = sorted(range(len(end['ids'])), key=lambda j: int(end['steps'][j]))
@@ -145,7 +155,8 @@ def test_agreement_is_that_of_plain_loops(run):
     assert close(frame.stable[1], mean(kept)) and close(frame.stable_chance[1], k/(len(both)-1))
 
 def gradients(look, i, args):
-    "Of a query's negatives, most similar first: similarity, derivative of the loss by autograd, and whether it is false, or None where that is not known"
+    """Of a query's negatives, most similar first: similarity, derivative of the loss by autograd,
+    and whether it is false, or None where that is not known"""
     mined,bank = look.mined,look.bank
     cols = torch.arange(len(bank['ids'])) if mined.neg_idx is None else mined.neg_idx[i]
     cols = cols[mined.neg_mask[i]]
@@ -178,7 +189,8 @@ def test_gradients_by_rank_are_those_of_autograd(run):
         assert close(row.false_neg, mean([f for *_,f in at if f is not None]))
     everything = [o for q in by_query for o in q if o[2] is not None]
     last = learn.gradient.frame.iloc[-1]
-    assert close(last.false_neg, mean([f for *_,f in everything])) and math.isclose(last.false_push, sum(g for _,g,f in everything if f)/sum(g for _,g,_ in everything), rel_tol=1e-4)
+    assert close(last.false_neg, mean([f for *_,f in everything]))
+    assert math.isclose(last.false_push, sum(g for _,g,f in everything if f)/sum(g for _,g,_ in everything), rel_tol=1e-4)
     assert math.isclose(last.positive, mean([dot(q, k) for o in looks for q,k in zip(o.q, o.k)]), rel_tol=1e-5)
 
 def test_variance_is_made_of_true_and_false_negatives(run):
@@ -253,7 +265,8 @@ def test_looking_at_each_batch_gives_the_columns_of_training(rule):
     learn = make(monitors(1), rule=rule, n_pos=5, n_neg=20, mine_after=.5)
     learn.fit(2, 1e-3)
     names = learn.recorder.metric_names
-    assert names==['epoch','train_loss','valid_loss','purity','false_neg',*['trusted']*(rule=='index'),'chance','fn_uniform','fn_hardest','std','eff_rank','retrieval','overlap','stable','false_push','rank_corr','time']
+    assert names==['epoch','train_loss','valid_loss','purity','false_neg',*['trusted']*(rule=='index'),'chance','fn_uniform','fn_hardest',
+                   'std','eff_rank','retrieval','overlap','stable','false_push','rank_corr','time']
     for epoch,values in enumerate(learn.recorder.values):
         table = dict(zip(names[1:-1], values))
         for cb in (learn.purity, learn.collapse, learn.agreement):
@@ -268,8 +281,10 @@ def test_half_precision_does_not_reach_the_figures():
     assert torch.bfloat16 in types
     looks = spy.looks[0]
     assert close(learn.purity.frame.fn_hardest[0], mean([q.fn_hardest for o in looks for q in queries(o, 20) if q.label>=0]))
-    assert close(learn.collapse.frame.uniformity[0], math.log(mean([math.exp(-2*float(((a-b)**2).sum())) for o in looks for i,a in enumerate(o.q.double()) for b in o.q.double()[:i]])))
-    assert close(learn.agreement.frame.retrieval[0], mean([all(dot(o.q[q.i], o.k[q.i]) > dot(o.q[q.i], o.bank['feats'][j]) for j in q.rows) for o in looks for q in queries(o, 1)]))
+    near = [math.exp(-2*float(((a-b)**2).sum())) for o in looks for i,a in enumerate(o.q.double()) for b in o.q.double()[:i]]
+    assert close(learn.collapse.frame.uniformity[0], math.log(mean(near)))
+    assert close(learn.agreement.frame.retrieval[0], mean([all(dot(o.q[q.i], o.k[q.i]) > dot(o.q[q.i], o.bank['feats'][j]) for j in q.rows)
+                                                           for o in looks for q in queries(o, 1)]))
 
 @pytest.mark.parametrize('rule', ['bank','index'])
 @pytest.mark.parametrize('symmetric', [False,True])
@@ -278,7 +293,8 @@ def test_training_is_the_same_bit_for_bit(symmetric, rule):
     for cbs in ([], monitors(2)):
         learn = make(cbs, rule=rule, symmetric=symmetric, predictor=symmetric, mine_after=0.)
         learn.fit_one_cycle(2, 1e-3)
-        res.append((learn.model.state_dict(), torch.get_rng_state(), learn.dls.train.rng.getstate(), random.getstate(), np.random.get_state()[1].tolist()))
+        res.append((learn.model.state_dict(), torch.get_rng_state(), learn.dls.train.rng.getstate(), random.getstate(),
+                    np.random.get_state()[1].tolist()))
     (a,*states),(b,*others) = res
     assert a.keys()==b.keys() and all(torch.equal(a[n], b[n]) for n in a)
     assert torch.equal(states[0], others[0]) and states[1:]==others[1:]
@@ -300,7 +316,8 @@ def test_fits_that_go_on():
     learn.fit(2, 1e-3)
     learn.fit(2, 1e-3)
     for cb in (learn.purity, learn.collapse, learn.agreement, learn.gradient): assert cb.frame.epoch.tolist()==[0,1,2,3]
-    assert learn.purity.by_label.epoch.unique().tolist()==[0,1,2,3] and learn.agreement.frame.stable.notna().tolist()==[False,True,True,True]
+    assert learn.purity.by_label.epoch.unique().tolist()==[0,1,2,3]
+    assert learn.agreement.frame.stable.notna().tolist()==[False,True,True,True]
     again = make(monitors(), mine_after=0.)
     again.fit(4, 1e-3, start_epoch=2)
     for cb in (again.purity, again.collapse, again.agreement): assert cb.frame.epoch.tolist()==[2,3]
@@ -340,7 +357,9 @@ def test_export_and_copy(tmp_path):
     there = load_learner(tmp_path/'e.pkl')
     im = learn.dls.valid_ds[0][0]
     assert torch.allclose(there.predict(im)[2], learn.predict(im)[2], atol=1e-5)
-    for cb,other in zip((there.purity, there.collapse, there.agreement, there.gradient), (learn.purity, learn.collapse, learn.agreement, learn.gradient)): pd.testing.assert_frame_equal(cb.frame, other.frame)
+    for cb,other in zip((there.purity, there.collapse, there.agreement, there.gradient),
+                        (learn.purity, learn.collapse, learn.agreement, learn.gradient)):
+        pd.testing.assert_frame_equal(cb.frame, other.frame)
     pd.testing.assert_frame_equal(there.gradient.by_rank, learn.gradient.by_rank)
     copied = copy.deepcopy(learn)
     copied.fit(1, 1e-3)
@@ -358,11 +377,14 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match='these images have none. AgreementCallback needs none'): make([PurityCallback()], bare)
     learn = make([CollapseCallback(), AgreementCallback(), GradientCallback()], bare)
     learn.fit(1)
-    assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None) and (learn.gradient.by_rank['var']>0).all() and len(drawn(learn.gradient.plot).axes)==2
-    with pytest.raises(ValueError, match='with n_pos=0 and n_neg=0 there are neither'): make([PurityCallback()], n_pos=0, n_neg=0, hard_weight=1.)
+    assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None)
+    assert (learn.gradient.by_rank['var']>0).all() and len(drawn(learn.gradient.plot).axes)==2
+    with pytest.raises(ValueError, match='with n_pos=0 and n_neg=0 there are neither'):
+        make([PurityCallback()], n_pos=0, n_neg=0, hard_weight=1.)
     with pytest.raises(ValueError, match='with n_neg=0 the loss has none'): make([GradientCallback()], n_pos=3, n_neg=0)
     for cb in monitors():
-        with pytest.raises(TypeError, match='Give it a PSMCallback first'): Learner(uneven(), tiny(), loss_func=noop, cbs=[cb, PSMCallback()])
+        with pytest.raises(TypeError, match='Give it a PSMCallback first'):
+            Learner(uneven(), tiny(), loss_func=noop, cbs=[cb, PSMCallback()])
         with pytest.raises(ValueError, match='has seen no epoch yet'): type(cb)().plot()
     with pytest.raises(ValueError, match='every must be a whole number, at least 1, got 0'): CollapseCallback(0)
     with pytest.raises(ValueError, match='k must be a whole number or None, at least 1, got 0'): AgreementCallback(k=0)

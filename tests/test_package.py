@@ -40,7 +40,10 @@ def test_readmes_first_command_on_a_new_machine(dist, tmp_path):
     "Word for word, but for the wheel of this clone in place of what it would download, and a shorter training"
     line = re.search(r'^python3 -m venv .*psm_pretrain digits$', (root/'README.md').read_text(), re.M)[0]
     deps = next(p for p in map(Path, sys.path) if (p/'torch').is_dir())
-    short = line.replace('pip install .', f"echo {deps} > $(echo .venv/lib/python*/site-packages)/deps.pth && python -m pip install --no-deps --no-index --ignore-installed -q {next(dist.glob('*.whl'))}") + ' --epochs 1 --limit 200'
+    wheel = next(dist.glob('*.whl'))
+    install = (f'echo {deps} > $(echo .venv/lib/python*/site-packages)/deps.pth && '
+               f'python -m pip install --no-deps --no-index --ignore-installed -q {wheel}')
+    short = line.replace('pip install .', install) + ' --epochs 1 --limit 200'
     assert short.count('deps.pth')==1
     out = run('bash', '-ec', short.replace('python3 -m venv', f'{sys.executable} -m venv'), cwd=tmp_path)
     assert 'kNN accuracy' in out and (tmp_path/'runs/digits/neighbours.html').exists()
@@ -60,7 +63,8 @@ def test_the_version_is_the_same_everywhere(dist):
     assert f'## {ini}' in (root/'CHANGELOG.md').read_text()
 
 def shorter_quickstart():
-    "The code cells of the quickstart with a training of two epochs. What thirty reach is asserted by the page itself, which nbdev-test runs"
+    """The code cells of the quickstart with a training of two epochs.
+    What thirty reach is asserted by the page itself, which nbdev-test runs"""
     cells = [c.source for c in nbformat.read(root/'nbs/tutorials/quickstart.ipynb', 4).cells if c.cell_type=='code']
     longer,learned = 'fit_one_cycle(30,',"assert scores['trained'].interval[0] > max(untrained, scores['raw pixels'])"
     assert [sum(text in c for c in cells) for text in (longer,learned)]==[1,1]

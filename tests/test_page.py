@@ -35,13 +35,23 @@ def until(page, condition):
 
 def chosen(page): return int(page.evaluate('new URLSearchParams(location.hash.slice(1)).get("image")'))
 def epoch(page): return int(page.evaluate('new URLSearchParams(location.hash.slice(1)).get("epoch")'))
-def strip(page): return page.evaluate("[...document.querySelectorAll('.strip .item')].sort((a, b) => a.getAttribute('aria-posinset')-b.getAttribute('aria-posinset')).map(e => e.getAttribute('aria-label'))")
-def cards(page): return page.evaluate("[...document.querySelectorAll('.panel section:not([hidden]) .go')].map(e => e.getAttribute('aria-label'))")
+def strip(page):
+    return page.evaluate("""[...document.querySelectorAll('.strip .item')]
+        .sort((a, b) => a.getAttribute('aria-posinset')-b.getAttribute('aria-posinset')).map(e => e.getAttribute('aria-label'))""")
+def cards(page):
+    return page.evaluate("[...document.querySelectorAll('.panel section:not([hidden]) .go')].map(e => e.getAttribute('aria-label'))")
 
 _contrast = """() => {
-  const lum = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4 }); return .2126*r+.7152*g+.0722*b };
+  const lum = c => {
+    const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4 });
+    return .2126*r+.7152*g+.0722*b;
+  };
   const rgb = s => s.match(/[\\d.]+/g).map(Number);
-  const ground = el => { for (; el; el = el.parentElement) { const c = rgb(getComputedStyle(el).backgroundColor); if (c.length < 4 || c[3] === 1) return c.slice(0, 3) } return rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3) };
+  const of = el => rgb(getComputedStyle(el).backgroundColor);
+  const ground = el => {
+    for (; el; el = el.parentElement) { const c = of(el); if (c.length < 4 || c[3] === 1) return c.slice(0, 3) }
+    return of(document.body).slice(0, 3);
+  };
   const low = [];
   for (const el of document.querySelectorAll('.psm-map *')) {
     const own = [...el.childNodes].some(n => n.nodeType === 3 && n.data.trim());
@@ -58,21 +68,29 @@ _contrast = """() => {
 @pytest.mark.parametrize('labelled', [True, False], ids=['labelled','unlabelled'])
 def test_looks(shown, width, scheme, labelled):
     "Nothing wider than the screen, nothing hard to read, nothing asked of a network"
-    page = shown(fake_view(labelled=labelled, vocab=['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']), width, scheme)
+    page = shown(fake_view(labelled=labelled, vocab=['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']), width,
+                 scheme)
     assert page.title()=='Made up' and page.evaluate('document.documentElement.scrollWidth')<=width
     assert page.evaluate('document.querySelector(".psm-map").dataset.theme')==scheme
     assert page.evaluate(_contrast)==[] and not page.bad
     box = page.locator('.map').first.bounding_box()
     assert box['width']>.5*min(width, 900) and box['height']>250
     if width>=1280: assert page.evaluate('document.documentElement.scrollHeight')<=900      # a wide screen needs no scrolling
-    dots = page.evaluate("(() => { const c = document.querySelector('.map canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0; for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i]-d[0])+Math.abs(d[i+1]-d[1]) > 60; return n; })()")
+    dots = page.evaluate("""(() => {
+        const c = document.querySelector('.map canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        let n = 0;
+        for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i]-d[0])+Math.abs(d[i+1]-d[1]) > 60;
+        return n;
+    })()""")
     assert dots>500
 
 def test_no_word_of_right_and_wrong_without_labels(shown):
     page = shown(fake_view(labelled=False))
-    text = page.evaluate("[...document.querySelectorAll('.psm-map *')].map(e => [e.title, e.placeholder, e.ariaLabel, ...[...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data)].join('\\n')).join('\\n')").lower()
+    text = page.evaluate("""[...document.querySelectorAll('.psm-map *')].map(e => [e.title, e.placeholder, e.ariaLabel,
+        ...[...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data)].join('\\n')).join('\\n')""").lower()
     assert 'epoch 4 of 4' in text and 'trusted' in text
-    for word in ('right','wrong neighbour','purity','false negative','✓','✗','⚠','class'): assert word not in text, (word, text[max(0, text.find(word)-60):][:140])
+    for word in ('right','wrong neighbour','purity','false negative','✓','✗','⚠','class'):
+        assert word not in text, (word, text[max(0, text.find(word)-60):][:140])
     assert page.locator('select').nth(1).locator('option').all_inner_texts()[:2]==['least trusted first','least stable first']
     assert {'duplicates','outliers'} <= {*page.locator('select').nth(2).locator('option').all_inner_texts()}
     page.select_option('select >> nth=2', 'duplicates')
@@ -124,7 +142,8 @@ def test_with_the_keyboard_alone(shown):
     stops = []
     for _ in range(40):
         page.keyboard.press('Tab')
-        stops.append(page.evaluate("(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || document.activeElement.type)"))
+        stops.append(page.evaluate("""(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent
+            || document.activeElement.type)"""))
         if stops[-1]=='Play': break
     assert stops[-1]=='Play' and len(stops)<=14
     page.locator('.strip .item[tabindex="0"]').focus()
@@ -150,16 +169,23 @@ def test_with_the_keyboard_alone(shown):
         page.keyboard.press('p')
     page.locator('input[type=search]').focus()
     page.keyboard.type('rpf')
-    assert page.locator('input[type=search]').input_value()=='rpf' and page.locator('output.soft').inner_text()=='No image fits these filters.'
+    assert page.locator('input[type=search]').input_value()=='rpf'
+    assert page.locator('output.soft').inner_text()=='No image fits these filters.'
     assert not page.bad
 
 def test_a_screen_readers_tree(shown):
     page = shown(fake_view(runs=('MoCo','PSM')), width=1400)
     tree = page.locator('.psm-map').aria_snapshot()
-    for said in ('region "Made up"', 'combobox "Colour"', 'searchbox "Find"', 'slider "Epoch"', 'button "Play"', 'listbox "Images"', 'application "Map of PSM after epoch 4', 'complementary "The chosen image"', 'group "Runs"', 'status', 'img "purity of 5 after epoch 4: MoCo: 0.8, PSM: 0.8, chance 0.1"'):
+    for said in ('region "Made up"', 'combobox "Colour"', 'searchbox "Find"', 'slider "Epoch"', 'button "Play"', 'listbox "Images"',
+                 'application "Map of PSM after epoch 4', 'complementary "The chosen image"', 'group "Runs"', 'status',
+                 'img "purity of 5 after epoch 4: MoCo: 0.8, PSM: 0.8, chance 0.1"'):
         assert said in tree, said
     assert page.locator('.strip [aria-selected=true]').count()==1
-    unnamed = page.evaluate("[...document.querySelectorAll('button, select, input, canvas:not([aria-hidden]), [role=option]')].filter(e => !e.closest('dialog') && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length || e.classList.length === 0 && e.parentElement.className === 'map')).map(e => e.outerHTML.slice(0, 90))")
+    unnamed = page.evaluate("""
+        [...document.querySelectorAll('button, select, input, canvas:not([aria-hidden]), [role=option]')]
+        .filter(e => !e.closest('dialog') && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length
+            || e.classList.length === 0 && e.parentElement.className === 'map'))
+        .map(e => e.outerHTML.slice(0, 90))""")
     assert unnamed==[]
     page.keyboard.press('ArrowDown')
     assert 'epoch 3' in page.locator('[role=status]').first.inner_text()
@@ -168,7 +194,8 @@ def test_two_runs(shown):
     "Side by side or one at a time, linked; the chart shows both, chance, and where mining starts"
     view = fake_view(runs=('MoCo','PSM'))
     page = shown(view, width=1400)
-    assert page.locator('figure:not([hidden]) .map').count()==2 and page.locator('.panel section:not([hidden]) h3').all_inner_texts()[1].startswith('PSM: ')
+    assert page.locator('figure:not([hidden]) .map').count()==2
+    assert page.locator('.panel section:not([hidden]) h3').all_inner_texts()[1].startswith('PSM: ')
     chart = page.locator('.chart')
     assert chart.locator('polyline').count()==2 and chart.locator('.chance').count()==2-1 and chart.locator('.start').count()==1
     first = chosen(page)
@@ -186,7 +213,8 @@ def test_a_legend_that_filters(shown):
     page = shown(view)
     page.locator('.chip', has_text='class 2').click()
     want = int((view['labels']==2).sum())
-    assert page.locator('.tools output').inner_text()==f'{want} of 60 images' and all('class 2' in s for s in strip(page)) and view['labels'][chosen(page)//3]==2
+    assert page.locator('.tools output').inner_text()==f'{want} of 60 images' and all('class 2' in s for s in strip(page))
+    assert view['labels'][chosen(page)//3]==2
     page.locator('.chip', has_text='class 3').click()
     assert page.locator('.tools output').inner_text()==f"{want+int((view['labels']==3).sum())} of 60 images"
     page.fill('input[type=search]', '3')
@@ -217,7 +245,10 @@ def test_the_map_answers_the_mouse(shown):
     view = fake_view(n=40)
     page = shown(view)
     box = page.locator('.map .top').bounding_box()
-    dots = page.evaluate("(() => { const m = document.querySelector('.psm-map').explorer.maps[0]; return Array.from(m.xs, (x, i) => [x, m.ys[i]]) })()")
+    dots = page.evaluate("""(() => {
+        const m = document.querySelector('.psm-map').explorer.maps[0];
+        return Array.from(m.xs, (x, i) => [x, m.ys[i]]);
+    })()""")
     apart = lambda i: min(np.hypot(*np.subtract(dots[i], d)) for j,d in enumerate(dots) if j!=i)
     for i in [i for i in range(40) if apart(i)>30][:8]:
         page.mouse.move(box['x']+dots[i][0], box['y']+dots[i][1])
@@ -255,7 +286,8 @@ def test_play_moves_the_dots(shown, browser):
     until(page, "document.querySelector('.play').getAttribute('aria-label')=='Play' && location.hash.endsWith('epoch=4')")
     assert not page.bad
 
-hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', 'שלום עולם', '=cmd()', 'x'*400, '</script><script>document.title="hacked"</script>', '\udcff']
+hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', 'שלום עולם', '=cmd()', 'x'*400,
+           '</script><script>document.title="hacked"</script>', '\udcff']
 
 def test_hostile_names(shown):
     names = [f'/photos/{o}/{i}.jpg' if '/' not in o else f'/photos/{o}' for i,o in enumerate(hostile*3)]
@@ -289,7 +321,7 @@ def test_images_without_a_place_yet(shown):
     view = fake_view()
     view['runs'][0]['xy'][:3,:30] = 65535
     page = shown(view, address='#image=3&epoch=1')
-    placed = "(() => { const m = document.querySelector('.psm-map').explorer.maps[0]; return Array.from(m.xs).filter(x => !Number.isNaN(x)).length })()"
+    placed = "Array.from(document.querySelector('.psm-map').explorer.maps[0].xs).filter(x => !Number.isNaN(x)).length"
     until(page, f"{placed} === 30")
     for _ in range(3): page.keyboard.press('ArrowUp')
     until(page, f"{placed} === 60")
@@ -304,11 +336,13 @@ def test_many_images(shown):
     page.wait_for_timeout(300)
     n = page.evaluate("document.querySelectorAll('.strip .item').length")
     assert n<60 and page.locator('.head .soft').inner_text()=='50,000 images' and not page.bad
-    print('ms a draw of 50,000 dots:', page.evaluate("(() => { const t = document.querySelector('.psm-map').explorer.maps[0].times.slice().sort((a, b) => a-b); return [t[t.length>>1], t[t.length-1]] })()"))
+    times = page.evaluate("document.querySelector('.psm-map').explorer.maps[0].times.slice().sort((a, b) => a-b)")
+    print('ms a draw of 50,000 dots, in the middle and at most:', times[len(times)//2], times[-1])
 
 def test_the_page_of_a_history(browser, tmp_path):
     set_seed(0)
-    learn = silent(psm_learner(digits_dls(bs=64, limit=200), n_pos=6, mine_after=0., cbs=[h := NeighbourHistory(n_probes=8, n_pos=6, n_neg=5)]))
+    learn = silent(psm_learner(digits_dls(bs=64, limit=200), n_pos=6, mine_after=0.,
+                               cbs=[h := NeighbourHistory(n_probes=8, n_pos=6, n_neg=5)]))
     learn.fit(2, 1e-3)
     page = open_page(browser, neighbour_page(h, tmp_path/'p.html', layout='pca'), address=f'#image={h.ids[0]}&epoch=2')
     pos,neg = h.rows(h.ids[0], 1)
@@ -316,7 +350,8 @@ def test_the_page_of_a_history(browser, tmp_path):
     assert [int(s.split('image ')[1].split(',')[0]) for s in said]==[r['id'] for r in pos]
     assert [', right,' in s for s in said]==[r['right'] for r in pos]
     page.locator('summary').click()
-    assert page.locator('.negatives button').count()==len(neg) and 'times as often as in a uniform draw' in page.locator('.negatives button').first.get_attribute('title')
+    assert page.locator('.negatives button').count()==len(neg)
+    assert 'times as often as in a uniform draw' in page.locator('.negatives button').first.get_attribute('title')
     assert page.locator('.views canvas').count()==2 and not page.bad
 
 def test_a_page_of_the_usual_size_is_small():
@@ -335,7 +370,9 @@ def test_the_script_is_linted_and_formatted():
     res = subprocess.run(['biome','check','--error-on-warnings'], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert res.returncode==0, res.stdout[-3000:]+res.stderr[-2000:]
 
-@pytest.mark.parametrize('place,name,value', [('body','class','vscode-dark'), ('html','theme','dark'), ('body','data-jp-theme-light','false'), ('body','class','quarto-dark'), ('body','class','dark-theme')])
+@pytest.mark.parametrize('place,name,value', [('body','class','vscode-dark'), ('html','theme','dark'),
+                                              ('body','data-jp-theme-light','false'), ('body','class','quarto-dark'),
+                                              ('body','class','dark-theme')])
 def test_dark_themes(shown, place, name, value):
     "Of VS Code, Colab, JupyterLab and this site, also if they change later"
     page = shown(fake_view())
@@ -350,7 +387,8 @@ def test_dark_themes(shown, place, name, value):
 def test_tables_of_fastprogress_are_readable_in_the_dark(browser):
     from fastprogress.fastprogress import html_styles, text2html_table
     page = browser.new_page()
-    page.set_content(f'<body style="background:#111; color:#fff">{html_styles}{text2html_table([["epoch","loss"],[0,1.5],[1,1.2],[2,1.1]])}')
+    table = text2html_table([["epoch","loss"],[0,1.5],[1,1.2],[2,1.1]])
+    page.set_content(f'<body style="background:#111; color:#fff">{html_styles}{table}')
     grounds = page.evaluate("[...document.querySelectorAll('tr')].map(r => getComputedStyle(r).backgroundColor)")
     assert len(grounds)==4 and {*grounds} <= {'rgba(0, 0, 0, 0)','rgba(136, 136, 136, 0.133)'}, grounds
 
@@ -360,7 +398,12 @@ def test_a_picture_shows_no_part_of_the_next_one(shown):
     view['thumbs']['sprites'] = [checkered(8, 32)]
     view['thumbs']['place'][:] = 9
     page = shown(view)
-    colours = page.evaluate("(() => { const c = document.querySelector('.big canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const s = new Set(); for (let i = 0; i < d.length; i += 4) s.add(d[i] >> 6); return [...s] })()")
+    colours = page.evaluate("""(() => {
+        const c = document.querySelector('.big canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        const s = new Set();
+        for (let i = 0; i < d.length; i += 4) s.add(d[i] >> 6);
+        return [...s];
+    })()""")
     assert len(colours)==1
 
 def test_a_panel_without_labels_says_no_more_than_it_knows():
@@ -370,4 +413,5 @@ def test_a_panel_without_labels_says_no_more_than_it_knows():
     h.labels.clear()
     h.tables[0] = h.tables[0].copy()         # rows are kept by table
     without = neighbour_panel(h, h.ids[0], 0)
-    assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without and '<small>Mining was not in use yet' in without
+    assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without
+    assert '<small>Mining was not in use yet' in without

@@ -20,11 +20,14 @@ def test_digits_and_moco(tmp_path):
     assert res.returncode==0, res.stderr
     for line in ('raw pixels', 'untrained', 'PSM', 'MoCo', 'chance'): assert line in res.stdout
     names = {f.name for f in (tmp_path/'run').iterdir()}
-    assert names=={'encoder.safetensors','features.parquet','before_after.png','history.csv','history_moco.csv','curves.png','neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth'} | {f'neighbours{m}.{e}' for m in ('','_moco') for e in ('parquet','safetensors')}
+    assert names=={'encoder.safetensors','features.parquet','before_after.png','history.csv','history_moco.csv','curves.png',
+                   'neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth','neighbours.parquet','neighbours.safetensors',
+                   'neighbours_moco.parquet','neighbours_moco.safetensors'}
     assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc.notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2
-    assert h.drop(columns='purity').notna().all(axis=None) and (h.purity.notna() | (h.trusted==0)).all()      # of nothing there is no purity
+    # of nothing there is no purity
+    assert h.drop(columns='purity').notna().all(axis=None) and (h.purity.notna() | (h.trusted==0)).all()
 
 def test_the_same_seed_gives_the_same_history(tmp_path, capsys):
     "In a process of its own, and in this one, which drew random numbers before"
@@ -100,7 +103,8 @@ def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
 def test_checkpoints_of_the_user_stay(tmp_path):
     (tmp_path/'checkpoint_mine.pth').write_text('of the user')
     pretrain.psm_pretrain('digits', epochs=1, limit=100, device='cpu', out=tmp_path)
-    assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint.pth','checkpoint_mine.pth'} and (tmp_path/'checkpoint_mine.pth').read_text()=='of the user'
+    assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint.pth','checkpoint_mine.pth'}
+    assert (tmp_path/'checkpoint_mine.pth').read_text()=='of the user'
 
 def test_resume_keeps_the_batch_size(tmp_path):
     "One that was given has to be given again; one that the data decided may be left out, or named"
@@ -118,7 +122,8 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
         momenta.append(cbs.settings['momentum'])
         return make(dls, arch, cbs=cbs, **kwargs)
     monkeypatch.setattr(pretrain, 'psm_learner', spy)
-    learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu', out=tmp_path/'run')
+    learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu',
+                                  out=tmp_path/'run')
     assert momenta==[(.99,1.),.99] and learn.dls.train.bs==10 and not getattr(learn.dls, 'vocab', None)
 
 def test_a_comparison_shares_what_both_take(tmp_path):
@@ -138,7 +143,9 @@ def test_the_rule_of_mining_is_recorded(name, given, has, lacks, tmp_path):
     run = json.loads((tmp_path/'run.json').read_text())
     used = run['settings'][name]
     assert {n: used[n] for n in has}==has and not {*lacks} & {*used}
-    assert used==dict(learn.psm.settings, bank_size=100) and run['psm']=={**{n: v for n,v in given.items() if n!='method'}, **({} if has['rule']=='bank' else dict(refresh=has['refresh'])), 'momentum': .98}
+    assert used==dict(learn.psm.settings, bank_size=100)
+    assert run['psm']=={**{n: v for n,v in given.items() if n!='method'}, **({} if has['rule']=='bank' else dict(refresh=has['refresh'])),
+                        'momentum': .98}
     assert ('trusted' in pd.read_csv(tmp_path/'history.csv'))==(has['rule']=='index')==(learn.model.loss.index is not None)
 
 @pytest.mark.parametrize('method,name,n_neg', [('from_bank','PSM from the bank',256), ('pnsm','PNSM',256), ('moco','MoCo',None)])
@@ -150,9 +157,11 @@ def test_an_option_that_was_not_given_leaves_the_methods_own_default(method, nam
     assert json.loads((tmp_path/'run.json').read_text())['settings'][name]['n_neg']==n_neg
 
 def test_a_comparison_of_two_rules_takes_what_each_has(tmp_path):
-    pretrain.psm_pretrain('digits', epochs=1, limit=100, method='from_bank', soft_temp=.3, n_pos=5, compare='psm', device='cpu', out=tmp_path)
+    pretrain.psm_pretrain('digits', epochs=1, limit=100, method='from_bank', soft_temp=.3, n_pos=5, compare='psm', device='cpu',
+                          out=tmp_path)
     used = json.loads((tmp_path/'run.json').read_text())['settings']
-    assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM'] and [u['n_pos'] for u in used.values()]==[5,5] and used['PSM']['refresh']==1
+    assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM']
+    assert [u['n_pos'] for u in used.values()]==[5,5] and used['PSM']['refresh']==1
 
 def test_curves_show_what_was_measured(tmp_path, monkeypatch):
     "Also where kNN accuracy was measured in some epochs only, and after one epoch"
@@ -191,7 +200,8 @@ def test_a_run_whose_path_is_an_object_goes_on(tmp_path):
     run = dict(data=Path('images'), bs=8)
     pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, **run)
     pretrain.check_resume(tmp_path, True, run)
-    with pytest.raises(ValueError, match="data was 'images' and is now 'others'"): pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
+    with pytest.raises(ValueError, match="data was 'images' and is now 'others'"):
+        pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
 
 def test_a_run_from_before_n_pos_had_its_name_goes_on(tmp_path):
     pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, bs=8, k=7)
@@ -225,10 +235,12 @@ def test_resnets_have_their_recipe(tmp_path, capsys):
     "It is printed and recorded, gives way to what is asked for, and goes into fewer parts where batches are small"
     digit_files(tmp_path/'images', 50)
     def run(out, **kwargs):
-        learn = pretrain.psm_pretrain(str(tmp_path/'images'), arch='cifar_resnet18', epochs=1, size=16, device='cpu', out=tmp_path/out, **kwargs)
+        learn = pretrain.psm_pretrain(str(tmp_path/'images'), arch='cifar_resnet18', epochs=1, size=16, device='cpu', out=tmp_path/out,
+                                      **kwargs)
         return learn,json.loads((tmp_path/out/'run.json').read_text()),capsys.readouterr().out
     learn,r,said = run('a', bs=32)
-    assert [r[n] for n in ('opt','lr','wd','warmup')]==['sgd',.06,5e-4,5] and [r['settings']['PSM'][n] for n in ('temp','split_bn','momentum')]==[.1,2,.99]
+    assert [r[n] for n in ('opt','lr','wd','warmup')]==['sgd',.06,5e-4,5]
+    assert [r['settings']['PSM'][n] for n in ('temp','split_bn','momentum')]==[.1,2,.99]
     assert 'Recipe for ResNets: sgd, lr 0.06 after 0.25 of 1 epochs, wd 0.0005, batches of 32, temp 0.1, split_bn 2, momentum 0.99' in said
     assert {*learn.recorder.hps['mom']}=={.9} and learn.opt.hypers[0]['wd']==5e-4
     learn,r,_ = run('b', lr=.01, temp=.3, compare='byol')

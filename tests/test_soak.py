@@ -14,6 +14,7 @@ def test_memory_stays_flat():
         if not cb.training: return
         steps[0] += 1
         if steps[0]%500==0: seen.append(psutil.Process().memory_info().rss)
-    learn = quiet(digits_dls(bs=8, limit=400), cbs=[PSMCallback(bank_size=100, n_pos=5, n_neg=20), PurityCallback(), CollapseCallback(), AgreementCallback(), Spy(after_batch=count)])
+    learn = quiet(digits_dls(bs=8, limit=400), cbs=[PSMCallback(bank_size=100, n_pos=5, n_neg=20), PurityCallback(), CollapseCallback(),
+                                                    AgreementCallback(), Spy(after_batch=count)])
     learn.fit(200, 1e-3)
     assert steps[0]==10_000 and max(seen[2:]) < 1.05*seen[1], [s/1e6 for s in seen]

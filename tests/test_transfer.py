@@ -3,8 +3,8 @@ import pickle, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from pathlib import Path
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock,
-    accuracy_multi, create_body, get_image_files, load_learner, set_seed)
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock,
+    Normalize, PILImageBW, RegressionBlock, accuracy_multi, create_body, get_image_files, load_learner, set_seed)
 from psm_fastai.all import *
 from torchvision.models import ResNet18_Weights, resnet18
 from urllib.error import URLError
@@ -39,7 +39,8 @@ def test_targets_that_are_no_classes_need_a_loss(learn, folder):
     norm = Normalize.from_stats(*image_stats(learn.dls).values(), cuda=False)
     def dls(block, get_y): return DataBlock((ImageBlock(PILImageBW), block), get_y=get_y, batch_tfms=norm).dataloaders(files, bs=8)
     for d in (dls(MultiCategoryBlock, several), dls(RegressionBlock(1), lambda f: len(f.name)/9)):
-        with pytest.raises(ValueError, match='needs one class for each image, and the targets of these dls are something else'): learn.to_classifier(d)
+        with pytest.raises(ValueError, match='needs one class for each image, and the targets of these dls are something else'):
+            learn.to_classifier(d)
     c = silent(learn.to_classifier(dls(MultiCategoryBlock, several), loss_func=BCEWithLogitsLossFlat(), metrics=accuracy_multi))
     c.fit(1)
     assert c.model[2].out_features==2
@@ -68,7 +69,8 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 def test_other_normalisation_is_refused(learn, tmp_path, folder):
     learn.save_encoder(tmp_path/'e.safetensors')
     other = image_dls(folder, size=24, bs=8)
-    with pytest.raises(ValueError, match='The encoder was trained on images with mean'): psm_learner(other, load_encoder(tmp_path/'e.safetensors'))
+    with pytest.raises(ValueError, match='The encoder was trained on images with mean'):
+        psm_learner(other, load_encoder(tmp_path/'e.safetensors'))
     with pytest.raises(ValueError, match='and these have mean'): learn.to_classifier(other)
     s = image_stats(learn.dls)
     assert silent(learn.to_classifier(image_dls(folder, size=24, bs=8, stats=(s['mean'],s['std'])))).model[2].out_features==4
@@ -104,7 +106,8 @@ def test_nearest_is_that_of_numpy(learn):
     found = learn.nearest(images, n=5, among=known)
     a,b = known.filter(regex=r'^f\d+$').to_numpy(),learn.features(1).filter(regex=r'^f\d+$').to_numpy()[:3]
     sims = (b/np.linalg.norm(b, axis=1, keepdims=True)) @ (a/np.linalg.norm(a, axis=1, keepdims=True)).T
-    assert found.id.tolist()==np.argsort(-sims, axis=1)[:,:5].flatten().tolist() and found['query'].tolist()==sum(([i]*5 for i in range(3)), [])
+    assert found.id.tolist()==np.argsort(-sims, axis=1)[:,:5].flatten().tolist()
+    assert found['query'].tolist()==sum(([i]*5 for i in range(3)), [])
     assert np.allclose(found.similarity, np.sort(sims, axis=1)[:,::-1][:,:5].flatten(), atol=1e-5)
 
 def test_linear_probe_is_scikit_learns(learn):
@@ -132,7 +135,8 @@ def test_fastais_loggers_work(tmp_path):
     l.path = tmp_path
     l.fit(2, cbs=[CSVLogger('log.csv'), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
     log = pd.read_csv(tmp_path/'log.csv')
-    assert {'train_loss','purity','knn_acc','std'} <= set(log.columns) and len(log)==2 and log[['train_loss','purity','knn_acc','std']].notna().all(axis=None)
+    assert {'train_loss','purity','knn_acc','std'} <= set(log.columns) and len(log)==2
+    assert log[['train_loss','purity','knn_acc','std']].notna().all(axis=None)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     ev = EventAccumulator(str(tmp_path/'tb')).Reload()
     assert {'train_loss','purity','knn_acc'} <= set(ev.Tags()['scalars']) and len(ev.Scalars('knn_acc'))==2
@@ -141,8 +145,10 @@ def test_the_table_before_the_first_epoch(capsys):
     l = psm_learner(digits_dls(bs=50, limit=300))
     with l.no_bar(): l.fit(2)
     out = capsys.readouterr().out
-    assert 'images     300, batches of 50: 6 steps an epoch, 12 in all' in out and 'bank       300 rows of 128, 1 for each image; 300 filled' in out
-    assert 'positives  the other view and up to 20 trusted neighbours after 30% of training' in out and 'index      300 images and the 20 nearest of each' in out
+    assert 'images     300, batches of 50: 6 steps an epoch, 12 in all' in out
+    assert 'bank       300 rows of 128, 1 for each image; 300 filled' in out
+    assert 'positives  the other view and up to 20 trusted neighbours after 30% of training' in out
+    assert 'index      300 images and the 20 nearest of each' in out
     assert '! 12 steps are few' in out and 'time       about' in out
     with l.no_bar(): l.fit(1)
     assert 'images  ' not in capsys.readouterr().out         # told once
@@ -184,7 +190,9 @@ def test_a_refused_encoder_changes_nothing(learn, tmp_path):
     learn.save_encoder(tmp_path/'e.safetensors')
     other = create_encoder('small_resnet', 3)
     before = {n: t.clone() for n,t in other.state_dict().items()}
-    with pytest.raises(ValueError, match=r'another architecture than Sequential: 0.weight is \[32, 1, 3, 3\] in the file and \[32, 3, 3, 3\] here'): load_encoder(tmp_path/'e.safetensors', arch=other)
+    with pytest.raises(ValueError,
+                       match=r'another architecture than Sequential: 0.weight is \[32, 1, 3, 3\] in the file and \[32, 3, 3, 3\] here'):
+        load_encoder(tmp_path/'e.safetensors', arch=other)
     assert same(before, other.state_dict())
 
 def test_a_classifier_takes_uint8_as_pretraining_does():
@@ -217,7 +225,9 @@ def test_features_of_new_images_from_a_folder(tmp_path):
     (tmp_path/'new/x.png').write_text('no image')
     with pytest.raises(ValueError, match="1 of 4 images can't be read: .*x.png"): image_features(tmp_path, tmp_path/'new')
 
-@pytest.mark.parametrize('kind,kwargs', [('16 bits', dict(min_value=1000, max_value=1300)), ('pad', dict(fit='pad', ground='black')), ('ground', dict(ground=(9,100,200))), ('bands', dict(alpha=False, channels=4)), ('squish', dict(fit='squish'))])
+@pytest.mark.parametrize('kind,kwargs', [('16 bits', dict(min_value=1000, max_value=1300)), ('pad', dict(fit='pad', ground='black')),
+                                         ('ground', dict(ground=(9,100,200))), ('bands', dict(alpha=False, channels=4)),
+                                         ('squish', dict(fit='squish'))])
 def test_new_images_are_read_as_those_of_the_training(tmp_path, kind, kwargs, capsys):
     (tmp_path/'in').mkdir()
     save_all(tmp_path/'in', [900+pixels(20,30, hi=500, dtype=np.uint16) if kind=='16 bits' else pixels(20,30,4) for _ in range(4)])
@@ -263,11 +273,13 @@ def test_other_settings_than_the_weights_can_be_asked_for(folder, photo_weights)
     assert silent(psm_learner(dls, 'resnet18', n_pos=3, mine_after=.5)).psm.settings['mine_after']==.5
     assert torch.allclose(torch.tensor(image_stats(dls)['mean']), torch.tensor([.449]), atol=1e-3)
     plain = silent(psm_learner(image_dls(folder, size=32, bs=8), 'resnet18', n_pos=3, pretrained=False))
-    assert plain.psm.settings['mine_after']==.3 and not torch.equal(plain.model.encoder.layer1[0].conv1.weight, photo_weights['layer1.0.conv1.weight'])
+    assert plain.psm.settings['mine_after']==.3
+    assert not torch.equal(plain.model.encoder.layer1[0].conv1.weight, photo_weights['layer1.0.conv1.weight'])
 
 def test_weights_that_cannot_be_fetched_are_named(folder, monkeypatch):
     def no_network(*args, **kwargs): raise URLError('no network')
     monkeypatch.setattr(ResNet18_Weights, 'get_state_dict', no_network)
     dls = image_dls(folder, size=32, bs=8)
-    with pytest.raises(ValueError, match="weights of resnet18 can't be fetched: <urlopen error no network>. Pass pretrained=False"): psm_learner(dls, 'resnet18')
+    with pytest.raises(ValueError, match="weights of resnet18 can't be fetched: <urlopen error no network>. Pass pretrained=False"):
+        psm_learner(dls, 'resnet18')
     assert image_stats(dls)['mean']==[.5]

@@ -10,7 +10,8 @@ pytestmark = pytest.mark.guarantee('traps')
 
 def test_lightly_1009_rows_stay_normalised_and_the_loss_leaves_its_start(learn):
     "lightly #1009: rows lose their normalisation, and the loss sticks at ln(K+1)"
-    for rows in (learn.model.bank, learn.model.loss.index): assert ((rows.feats[rows.ready].norm(dim=1)-1).abs()<1e-5).all() and rows.ready.sum()>=128
+    for rows in (learn.model.bank, learn.model.loss.index):
+        assert ((rows.feats[rows.ready].norm(dim=1)-1).abs()<1e-5).all() and rows.ready.sum()>=128
     set_seed(0)
     learn = quiet(cbs=[PSMCallback.from_bank(bank_size=128)])
     learn.fit_one_cycle(2, 1e-3)
@@ -52,11 +53,13 @@ def test_lightly_564_the_symmetric_loss_enqueues_after_both_halves():
     assert len(spy.seen.q)==64
 
 def test_moco_146_an_image_is_never_among_its_negatives(monkeypatch):
-    "lightly #564: a batch's own keys become its negatives; moco #146: so do older keys of the same image, where the bank is larger than the data"
+    """lightly #564: a batch's own keys become its negatives.
+    moco #146: so do older keys of the same image, where the bank is larger than the data"""
     seen,mine = [],PSMLoss.mine
     def spy(self, q, k, ids, bank):
         mined = mine(self, q, k, ids, bank)
-        for idx,ok in ((mined.pos_idx,mined.pos_found),(mined.neg_idx,mined.neg_mask)): seen.append((ids, bank.ids[idx], ok, bank.ids.clone()))
+        for idx,ok in ((mined.pos_idx,mined.pos_found),(mined.neg_idx,mined.neg_mask)):
+            seen.append((ids, bank.ids[idx], ok, bank.ids.clone()))
         return mined
     monkeypatch.setattr(PSMLoss, 'mine', spy)
     def before(cb): cb.n = len(seen)
@@ -66,7 +69,8 @@ def test_moco_146_an_image_is_never_among_its_negatives(monkeypatch):
         for ids,rows,ok,bank in seen[cb.n:]:
             assert torch.equal(ids, cb.yb[0]) and ok.any()
             assert not ((rows==ids[:,None]) & ok).any()
-    quiet(cbs=[PSMCallback.from_bank(bank_size=500, n_pos=5, n_neg=50, mine_after=0), Spy(order=9, before_batch=before, after_loss=after)]).fit(3)
+    quiet(cbs=[PSMCallback.from_bank(bank_size=500, n_pos=5, n_neg=50, mine_after=0),
+               Spy(order=9, before_batch=before, after_loss=after)]).fit(3)
     assert max(int((bank==ids[:,None]).sum()) for ids,_,_,bank in seen) > 32     # the bank did hold several keys of these images
 
 def test_moco_46_split_batch_norm_parts_query_and_key():
@@ -136,7 +140,8 @@ def test_lightly_1840_the_temperature_of_knn_is_the_one_given():
     acc = learn.knn_accuracy(k=7, temp=.03)
     assert learn.recorder.values[-1][-1]==float(acc) and acc.settings==dict(k=7, temp=.03)
     (x,y),(xv,yv) = labelled_features(learn)
-    skl = KNeighborsClassifier(n_neighbors=7, metric='cosine', weights=lambda d: torch.tensor((1-d)/.03).exp().numpy()).fit(x.numpy(), y.numpy())
+    skl = KNeighborsClassifier(n_neighbors=7, metric='cosine', weights=lambda d: torch.tensor((1-d)/.03).exp().numpy())
+    skl.fit(x.numpy(), y.numpy())
     assert (skl.predict(xv.numpy())==yv.numpy()).mean()==float(acc)
     x,y,xv = torch.randn(200, 4),torch.randint(9, (200,)),torch.randn(50, 4)
     assert (knn_predict(x, y, xv, 20, .03)!=knn_predict(x, y, xv, 20, 9.)).any()
