@@ -2,8 +2,8 @@
 import os, shutil, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastai.vision.all import (Callback, CancelFitException, EarlyStoppingCallback, GradientAccumulation, OptimWrapper, RMSProp, ReduceLROnPlateau,
-    SGD, SaveModelCallback, partial, set_seed)
+from fastai.vision.all import (Callback, CancelFitException, EarlyStoppingCallback, GradientAccumulation, OptimWrapper, RMSProp,
+    ReduceLROnPlateau, SGD, SaveModelCallback, partial, set_seed)
 from psm_fastai.all import *
 from psm_fastai.files import read_saved
 from common import Spy, quiet, same, state, tiny_learner

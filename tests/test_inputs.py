@@ -128,10 +128,10 @@ def test_a_weak_key_of_normalised_images_is_normalised():
 
 def test_views_smaller_than_the_images(tmp_path):
     "Views of 12 pixels from images of 16, in training, index, history, signs and pictures"
-    dls = DataLoaders(*(TfmdDL(Images(40, (3,16,16)), bs=8, after_batch=[Normalize.from_stats(*imagenet_stats, cuda=False)], num_workers=0) for _ in range(2)))
-    history,sizes = NeighbourHistory(),[]
+    dls,history,sizes = normalised(),NeighbourHistory(),[]
     views = photo_views(blur=.5, solarize=.2, size=12)
-    learn = make(dls, tiny(3), views=views, mine_after=0., cbs=[history, Spy(after_pred=lambda spy: sizes.append([tuple(o.shape[2:]) for o in spy.xb]))])
+    spy = Spy(after_pred=lambda spy: sizes.append([tuple(o.shape[2:]) for o in spy.xb]))
+    learn = make(dls, tiny(3), views=views, mine_after=0., cbs=[history, spy])
     learn.fit(2)
     assert {tuple(o) for o in sizes}=={((12,12),(12,12))}
     assert len(history.tables)==2 and psm_model(learn).loss.index is not None
