@@ -311,11 +311,11 @@ def spread_ids(
     return list(range(0, n, math.ceil(n/most)))
 
 def _view_features(learn, ids):
-    "Features of images without augmentation, of two views and of two weak views, each `[n, F]`"
+    "Features of two views of images, and of two weak views, each `[n, F]`"
     m,views = learner_encoder(learn),learn.psm.loss_cb
     def of_batch(x):
         two = views.two_views(x)
-        return [batch_features(m, o) for o in (x, *two, views.weak_view(x), views.weak_view(x))]
+        return [batch_features(m, o) for o in (*two, views.weak_view(x), views.weak_view(x))]
     with keep_modes(m), no_random():
         m.eval()
         found = [of_batch(x.as_subclass(Tensor)) for x,*_ in plain_batches(learn.dls, ids=ids)]
@@ -336,12 +336,16 @@ def shared_neighbours(
 # %% ../nbs/07_evaluate.ipynb #c25f3697
 @patch
 @torch.no_grad()
-def signs_without_labels(self:Learner)->dict: # `groups`, `agreement`, `agreement_chance` and `right`
+def signs_without_labels(self:Learner,
+    feats:Tensor|None=None, # `[n, F]` features of the images `spread_ids` names, if you have them
+)->dict: # `groups`, `agreement`, `agreement_chance` and `right`
     """What can be seen of at most 2,000 training images without labels: whether neighbours form groups, whether two views agree on
     them, and how many are estimated to be right. Needs `PSMCallback`"""
     total = len(self.dls.train_ds)
     if total<3: return dict.fromkeys(('groups','agreement','agreement_chance','right'), math.nan)
-    plain,*views,weak,other = _view_features(self, spread_ids(total))
+    ids = spread_ids(total)
+    plain = encoder_features(self, ids=ids)[0] if feats is None else feats
+    *views,weak,other = _view_features(self, ids)
     n = len(plain)
     k = min(20, n-1)
     index = NeighbourIndex()

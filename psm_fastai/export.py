@@ -10,11 +10,11 @@ __all__ = []
 # %% ../nbs/08d_export.ipynb #bd9bd3e3
 import numpy as np, pandas as pd
 from fastai.vision.all import patch
-from .collection import _as_utf8
+from .collection import as_utf8
 from .files import atomic_write
 from .history import NeighbourHistory
 from .layout import unit_places
-from .map import histories_of, map_columns, map_parts, _classes
+from .map import histories_of, map_classes, map_columns, map_parts
 from .thumbs import image_bytes
 
 # %% ../nbs/08d_export.ipynb #06aa0e48
@@ -60,8 +60,8 @@ def map_table(self:NeighbourHistory,
     h, = histories_of(self)
     i,ids = _index_of(h, epoch),h.map.ids
     parts,xy = map_parts(h, h.map.epochs),unit_places(h.map_layout(layout)[i])
-    vocab,labels = _classes(h, ids)
-    files = pd.Series([_as_utf8(h.files.get(j)) for j in ids.tolist()], dtype=object)
+    vocab,labels = map_classes(h, ids)
+    files = pd.Series([as_utf8(h.files.get(j)) for j in ids.tolist()], dtype=object)
     there = np.isfinite(xy).all(1)
     res = pd.DataFrame(dict(id=ids, filepath=files, image=[_picture(h, j) for j in ids.tolist()]))
     res['projection_x'],res['projection_y'] = xy.T
@@ -80,5 +80,5 @@ def to_parquet(self:NeighbourHistory,
 ):
     "Write `map_table` as Parquet"
     table = self.map_table(epoch, layout)
-    if 'label' in table: table['label'] = table.label.map(_as_utf8)
+    if 'label' in table: table['label'] = table.label.map(as_utf8)
     with atomic_write(path) as tmp: table.to_parquet(tmp, index=False)

@@ -26,7 +26,6 @@ from .folders import say, short_name
 from .images import in_threads
 from .layout import lay_out
 from .learner import *
-from .learner import _without_augmentation
 from .loss import PSMLoss, by_new_names, check_number
 from .mining import admissible, bank_purities, draw_probs, mine_positives, sample_negatives, view_agreement
 from .model import undisturbed
@@ -51,7 +50,7 @@ def images_at(
     check_places(ids, plain_dls(dls).train.n)
     with no_random(): dl = plain_dls(dls).train.new(shuffle=False, drop_last=False, num_workers=0, bs=len(ids))
     dl.get_idxs = lambda: list(ids)
-    with no_random(), no_skips(dl), _without_augmentation(dl): return next(iter(dl))
+    with no_random(), no_skips(dl), without_augmentation(dl): return next(iter(dl))
 
 # %% ../nbs/08a_history.ipynb #h0000003
 def filled_bank(

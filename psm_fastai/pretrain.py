@@ -447,7 +447,7 @@ def measure_before(self:PretrainRun):
     self.levels = {n: v['knn'] for n,v in self.scores.items() if 'knn' in v}
     self.looked_at = spread_ids(len(self.dls.train_ds))
     self.before = encoder_features(learn, ids=self.looked_at)[0]
-    self.signs = {} if {'knn','linear'} & {*self.measured} else {'before': learn.signs_without_labels()}
+    self.signs = {} if {'knn','linear'} & {*self.measured} else {'before': learn.signs_without_labels(self.before)}
 
 # %% ../nbs/10_pretrain.ipynb #743d7685
 class EpochLines(Callback):

@@ -16,7 +16,7 @@ from . import __version__
 from .collection import Collection
 from .files import atomic_write
 from .learner import psm_model
-from .map import map_curves
+from .map import curve_labels, map_curves
 from .mining import bank_purity
 
 # %% ../nbs/09d_report.ipynb #dcaf5f31
@@ -86,7 +86,7 @@ def method_title(
     return dict(moco='MoCo', nnclr='NNCLR-like', msf='MSF-like', from_bank='PSM from the bank').get(method, method.upper())
 
 _labelled = dict(train_loss='training loss', knn_acc='kNN accuracy', bank_purity='purity of the bank')
-_unlabelled = dict(train_loss='training loss', agreement='agreement of two views', stability='neighbours that stayed')
+_unlabelled = dict(train_loss='training loss', **{n: curve_labels[n] for n in ('agreement','stability')})
 
 def _measured(log, history):
     "What a run has measured: name to values by epoch, counted from 1"

@@ -84,6 +84,15 @@ def test_a_file_answers_as_the_learner_does(folder, tmp_path_factory):
     assert t.duplicate_of.notna().sum()==1 and len(t.features[0])==48
     back.duplicates(3).show(), back.clusters(3).show(ncols=3)
 
+def test_a_file_names_images_from_everywhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    c = learner(Path(folder.name)).collection()
+    assert not Path(c.table.file[0]).is_absolute()
+    c.save(tmp_path/'features.parquet')
+    monkeypatch.chdir(tmp_path)
+    back = load_collection(tmp_path)
+    assert [Path(f).parent for f in back.table.file]==[folder]*38 and Path(back.table.file[0]).exists()
+
 def test_pictures_without_files_can_be_asked_about():
     set_seed(0)
     learn = quiet(digits_dls(bs=32, limit=100))

@@ -338,7 +338,7 @@ def test_curves_without_labels(tmp_path, monkeypatch):
     for ax,name in zip(axs[1:], ('agreement','stability')):
         line,c = ax.lines[0],curves[name]
         assert line.get_xydata().tolist()==[list(p) for p in zip(c['epochs'], c['values'])]
-    assert [a.get_title() for a in axs]==['training loss','agreement of two views','neighbours that stayed']
+    assert [a.get_title() for a in axs]==['training loss','agreement of two views','stability']
     assert len(fig.axes)==4 and [len(o.lines) for o in (axs[0],fig.axes[3])]==[2,1]
 
 def test_an_index_that_was_not_made_again_tells_nothing_new():
