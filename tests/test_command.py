@@ -2,6 +2,7 @@
 import json, os, re, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
+from types import SimpleNamespace
 from psm_fastai import pretrain
 from psm_fastai.all import *
 from common import command, same
@@ -160,3 +161,19 @@ def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, cap
         assert Image.open(out/'before_after.png').size[0]>600
     assert abs(found['noise']['after']['groups'])<.06 and 'Hardly anything was learned' in said
     assert found['stripes']['after']['groups'] > found['noise']['after']['groups']+.1
+
+def test_threads_follow_the_cores_that_are_free(monkeypatch, capsys):
+    n = torch.get_num_threads()
+    monkeypatch.setattr(pretrain.psutil, 'Process', lambda: SimpleNamespace(cpu_affinity=lambda: [1,2,3]))
+    def threads(*busy):
+        monkeypatch.setattr(pretrain.psutil, 'cpu_percent', lambda *_, **__: list(busy))
+        torch.set_num_threads(3)
+        try:
+            pretrain.share_cores()
+            return torch.get_num_threads()
+        finally: torch.set_num_threads(n)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    assert [threads(100,0,0,10), threads(0,100,100,100), threads(0,100,5,5)]==[3,1,2]      # the first core belongs to others
+    assert 'so the training takes 1 of 3 threads' in capsys.readouterr().out
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')
+    assert threads(100,100,100,100)==3 and not capsys.readouterr().out

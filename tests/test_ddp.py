@@ -1,4 +1,4 @@
-"Two processes on one machine, by `accelerate launch`, against one plain loop over both parts of each batch"
+"Two processes, by `accelerate launch` on one machine or two, against one plain loop over both parts of each batch"
 import os, socket, subprocess, sys
 from pathlib import Path
 import pytest, torch
@@ -10,17 +10,29 @@ pytestmark = pytest.mark.posix
 
 modes = 'plain','index','ungathered','synced'
 
-def launch(path):
+def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    tests = Path(__file__).parent
+        return s.getsockname()[1]
+
+def launch(path):
+    "Half of the modes on one machine with two processes, the others as on two machines with one process each"
+    run(path, modes[:2], machines=1)
+    run(path, modes[2:], machines=2)
+
+def run(path, modes, machines):
+    tests,port = Path(__file__).parent,free_port()
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo',
-               PYTHONPATH=os.pathsep.join(filter(None, [str(tests), os.environ.get('PYTHONPATH')])))
-    options = f'--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port {port}'.split()
-    cmd = [Path(sys.executable).parent/'accelerate', 'launch', *options, tests/'ddp_run.py', path, ','.join(modes)]
-    res = subprocess.run([str(o) for o in cmd], env=env, capture_output=True, text=True, timeout=480)
-    assert res.returncode==0, '\n'.join(l for l in res.stderr.splitlines() if l.startswith('[rank'))[-3000:]
+        PYTHONPATH=os.pathsep.join(filter(None, [str(tests), os.environ.get('PYTHONPATH')])))
+    options = f'--multi_gpu --num_processes 2 --num_machines {machines} --mixed_precision no --dynamo_backend no --main_process_port {port}'
+    if machines>1: options += ' --main_process_ip 127.0.0.1'
+    def start(i):
+        cmd = [Path(sys.executable).parent/'accelerate', 'launch', *options.split(), '--machine_rank', i,
+            tests/'ddp_run.py', path, ','.join(modes)]
+        return subprocess.Popen([str(o) for o in cmd], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    started = [start(i) for i in range(machines)]
+    errors = [p.communicate(timeout=480)[1] for p in started]
+    for p,e in zip(started, errors): assert p.returncode==0, '\n'.join(l for l in e.splitlines() if l.startswith('[rank'))[-3000:]
 
 @pytest.fixture(scope='module')
 def launched(tmp_path_factory):
