@@ -1,5 +1,5 @@
 "What ends the command is told in one line, with an exit code; and what is finished can go on"
-import json, os, re, subprocess, sys
+import io, json, re, sys
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from types import SimpleNamespace
@@ -136,12 +136,17 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match='another architecture than small_resnet'): run(tmp_path/'e', epochs=1, start=tmp_path/'w.pth')
 
 @pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
-def test_any_encoding(encoding):
+def test_any_encoding(encoding, monkeypatch):
     "Of a terminal or a file"
-    res = subprocess.run([sys.executable, '-c',
-                          "from psm_fastai import pretrain\nwith pretrain._RunFolder(None, True): print('7×7 größe \\udce9 шум')"],
-                         capture_output=True, env=dict(os.environ, PYTHONIOENCODING=encoding))
-    assert res.returncode==0 and b'gr' in res.stdout, res.stderr
+    out,err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(sys, 'stderr', err)
+    with pytest.raises(SystemExit), pretrain._RunFolder(None, True):
+        print('7×7 größe \udce9 шум')
+        raise ValueError('größe шум')
+    for f in (out,err):
+        f.flush()
+        assert b'gr' in f.buffer.getvalue() and b'?' in f.buffer.getvalue()
 
 def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, capsys):
     "Stripes of three directions become groups; noise does not"

@@ -1,5 +1,5 @@
 "Sweeps lose nothing and compute nothing twice; stored results can be computed again, and the defaults are the setting that was chosen"
-import json, math, re, signal, subprocess, sys
+import json, math, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, partial
@@ -15,26 +15,26 @@ def double(x, **kwargs): return dict(y=2*x, **kwargs)
 @pytest.mark.posix
 def test_a_killed_sweep_goes_on(tmp_path):
     "Killed in its third training, it keeps two rows, and started again it runs the third and the fourth"
-    code = """
-import os, sys, time
-from psm_fastai.experiment import sweep
-def run(x):
-    print('begin', x, flush=True)
-    if x==2 and not os.path.exists('again'): time.sleep(60)
-    return dict(y=2*x)
-sweep([dict(x=i) for i in range(4)], 'table.csv', run)
-"""
-    p = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    while 'begin 2' not in p.stdout.readline(): assert p.poll() is None
-    p.send_signal(signal.SIGKILL)
-    p.wait()
-    before = (tmp_path/'table.csv').read_text()
-    assert pd.read_csv(tmp_path/'table.csv').y.tolist()==[0,2]
+    began,table = tmp_path/'began.txt',tmp_path/'table.csv'
+    began.touch()
+    def run(x):
+        with began.open('a') as f: f.write(f'{x} ')
+        if x==2 and not (tmp_path/'again').exists(): time.sleep(60)
+        return dict(y=2*x)
+    def start(): return sweep([dict(x=i) for i in range(4)], table, run)
+    pid = os.fork()
+    if not pid:
+        try: start()
+        finally: os._exit(1)
+    while '2' not in began.read_text(): assert os.waitpid(pid, os.WNOHANG)==(0,0)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    before = table.read_text()
+    assert pd.read_csv(table).y.tolist()==[0,2]
     (tmp_path/'again').touch()
-    out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r'begin \d', out)==['begin 2','begin 3']
-    after = (tmp_path/'table.csv').read_text()
-    assert after.startswith(before) and pd.read_csv(tmp_path/'table.csv').y.tolist()==[0,2,4,6]
+    start()
+    assert began.read_text().split()==['0','1','2','2','3']
+    assert table.read_text().startswith(before) and pd.read_csv(table).y.tolist()==[0,2,4,6]
     assert [f.name for f in tmp_path.glob('*.csv*')]==['table.csv']
 
 def test_an_interrupt_is_no_failure(tmp_path):
