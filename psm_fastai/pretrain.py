@@ -414,6 +414,7 @@ def learner(self:PretrainRun, m):
     if o.compile: learn.model.compile()
     return learn
 
+# %% ../nbs/10_pretrain.ipynb #ad917693
 @patch
 def begin(self:PretrainRun):
     "Build the network, open the folder of the run, and measure what there is before training"
@@ -448,6 +449,7 @@ def _pixels(dls):
     if n<2: return 'raw pixels',nn.Flatten()
     return f'pixels, means of {n}x{n}',nn.Sequential(nn.AvgPool2d(n), nn.Flatten())
 
+# %% ../nbs/10_pretrain.ipynb #15450c74
 @patch
 def score(self:PretrainRun, learn):
     "Measurements by name"
@@ -522,6 +524,7 @@ def going_on(
     return (f", continuing after {begin}. Before, it had {before}. Learning rate and momentum are now those of {epochs} epochs, "
         f"so the result is not that of {epochs} in one go")
 
+# %% ../nbs/10_pretrain.ipynb #408cf694
 @patch
 def resume(self:PretrainRun, learn, m):
     "Continue from the checkpoint of method `m`, if there is one; the number of epochs done"
