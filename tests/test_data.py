@@ -161,13 +161,18 @@ def test_shrinking_averages(tmp_path):
     x = np.asarray(small_dls(tmp_path, size=8).train_ds[0][0]).astype(int)
     assert abs(x-127).max() < 12
 
-def test_large_jpegs_are_drawn_down(tmp_path):
+def test_large_jpegs_are_drawn_down(tmp_path, monkeypatch):
+    sizes,finish = set(),ReadImage._finish
+    def look(self, raw, o):
+        sizes.add(raw.im.size)
+        return finish(self, raw, o)
+    monkeypatch.setattr(ReadImage, '_finish', look)
     y,x = np.mgrid[:1000,:1000]
     a = np.dstack([x/4,y/4,(x+y)/8]).astype(np.uint8)
     for i in range(5): Image.fromarray(a).save(tmp_path/f'{i}.jpg', quality=95)
     got = np.asarray(small_dls(tmp_path, size=50).train_ds[0][0]).astype(int)
     want = np.asarray(Image.fromarray(a).resize((50,50), Image.Resampling.BOX)).astype(int)
-    assert abs(got-want).max() < 8
+    assert abs(got-want).max() < 8 and sizes=={(125,125)}       # an eighth
 
 @pytest.fixture
 def classes(tmp_path):
