@@ -27,19 +27,19 @@ class MemoryBank(nn.Module):
         for n in ('ids','labels','steps'): self.register_buffer(n, torch.full((size,), -1))
         for n in ('ptr','filled','step','rejected'): self.register_buffer(n, torch.tensor(0))
         self.register_buffer('rejected_ids', torch.full((8,), -1))
-        self.register_buffer('source', torch.tensor(-1))      # a number for the data set that the ids belong to; -1 = unknown
+        self.register_buffer('source', torch.tensor(-1))      # a number for the data set that the ids belong to, -1 = unknown
 
     def __len__(self): return int(self.filled)
     def extra_repr(self): return 'size={}, dim={}'.format(*self.feats.shape)
 
     @property
     def ready(self)->Tensor:
-        "`[K]`, true for rows that were filled; the others are never mined and never drawn"
+        "`[K]`, true for rows that were filled. The others are never mined and never drawn"
         return self.steps>=0
 
     @property
     def age(self)->Tensor:
-        "`[K]`, how many `enqueue` calls ago each row came in (0 = by the last one); means nothing for a row that is not `ready`"
+        "`[K]`, how many `enqueue` calls ago each row came in (0 = by the last one). It means nothing for a row that is not `ready`"
         return self.step-1-self.steps
 
     def similarity(self,
@@ -97,8 +97,8 @@ def _enqueue(self:MemoryBank, keys, ids, labels):
 @patch
 def enqueue(self:MemoryBank,
     keys:Tensor, # `[B, D]`, rows of unit length
-    ids:Tensor|None=None, # `[B]` whole numbers, the places of the images in the data set; None or -1 = unknown
-    labels:Tensor|None=None, # `[B]` whole numbers; None or -1 = unknown
+    ids:Tensor|None=None, # `[B]` whole numbers, the places of the images in the data set. None or -1 = unknown
+    labels:Tensor|None=None, # `[B]` whole numbers. None or -1 = unknown
 ):
     "Write `keys` over the oldest rows, in order. Keys that are not finite or not of unit length (within 0.01) are left out and counted"
     with torch.no_grad(): self._enqueue(keys, ids, labels)

@@ -37,8 +37,8 @@ class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"
     order,image_ids = 8,None   # before CastToTensor (9) and MixedPrecision (10)
     def __init__(self,
-        views=None, # Function from a batch `[B, C, H, W]` to two views; None: `photo_views()` for three channels, else `digit_views()`
-        mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used; 'agreement': until the views agree
+        views=None, # Function from a batch `[B, C, H, W]` to two views. None: `photo_views()` for three channels, else `digit_views()`
+        mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used, or 'agreement': until the views agree
     ):
         _check_mine_after(mine_after)
         if views is not None and not callable(views): raise TypeError(f"views must be a function from a batch to two views, got {views!r}")
@@ -57,7 +57,7 @@ def set_up_views(self:PSMLossCallback, dls):
 
 def _refuse_views(n, res):
     got = apply(lambda t: list(t.shape) if isinstance(t, Tensor) else type(t).__name__, res)
-    raise ValueError(f"views must return two views of the {n} images of a batch, a tuple of two tensors [{n}, C, H, W]; got {got}")
+    raise ValueError(f"views must return two views of the {n} images of a batch, a tuple of two tensors [{n}, C, H, W], got {got}")
 
 @patch
 def two_views(self:PSMLossCallback,
@@ -73,7 +73,7 @@ def two_views(self:PSMLossCallback,
 def weak_view(self:PSMLossCallback,
     x:Tensor, # `[B, C, H, W]`, a batch of the learner
 )->Tensor: # `[B, C, H, W]`
-    "One view of each image by geometric transforms alone; the second view, if `views` can't tell transforms apart"
+    "One view of each image by geometric transforms alone, or the second view, if `views` can't tell transforms apart"
     x = as_floats(x)
     return self.ready_views.weak(x) if hasattr(self.ready_views, 'weak') else self.ready_views(x)[1]
 
@@ -105,7 +105,7 @@ def look_at_data(self:PSMLossCallback):
 # %% ../nbs/06_callback.ipynb #71fc80c4
 @patch
 def blank(self:PSMLossCallback, x, ids):
-    "`x`, with zeros for the images that are not finite; notes the ids of up to 8 of them in `broken`"
+    "`x`, with zeros for the images that are not finite. Notes the ids of up to 8 of them in `broken`"
     ok = x.as_subclass(Tensor).isfinite().flatten(1).all(1)
     found = torch.where(ok, -1, ids)
     if self.broken is not None: found = torch.cat([self.broken, found])
@@ -114,7 +114,7 @@ def blank(self:PSMLossCallback, x, ids):
 
 @patch
 def whole_images(self:PSMLossCallback, x, ids):
-    "`x`, if all of it is finite. Raises `ValueError` on a CPU; returns `blank` images on a GPU"
+    "`x`, if all of it is finite. Raises `ValueError` on a CPU. Returns `blank` images on a GPU"
     if x.device.type!='cpu': return self.blank(x, ids)
     check_images(x, ids.tolist())
     return x
@@ -184,7 +184,7 @@ def losses(self:PSMLossCallback, q, k, *yb):
 
 @patch
 def compute_loss(self:PSMLossCallback, pred, *yb, reduction='mean'):
-    "The PSM loss of queries and keys; 0 for plain features"
+    "The PSM loss of queries and keys, or 0 for plain features"
     loss = self.losses(*pred, *yb) if is_listy(pred) else pred.new_zeros(len(pred))
     return loss.mean() if reduction=='mean' else loss
 
@@ -196,7 +196,7 @@ def add(self:PSMLossCallback, name, total, n):
 
 @patch
 def share(self:PSMLossCallback, name):
-    "Value of a column; nan if nothing was counted"
+    "Value of a column, or nan if nothing was counted"
     total,n = self.sums.get(name, torch.zeros(2)).tolist()
     return total/n if n else float('nan')
 
@@ -297,7 +297,7 @@ class MomentumCallback(GuestCallback):
     "Move the momentum network towards the online network after each optimizer step"
     run_valid = False
     def __init__(self,
-        momentum:float|tuple=.99, # Share of its own weights that it keeps, 0 to 1; (start, end): along a cosine, with `learn.pct_train`
+        momentum:float|tuple=.99, # Share of its own weights that it keeps, 0 to 1, or (start, end): along a cosine, with `learn.pct_train`
     ):
         ends = tuple(momentum) if is_listy(momentum) else (momentum,)*2
         if len(ends)!=2: raise ValueError(f"momentum must be a number or (start, end), got {momentum!r}")
@@ -339,7 +339,7 @@ class MemoryBankCallback(GuestCallback):
     order,run_valid = 9,False   # after PSMLossCallback (8)
     data,_stateattrs = None,('data',)   # not exported
     def __init__(self,
-        views=None, # Function from a batch to two views, the second of which primes the bank; None: the images as they come
+        views=None, # Function from a batch to two views, the second of which primes the bank. None: the images as they come
     ): self.views,self.pending,self.compared = views,None,False
 
     def before_fit(self): self.compared = False
@@ -349,7 +349,7 @@ class MemoryBankCallback(GuestCallback):
             raise TypeError("MemoryBankCallback needs queries and keys, which the model returns for two views. "
                 "Add a PSMLossCallback, which makes them")
         n = len(self.xb[0])
-        k = self.pred[1].detach()[:n]        # the symmetric loss has two keys an image; the first n are of the second view
+        k = self.pred[1].detach()[:n]        # the symmetric loss has two keys an image, and the first n are of the second view
         self.pending = k,torch.stack(self.yb, 1)         # ids and labels
     def after_batch(self):
         if self.pending is None: return
@@ -491,7 +491,7 @@ def _rule(rule):
 def _check_rule_settings(rule, name, given):
     known = rule.settings()
     if bad := [n for n in given if n not in known]:
-        raise TypeError(f"The rule of mining {name!r} has no {', '.join(bad)}; it has {', '.join(known)}")
+        raise TypeError(f"The rule of mining {name!r} has no {', '.join(bad)}. It has {', '.join(known)}")
 
 def _check_agreement(mine_after, objective):
     if mine_after=='agreement' and not objective.n_pos:
@@ -505,16 +505,16 @@ class PSMCallback(GuestCallback):
     @delegates(PSMLoss, keep=True)
     @delegates(IndexLoss, keep=True)
     def __init__(self,
-        rule:str|type='index', # Where positives are mined: 'index', trusted neighbours; 'bank', rows near the key; or a `PSMLoss` class
-        bank_size:int|None=None, # Rows of the memory bank; None: 4096, or the number of images if it is smaller
-        mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used; 'agreement': until the views agree
-        momentum:float|tuple=.99, # Share of its weights that the momentum network keeps in a step, 0 to 1; (start, end): along a cosine
+        rule:str|type='index', # Where positives are mined: 'index' (trusted neighbours), 'bank' (rows near the key), or a `PSMLoss` class
+        bank_size:int|None=None, # Rows of the memory bank. None: 4096, or the number of images if it is smaller
+        mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used, or 'agreement': until the views agree
+        momentum:float|tuple=.99, # Share of its weights that the momentum network keeps in a step, 0 to 1, or (start, end): along a cosine
         proj_dim:int=128, # Length of queries and keys
         hidden_dim:int=256, # Width of the hidden layer of projector and predictor
         predictor:bool=False, # A further network behind the projector that predicts the key
         symmetric:bool=False, # Also use the second view as a query for the key of the first
         split_bn:int=1, # Number of parts of a batch that batch-norm sees apart while training
-        views=None, # Function from a batch `[B, C, H, W]` to two views; None: `photo_views()` for three channels, else `digit_views()`
+        views=None, # Function from a batch `[B, C, H, W]` to two views. None: `photo_views()` for three channels, else `digit_views()`
         **kwargs,
     ):
         check_number('bank_size', bank_size, 1, whole=True, none=True)
@@ -561,7 +561,7 @@ def _split(splitter, m):
 def _check_metrics(self:PSMCallback):
     "Raise `ValueError` for metrics that need predictions and targets"
     if metrics := [m.name for m in self.learn.metrics if not isinstance(m, ValueMetric)]:
-        raise ValueError(f"Metrics {metrics} compare predictions with targets; pretraining has neither. "
+        raise ValueError(f"Metrics {metrics} compare predictions with targets, and pretraining has neither. "
             "Leave `metrics` out, and see `KNNCallback` for accuracy")
 
 @patch
@@ -676,7 +676,7 @@ def from_bank(cls:PSMCallback, n_neg:int|None=256, **kwargs)->PSMCallback:
 @patch(cls_method=True)
 @_takes_the_rest('moco')
 def moco(cls:PSMCallback, **kwargs)->PSMCallback:
-    "Like MoCo v2 (arXiv 2003.04297): nothing mined, the whole bank as negatives; with this library's temperature, momentum and projector"
+    "Like MoCo v2 (arXiv 2003.04297): nothing mined, the whole bank as negatives. It takes this library's temperature, momentum and projector"
     return cls._named('moco', kwargs)
 
 @patch(cls_method=True)
@@ -718,20 +718,20 @@ def _check_learner_settings(cbs, given):
     known = [n for n in inspect.signature(PSMCallback).parameters if n!='kwargs']
     known += [n for n in _rule(given.get('rule', 'index'))[0].settings() if n not in known]
     if bad := [n for n in given if n not in known]:
-        raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}; it has {', '.join(known)}. "
+        raise TypeError(f"psm_learner passes further arguments to PSMCallback, which has no {', '.join(bad)}. It has {', '.join(known)}. "
             "Arguments of the Learner need a Learner: Learner(dls, encoder, ..., cbs=PSMCallback())")
     if given and any(isinstance(cb, PSMCallback) for cb in cbs):
-        raise ValueError(f"{', '.join(given)} would be lost: cbs holds a PSMCallback; give its settings to it")
+        raise ValueError(f"{', '.join(given)} would be lost, because cbs holds a PSMCallback. Give its settings to it")
 
 @delegates(PSMCallback)
 def psm_learner(
     dls, # `DataLoaders` of images, with or without labels
     arch='small_resnet', # A module, or a name or architecture for `create_encoder`
-    cbs=None, # Further callbacks; a `PSMCallback` among them takes the place of the usual one
+    cbs=None, # Further callbacks. A `PSMCallback` among them takes the place of the usual one
     pretrained:bool=True, # Use weights of torchvision or timm, if any. Mining then starts at once, unless `cbs` holds a `PSMCallback`
     **kwargs,
 )->Learner:
-    "A learner that pretrains `arch` by PSM; further arguments go to `PSMCallback`. Pretrained weights bring their normalisation to `dls`"
+    "A learner that pretrains `arch` by PSM. Further arguments go to `PSMCallback`. Pretrained weights bring their normalisation to `dls`"
     cbs = L(cbs)
     _check_learner_settings(cbs, kwargs)
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1], pretrained=pretrained and has_weights(arch))

@@ -42,7 +42,7 @@ def _size(path):
 
 def image_files(
     dls, # `DataLoaders`
-)->dict: # `names` and `sizes`, `[N]`, of all images; `contents`, `[n]`, of the images with the indices `some`, `[n]`; `n_train`
+)->dict: # `names` and `sizes`, `[N]`, of all images. `contents`, `[n]`, of the images with the indices `some`, `[n]`. The number `n_train`
     "What identifies the training and validation images, to compare them later"
     paths,names = _items(dls)
     sizes = [_size(p) for p in paths]
@@ -90,7 +90,7 @@ def _plain(o):
     return o.item() if isinstance(o, np.generic) else o
 
 def _unreadable(parts):
-    "Names the first of these values that torch can't read back without executing anything; None if there is none"
+    "Names the first of these values that torch can't read back without executing anything, or None if there is none"
     for name,v in parts.items():
         buf = io.BytesIO()
         try:
@@ -114,7 +114,7 @@ def _opt_name(f):
     return '/'.join([_opt_name(f.func), *inner]) + f'({fixed})'*bool(fixed)
 
 def _by_name(cbs):
-    "Callbacks by name; a second one of the same name gets a number"
+    "Callbacks by name. A second one of the same name gets a number"
     res = {}
     for cb in cbs:
         n = sum(name.split('#')[0]==cb.name for name in res)
@@ -174,7 +174,7 @@ def all_randomness(self:CheckpointCallback):
 
 @patch
 def waiting_gradients(self:CheckpointCallback):
-    "Gradients that `GradientAccumulation` has not yet used for a step, and how many images they come from; None if there are none"
+    "Gradients that `GradientAccumulation` has not yet used for a step, and how many images they come from, or None if there are none"
     counts = {n: cb.count for n,cb in self.accumulating().items() if cb.__dict__.get('count')}
     if not counts: return None
     return dict(counts=counts, grads={n: p.grad for n,p in get_model(self.model).named_parameters() if p.grad is not None})
@@ -270,7 +270,7 @@ _parts = dict(layout=int, epoch=int, n_epoch=int, model=dict, opt=dict, hypers=l
     settings=dict, files=dict, threads=int)
 
 def _odd_part(s):
-    "Name of the first part that can't be from a `CheckpointCallback`; None if all can"
+    "Name of the first part that can't be from a `CheckpointCallback`, or None if all can"
     for n,t in _parts.items():
         if not isinstance(s.get(n), t): return n
     if not 0<s['epoch']<=s['n_epoch']: return 'epoch'
@@ -342,14 +342,14 @@ def tell_threads(self:CheckpointCallback, s):
 @patch
 def resume(self:CheckpointCallback,
     learn:Learner, # A learner built like the one that was stopped, including its PSMCallback
-    epochs:int|None=None, # Total number of epochs, if there are to be more than before; schedules then follow this number
-)->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`; 0 if there is no file
+    epochs:int|None=None, # Total number of epochs, if there are to be more than before. Schedules then follow this number
+)->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`, 0 if there is no file
     "Load model and optimizer, keep the rest for `fit`. Raises `ValueError`, and changes nothing, if the file is damaged or doesn't fit"
     if not self.path.exists(): return 0
     device,m = getattr(learn.dls, 'device', None) or 'cpu',get_model(learn.model)
     s = self.read(device)
     if epochs is not None and epochs<s['n_epoch']:
-        raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs; it can have more, not {epochs}")
+        raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs. It can have more, not {epochs}")
     self.check_model(m, s)
     self.compare(learn, s)
     m.to(device)
@@ -365,7 +365,7 @@ def check_run(self:CheckpointCallback, s):
     "Raise `ValueError` if this training can't continue the one in the file"
     if self.epoch!=s['epoch']:
         raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. "
-            f"Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`; "
+            f"Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`. "
             "other schedules, such as `fit_flat_cos`, can't begin in the middle")
     if self.n_epoch not in (s['n_epoch'], self.longer):
         raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: "

@@ -63,7 +63,7 @@ class Collection:
         feats:Tensor, # `[N, F]` features
         gray:Tensor, # `[N, 16, 16]` small gray pictures
         table:pd.DataFrame, # `[N]` rows with `file`, `label` and `pixels`, a digest
-        image=None, # Function from a row number to a PIL image; None: the files are opened
+        image=None, # Function from a row number to a PIL image. None: the files are opened
     ):
         store_attr()
         self.folder = None       # of a run that it was loaded from
@@ -94,7 +94,7 @@ def collection(self:Learner)->Collection:
 
 # %% ../nbs/07c_collection.ipynb #01228bf2
 class Answer(pd.DataFrame):
-    "A table whose rows belong to images; `show` draws them"
+    "A table whose rows belong to images. `show` draws them"
     _metadata = ['collection','lines']
     @property
     def _constructor(self): return Answer
@@ -104,7 +104,7 @@ class Answer(pd.DataFrame):
         return '\n'.join(shown(line) for line in super().__repr__().split('\n'))
 
     def show(self,
-        n:int|None=None, # Number of rows to draw; None: all, and for clusters one line each
+        n:int|None=None, # Number of rows to draw. None: all, and for clusters one line each
         ncols:int=8, # Images in a line
         size:float=1.3, # Width of an image, in inches
     ):
@@ -233,7 +233,7 @@ def _one_a_cluster(table, ncols):
 
 @patch
 def clusters(self:Collection,
-    n:int|None=None, # Number of clusters; None: by the silhouette
+    n:int|None=None, # Number of clusters. None: by the silhouette
 )->Answer: # A row an image: `file`, `cluster` (0 is the largest), `rank` (1 is the most typical)
     "Kinds of images, found by k-means. `show` draws the most typical images of each"
     if n is not None: check_number('n', n, 1, len(self), whole=True)
@@ -244,7 +244,7 @@ def clusters(self:Collection,
 @patch
 def to_label(self:Collection,
     n:int=20, # Number of images
-    path=None, # CSV file to write, with an empty column `label`; a file with labels is not replaced; None: no file
+    path=None, # CSV file to write, with an empty column `label`. A file with labels is not replaced. None: no file
 )->Answer: # `file`, `stands_for`: the size of its cluster
     "Images to label first: the most typical of each of `n` clusters, those of large clusters first"
     check_number('n', n, 1, len(self), whole=True)
@@ -348,7 +348,7 @@ def to_label(self:Learner, n:int=20, path=None)->Answer:
 
 # %% ../nbs/07c_collection.ipynb #aab1c4b7
 def as_utf8(
-    o, # Name of a file or a class; None or nan if there is none
+    o, # Name of a file or a class, None or nan if there is none
 )->str|None:
     "Text that a file can hold: the name of a file need not be text"
     return None if o is None or o!=o else str(o).encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
@@ -369,7 +369,7 @@ def save(self:Collection,
 
 # %% ../nbs/07c_collection.ipynb #2aca325b
 def _tell_gone(files, n=200):
-    "Say if pictures are not where they were; a look at the first `n`"
+    "Say if pictures are not where they were, by a look at the first `n`"
     files = [f for f in files if isinstance(f, str)][:n]
     gone = [f for f in files if not Path(f).exists()]
     if gone: say(f"! {len(gone)} of {len(files)} files are not where they were, such as {shown(gone[0])}. Their pictures are drawn from "
@@ -400,7 +400,7 @@ def as_picture(
 
 def _check_encoder(folder):
     if folder is not None and (folder/'encoder.safetensors').exists(): return
-    raise ValueError("There is no encoder beside these features, so new images have none. "
+    raise ValueError("There is no encoder next to these features, so new images have none. "
         "Load the folder of a run of psm_pretrain, or ask the learner: learn.show_nearest(image)")
 
 @patch
@@ -409,7 +409,7 @@ def show_nearest(self:Collection,
     n:int=8, # Neighbours of each
     size:float=1.3, # Width of an image, in inches
 ):
-    "Draw new images, and right of each its nearest in the collection. Needs the encoder that `psm_pretrain` left beside the features"
+    "Draw new images, and right of each its nearest in the collection. Needs the encoder that `psm_pretrain` left next to the features"
     _check_encoder(self.folder)
     images,encoder = image if isinstance(image, list) else [image],load_encoder(self.folder)
     feats = F.normalize(torch.tensor(np.stack(image_features(encoder, images).features)), dim=1)

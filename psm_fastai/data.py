@@ -126,7 +126,7 @@ def move_digits(
     shift = torch.stack([draw(-1,1),draw(-1,1)], 1)[:,:,None] * (.95-height)[:,None,None]
     cos,sin = turn.cos(),turn.sin()
     rot = torch.stack([cos,sin,-sin,cos], 1).view(n,2,2) / (1.25*height)[:,None,None]
-    x = F.pad(images[:,None], (1,1,1,1))   # an empty border, so that edges fade; 10/8 is the 1.25 above
+    x = F.pad(images[:,None], (1,1,1,1))   # an empty border, so that edges fade (10/8 is the 1.25 above)
     grid = F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,size,size), align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
     return (x[:,0] + noise*torch.randn(n, size, size, generator=g)).clamp(0,1)
@@ -137,7 +137,7 @@ def digits_dls(
     bs:int=64, # Batch size
     limit:int|None=None, # Maximum number of training images
 ):
-    "1,347 training and 450 validation images of handwritten digits, gray, in memory; needs no download"
+    "1,347 training and 450 validation images of handwritten digits, gray, in memory. They need no download"
     d = load_digits()
     images = torch.tensor(d.images).float()/16
     if moved: images = move_digits(images)
@@ -158,7 +158,7 @@ def _check_folder_settings(folder, path, fn_col, label_col, valid_col):
     names = [n for n,yes in given.items() if yes]
     if not names: return
     raise ValueError(f"{', '.join(names)} {'is' if len(names)==1 else 'are'} for tables, and {shown(folder)} is a folder. "
-                     "Labels of a folder come from its folders; label_from takes others")
+                     "Labels of a folder come from its folders. label_from takes others")
 
 def _file_source(fn, path, fn_col, label_col, valid_col, label_from):
     "The images of a folder or a CSV file"
@@ -178,7 +178,7 @@ def _check_cache(cache, source):
 
 def _check_table_settings(label_from):
     if label_from is None: return
-    raise ValueError("label_from is for folders and lists of files; labels of a table are in a column, label_col")
+    raise ValueError("label_from is for folders and lists of files. Labels of a table are in a column, label_col")
 
 def _source(source, path, fn_col, label_col, valid_col, label_from):
     "The images of whatever `image_dls` is given"
@@ -206,7 +206,7 @@ def _draw(s, valid_pct, limit, seed):
     train = pick(np.flatnonzero(~np.array(valid)), limit)
     valid = pick(np.flatnonzero(valid), limit and max(1,limit//5))
     if not train or not valid and valid_pct:
-        raise ValueError(f"There are {len(train)} training and {len(valid)} validation images; at least one of each is needed. "
+        raise ValueError(f"There are {len(train)} training and {len(valid)} validation images, and at least one of each is needed. "
                          "To train on all, without validation, pass valid_pct=0")
     return train,valid
 
@@ -218,10 +218,10 @@ def _repeats_line(groups, n, n_train, name, labels):
     first,second = groups[0][:2]
     text = f"! {more:,} of {n:,} images {'repeats' if more==1 else 'repeat'} another one, pixel by pixel"
     text += f", such as {name(first)} and {name(second)}"
-    if held: text += f"; {len(held):,} of the {n-n_train:,} for validation are for training too, so accuracy will be too high"
+    if held: text += f". {len(held):,} of the {n-n_train:,} for validation are for training too, so accuracy will be too high"
     several = sum(len({labels[i] for i in g})>1 for g in groups) if labels else 0
-    if several: text += f"; {several:,} have several labels"
-    return text + ". Keep one of each; if the files differ, try fit='pad' or a larger size"
+    if several: text += f". {several:,} have several labels"
+    return text + ". Keep one of each. If the files differ, try fit='pad' or a larger size"
 
 # %% ../nbs/00b_data.ipynb #620bd64c
 def same_images(
@@ -334,21 +334,21 @@ def image_dls(
     bs:int=64, # Batch size
     in_memory:bool=True, # Decode once and keep the images in memory
     cache=None, # Folder for a file with the decoded images, if they don't fit into memory. It is used again the next time
-    channels:int|None=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands; None: found by looking at the files
-    max_value:float|None=None, # White of images with more than 8 bits; None: found by looking at the files
-    min_value:float|None=None, # Their black; None: 0, or found by looking at the files
-    alpha:bool|None=None, # Whether the last of two or four channels is opacity; None: found by looking at the files
+    channels:int|None=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands. None: found by looking at the files
+    max_value:float|None=None, # White of images with more than 8 bits. None: found by looking at the files
+    min_value:float|None=None, # Their black. None: 0, or found by looking at the files
+    alpha:bool|None=None, # Whether the last of two or four channels is opacity. None: found by looking at the files
     ground='white', # Colour under transparent images, and of bars
     fit:str='crop', # 'crop' cuts the longer side around the centre, 'pad' adds bars to the shorter one, 'squish' changes the proportions
-    max_pixels:int|None=None, # Largest image that is read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
-    valid_pct:float=.2, # Share of the images set aside, if the source is not split; 0: all images are for training, without validation
+    max_pixels:int|None=None, # Largest image that is read. None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
+    valid_pct:float=.2, # Share of the images set aside, if the source is not split. 0: all images are for training, without validation
     limit:int|None=None, # Maximum number of training images, drawn at random, with a fifth as many validation images
     seed:int=0, # Seed for drawing the validation set and the images for `limit`
-    stats:tuple|None=None, # Mean and standard deviation of each channel, for `Normalize`; None: .5 and .5
+    stats:tuple|None=None, # Mean and standard deviation of each channel, for `Normalize`. None: .5 and .5
     verify:bool=True, # Read each file once first, if the images are not kept in memory
-    path=None, # Folder that names in a table or a list are relative to; None: that of the CSV file, or the current one
+    path=None, # Folder that names in a table or a list are relative to. None: that of the CSV file, or the current one
     fn_col:int|str=0, # Column of a table with the file names
-    label_col:int|str|None=1, # Column of a table with the labels; None: no labels, also for a folder
+    label_col:int|str|None=1, # Column of a table with the labels. None: no labels, also for a folder
     valid_col:int|str|None=None, # Column of a table that is True for validation images
     label_from=None, # For a folder or a list: a level of folders, 0 the uppermost and -1 the last, or a function from a file to its label
     **kwargs, # For fastai's `dataloaders`, such as `num_workers` and `device`
@@ -413,7 +413,7 @@ def cifar10_dls(
     seed:int=0, # Seed for drawing the images for `limit`
     **kwargs, # For `image_dls`
 ):
-    "CIFAR-10, 32×32, 50,000 training images and the 10,000 test images as validation set; fastai's `untar_data` fetches it (135 MB)"
+    "CIFAR-10, 32×32, 50,000 training images and the 10,000 test images as validation set. fastai's `untar_data` fetches it (135 MB)"
     settings = merge(dict(size=32, channels=3, stats=cifar_stats, verify=False), kwargs)
     return image_dls(untar_data(URLs.CIFAR), bs=bs, limit=limit, seed=seed, **settings)
 
@@ -425,7 +425,7 @@ def cifar100_dls(
     seed:int=0, # Seed for drawing the images for `limit`
     **kwargs, # For `image_dls`
 ):
-    """CIFAR-100, 32×32, 50,000 training images of 100 classes and the 10,000 test images as validation set;
+    """CIFAR-100, 32×32, 50,000 training images of 100 classes and the 10,000 test images as validation set.
     fastai's `untar_data` fetches it (169 MB)"""
     settings = merge(dict(size=32, channels=3, stats=cifar100_stats, verify=False), kwargs)
     return image_dls(untar_data(URLs.CIFAR_100), bs=bs, limit=limit, seed=seed, **settings)

@@ -67,14 +67,14 @@ def _known():
     return _archs | {n: torchvision.models.get_model_builder(n) for n in names}
 
 def _name(arch):
-    "The name of an architecture; None for a function or module of the user's own"
+    "The name of an architecture, or None for a function or module of the user's own"
     if isinstance(arch, str): return arch
     return next((n for n,f in _known().items() if f is arch), None)
 
 def has_weights(
     arch, # As for `create_encoder`
 )->bool:
-    "Whether torchvision or timm offers weights for a model; false for a module or function of the user's own"
+    "Whether torchvision or timm offers weights for a model, which they don't for a module or function of the user's own"
     name = _name(arch)
     if name is None or name in _archs: return False
     if name in _known(): return True
@@ -84,7 +84,7 @@ def has_weights(
 
 # %% ../nbs/04a_encoder.ipynb #48353862
 def _fetched(name, make, folder):
-    "`make()`, which may fetch weights into `folder`; raise `ValueError` if it can't"
+    "`make()`, which may fetch weights into `folder`. Raises `ValueError` if it can't"
     try: return make()
     except (OSError, RuntimeError) as e:
         reason = ' '.join(str(e).split()) or type(e).__name__
@@ -102,7 +102,7 @@ def _default_weights(name):
 
 # %% ../nbs/04a_encoder.ipynb #9fd0601a
 def _refuse_no_module(arch, made):
-    raise TypeError(f"arch must be a module, a name, or a function that makes a module; {arch!r} made a {type(made).__name__}")
+    raise TypeError(f"arch must be a module, a name, or a function that makes a module, and {arch!r} made a {type(made).__name__}")
 
 def _remove_head(m, name):
     "Replace the last linear layer of `m` by one that changes nothing"
@@ -160,7 +160,7 @@ def _refuse_no_weights(name):
 def create_encoder(
     arch, # A module, a name such as `small_resnet`, `cifar_resnet18`, `resnet50` or `timm/resnet10t`, or a function that makes a classifier
     n_in:int=3, # Number of channels of the images
-    pretrained:bool=False, # Start with the weights that torchvision or timm offers; they are fetched once
+    pretrained:bool=False, # Start with the weights that torchvision or timm offers. They are fetched once
 )->nn.Module: # `images` holds mean, standard deviation and size of the images that pretrained weights were trained on
     """An encoder for images with `n_in` channels: a classifier without its last linear layer. Raises `ValueError` if there is no
     such model, if it can't take these images, or if its weights can't be fetched"""
@@ -178,7 +178,7 @@ def create_encoder(
 def _refuse_output(f):
     got = f"a tensor of shape {list(f.shape)}" if isinstance(f, Tensor) else f"a {type(f).__name__}"
     raise TypeError(
-        f"The encoder must return features [B, F] or feature maps [B, C, H, W]; it returned {got}. "
+        f"The encoder must return features [B, F] or feature maps [B, C, H, W], and it returned {got}. "
         "Wrap it in a module that returns one of these")
 
 def pool_features(
@@ -213,7 +213,7 @@ def feature_size(
 )->int: # F, or C for feature maps
     """How many features `encoder` gives for images such as `x`. Changes nothing. Raises `TypeError` if the output can't be used,
     and `ValueError` if the encoder fails on the images"""
-    x = x.as_subclass(Tensor)      # as in training; compiled modules know no subclasses
+    x = x.as_subclass(Tensor)      # as in training, since compiled modules know no subclasses
     p = next(encoder.parameters(), x)
     try:
         with keep_modes(encoder), torch.random.fork_rng():
@@ -294,7 +294,7 @@ def _read_encoder(path):
 
 # %% ../nbs/04a_encoder.ipynb #5effe61f
 def _kind(d, n):
-    "Shape of weight `n` and kind of its numbers; None if there is no such weight, `...` for a lazy layer, which takes any shape"
+    "Shape of weight `n` and kind of its numbers, None if there is no such weight, and `...` for a lazy layer, which takes any shape"
     if n not in d: return None
     t = d[n]
     if nn.parameter.is_lazy(t): return ...
@@ -304,7 +304,7 @@ def _kind(d, n):
 def misfits(
     module, # A module
     weights:dict, # Tensors by name, for `load_state_dict`
-)->dict: # Name: (shape and kind of numbers in `module`, those in `weights`); None for a weight that one of them lacks
+)->dict: # Name: (shape and kind of numbers in `module`, those in `weights`), or None for a weight that one of them lacks
     "Weights that differ in shape or kind of numbers, or that only one of the two has"
     ours = module.state_dict()
     pairs = {n: (_kind(ours, n), _kind(weights, n)) for n in {**ours, **weights}}
@@ -359,7 +359,7 @@ def _refuse_nameless(path):
 def load_encoder(
     path, # A file that `write_encoder` or `Learner.save_encoder` wrote, or the folder of a finished run of `psm_pretrain`
     arch=None, # For an encoder that was not built by name: a module, whose weights are replaced, or a function for `create_encoder`
-)->nn.Module: # In evaluation mode; `images` holds channels, size, mean and std of its images
+)->nn.Module: # In evaluation mode. `images` holds channels, size, mean and std of its images
     """The encoder of a file. Nothing in the file is executed. Raises `ValueError` if the file holds no encoder, if anything in it has
     changed since it was written, or if its weights don't fit the architecture"""
     path = Path(path)
@@ -386,8 +386,8 @@ def _read_state_dict(path):
     return weights
 
 def encoder_from(
-    path, # An encoder file or the folder of a run, as for `load_encoder`; or a state dict that `torch.save` wrote
-    arch=None, # Architecture, as for `create_encoder`; None takes that of the encoder file, or `small_resnet` for a state dict
+    path, # An encoder file or the folder of a run, as for `load_encoder`, or a state dict that `torch.save` wrote
+    arch=None, # Architecture, as for `create_encoder`. None takes that of the encoder file, or `small_resnet` for a state dict
     n_in:int=3, # Number of channels of the images, for a state dict
 )->nn.Module: # In training mode
     """An encoder that begins with the weights of a file. Weights that the encoder has no place for, such as those of a classifier's

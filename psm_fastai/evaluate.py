@@ -51,7 +51,7 @@ def encoder_features(
     learn:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
     encoder:nn.Module|None=None, # None: the learner's encoder
-    ids:list|None=None, # Places of the images in the data set; None: all
+    ids:list|None=None, # Places of the images in the data set. None: all
 )->tuple[Tensor,Tensor]: # `[N, F]` features and `[N]` labels (-1 = unknown), on the CPU
     "Features of the images of a data set, in its order. Raises `ValueError` if there are no images"
     m = learner_encoder(learn) if encoder is None else encoder
@@ -68,7 +68,7 @@ def encoder_features(
 
 # %% ../nbs/07_evaluate.ipynb #645d6e9f
 def _files_of_rows(ds, table):
-    "Files that the rows of a table name, by the first transform of the images; an empty list if it names none"
+    "Files that the rows of a table name, by the first transform of the images, or an empty list if it names none"
     read = next(iter(ds.tls[0].tfms.fs), None) if getattr(ds, 'tls', None) else None
     if isinstance(read, ColReader) and len(read.cols)==1:
         c = read.cols[0]
@@ -92,7 +92,7 @@ def item_files(
 def image_table(
     dls, # `DataLoaders`
     ds_idx:int, # 0 = training set, 1 = validation set
-    labels:Tensor|None=None, # `[N]` labels of its images; None: not looked up
+    labels:Tensor|None=None, # `[N]` labels of its images. None: not looked up
 )->pd.DataFrame: # `id`, `file`, `label`
     "The images of a data set: place, file (None for images that are no files) and label (None if unknown)"
     ds,vocab = dls[ds_idx].dataset,getattr(dls, 'vocab', None)
@@ -113,7 +113,7 @@ def weights_number(
 def features(self:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
     one_column:bool=False, # Keep the features of an image together, as an array in the column `features`, which Parquet stores as a list
-)->pd.DataFrame: # `id`, `file`, `label`, and `f0` to `f[F-1]` or `features`; `attrs['encoder']` is a number of the weights that made them
+)->pd.DataFrame: # `id`, `file`, `label`, and `f0` to `f[F-1]` or `features`. `attrs['encoder']` is a number of the weights that made them
     "Encoder features of all images of a data set, in its order"
     feats,labels = encoder_features(self, ds_idx)
     table = image_table(self.dls, ds_idx, labels)
@@ -191,7 +191,7 @@ def labelled_features(
     check_valid(learn.dls)
     res = [_labelled(*encoder_features(learn, i, encoder)) for i in (0,1)]
     if none := [what for what,(_,y) in zip(('training','validation'), res) if not len(y)]:
-        raise ValueError(f"Accuracy needs a label for each image; none is known in the {' and the '.join(none)} set")
+        raise ValueError(f"Accuracy needs a label for each image, and none is known in the {' and the '.join(none)} set")
     return res
 
 @patch
@@ -213,7 +213,7 @@ def _check_all_labelled(dls):
     "Raise `ValueError` if the training or the validation set has no labels"
     sets = dict(training=dls.train, validation=dls.valid)
     if none := [what for what,dl in sets.items() if not has_labels(DataLoaders(dl))]:
-        raise ValueError(f"KNNCallback needs a label for each image; those of the {' and the '.join(none)} set have none. "
+        raise ValueError(f"KNNCallback needs a label for each image, and those of the {' and the '.join(none)} set have none. "
             "Leave it out, and look at `learn.show_neighbours()`")
 
 def _check_patience(cbs, every):
@@ -257,7 +257,7 @@ class KNNCallback(GuestCallback):
 @patch
 def linear_probe(self:Learner,
     C:float=1., # Inverse strength of the L2 penalty, above 0
-    max_iter:int=1000, # Maximum number of steps of the solver; it warns if they were not enough
+    max_iter:int=1000, # Maximum number of steps of the solver. It warns if they were not enough
     encoder:nn.Module|None=None, # Another module in place of the learner's encoder
 )->Accuracy:
     """Accuracy on the validation set of a logistic regression on the training set's encoder features.
@@ -295,7 +295,7 @@ def normal_like(
 def grouping(
     feats:Tensor, # `[N, F]` features of at least 30 images
     k:int=10, # Neighbours of each image
-)->float: # At most 1; about 0 if there are no groups; nan for fewer images
+)->float: # At most 1, about 0 if there are no groups, nan for fewer images
     "Transitivity of the nearest neighbours above that of features without groups [ours]"
     if len(feats)<3*k: return math.nan
     feats = feats-feats.mean(0)
@@ -325,7 +325,7 @@ def shared_neighbours(
     a:Tensor, # `[N, F]` features of images
     b:Tensor, # `[N, F]` other features of the same images
     k:int=20, # Neighbours of each image
-)->float: # 0 to 1; by chance `k/(N-1)`
+)->float: # 0 to 1, by chance `k/(N-1)`
     "Share of the nearest images that are nearest by both"
     own,k = torch.arange(len(a)),min(k, len(a)-1)
     def near(f):

@@ -45,7 +45,7 @@ def experiment_dls(
     data:str='digits', # digits, cifar10 or cifar100
     bs:int=64, # Batch size
     limit:int|None=None, # Maximum number of training images
-    held_out:int=0, # Number of training images to measure with instead of the test images; they don't depend on `limit`
+    held_out:int=0, # Number of training images to measure with instead of the test images. They don't depend on `limit`
     classes:int|None=None, # Use images of this many classes, the first ones
 ): # `DataLoaders`
     "A data set, or a part of it that is drawn with a fixed seed. Raises `ValueError` if too few images are left"
@@ -57,7 +57,7 @@ def experiment_dls(
     valid = wanted(source, idxs)
     if len(train)<bs or not valid:
         raise ValueError(f"{data} with limit={limit}, held_out={held_out} and classes={classes} leaves {len(train)} training "
-            f"and {len(valid)} validation images; it needs at least a batch of {bs} and one image")
+            f"and {len(valid)} validation images. It needs at least a batch of {bs} and one image")
     return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True),
         some_items(source, valid, bs=256, shuffle=False, drop_last=False))
 
@@ -81,7 +81,7 @@ def resolved(
     limit:int|None=None, # Maximum number of training images
     held_out:int=0, # Number of training images to measure with instead of the test images
     classes:int|None=None, # Use images of this many classes, the first ones
-    opt:str|None=None, # Optimizer, with the rest of its recipe from `recipe_for`; None: Adam, with a recipe that depends on the data alone
+    opt:str|None=None, # Optimizer, with the rest of its recipe from `recipe_for`. None: Adam, with a recipe that depends on the data alone
     **psm, # Settings of the method
 )->dict: # By name
     "All settings of a training by `pretrain`, including those that were not given"
@@ -141,7 +141,7 @@ def pretrain_and_measure(
     linear:bool=False, # Fit a linear probe too
     knn_k:int=20, # Neighbours that vote
     **settings, # For `pretrain`
-)->dict: # The settings, `resolved`; `knn`, `linear`, `bank_purity` and so on; the number `n` of images that were classified
+)->dict: # The settings, `resolved`, then `knn`, `linear`, `bank_purity` and so on, and the number `n` of images that were classified
     "Pretrain, and measure features and mining at the end"
     s = resolved(**settings)
     watch = _monitors(s)
@@ -168,7 +168,7 @@ class _Course(Callback):
 # %% ../nbs/11_experiment.ipynb #368332bc
 def pretrain_and_follow(
     cbs=None, # Further callbacks
-    each=None, # Function that is called with the learner and each row; a dict that it returns is added to the row
+    each=None, # Function that is called with the learner and each row. A dict that it returns is added to the row
     linear:bool=True, # Fit a linear probe at the end, for the last row
     **settings, # For `pretrain`
 )->list: # A dict for each tenth of the training: the settings, `resolved`, `epoch`, `knn` of 200 neighbours, `bank_purity` ...
@@ -182,7 +182,7 @@ def pretrain_and_follow(
 # %% ../nbs/11_experiment.ipynb #e50c4fbd
 def git_commit(
     path='.', # A folder of the repository
-)->str: # Ends with + if files differ from the commit; empty if there is no repository
+)->str: # Ends with + if files differ from the commit, empty if there is no repository
     "The commit that is checked out"
     def git(*args): return subprocess.run(['git','-C',str(path),*args], capture_output=True, text=True).stdout.strip()
     try: return git('rev-parse','--short=12','HEAD') + '+'*bool(git('status','--porcelain','--',':/*.py'))
@@ -248,19 +248,19 @@ def _tell_failed(rows, n, out):
     "Print how many of the `n` settings failed"
     if 'error' not in rows: return
     if (bad := rows[rows.error.notna()]).size:
-        print(f"{len(bad)} of {n} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more; "
+        print(f"{len(bad)} of {n} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more. "
             "delete them to try again")
 
 # %% ../nbs/11_experiment.ipynb #f8c84db4
 def sweep(
     settings, # Arguments of `run`, dicts of what JSON can hold: a list of them, or a dict of name to arguments
-    out, # CSV file; what it already holds is not run again
+    out, # CSV file. What it already holds is not run again
     run=pretrain_and_measure, # Function that returns a dict of figures, or a list of dicts for several rows
     seeds=None, # Run each of the settings with each of these as `seed`
-)->pd.DataFrame: # The rows of these settings, seed by seed, in their order; with a column `name` if they have names
+)->pd.DataFrame: # The rows of these settings, seed by seed, in their order, with a column `name` if they have names
     "Run the settings that are not in the table yet, and add them to it"
     if not hasattr(run, '__name__'):
-        raise TypeError(f"run must be a function with a name, as each row holds the call that computes it again; got {run!r}")
+        raise TypeError(f"run must be a function with a name, as each row holds the call that computes it again, got {run!r}")
     out,wanted = Path(out),_by_key(settings, seeds)
     there = {*_computed(out, run, list(wanted)).settings}
     todo = [s for key,(_,s) in wanted.items() if key not in there]
@@ -279,24 +279,24 @@ def sweep(
 
 # %% ../nbs/11_experiment.ipynb #cabe5ee8
 def _interval(differences):
-    "Ends of the 95 % interval for the mean; nan for fewer than two differences"
+    "Ends of the 95 % interval for the mean, or nan for fewer than two differences"
     if len(differences)<2: return math.nan,math.nan
     return tuple(ttest_1samp(differences, 0).confidence_interval(.95))
 
 def paired_differences(
     table:pd.DataFrame, # Rows with a `seed`
     by:str|list, # Column, or columns, that identify the setting
-    than, # Value of `by` that the others are compared with; None stands for the rows that have none
+    than, # Value of `by` that the others are compared with. None stands for the rows that have none
     value:str='knn', # Column to compare
-)->pd.DataFrame: # `seeds` and `mean` of each setting; over common seeds `difference`, and `low` and `high` of its 95 % interval
-    "Means over seeds and paired differences; nan below two pairs. Raises `ValueError` if a seed occurs twice or `than` is missing"
+)->pd.DataFrame: # `seeds` and `mean` of each setting, and over common seeds `difference`, and `low` and `high` of its 95 % interval
+    "Means over seeds and paired differences, or nan below two pairs. Raises `ValueError` if a seed occurs twice or `than` is missing"
     if table.duplicated([*listify(by), 'seed']).any():
         raise ValueError(f"A setting has a seed twice, so it is unclear which rows are pairs. "
             f"Tell the settings apart by more columns than {by}")
     wide = table.pivot(index='seed', columns=by, values=value)
     if than is None: than = math.nan
     def is_than(name): return name==than or name!=name and than!=than      # nan is not itself
-    if than not in wide: raise ValueError(f"There is no row with {by} = {than!r}; there are {list(wide)}")
+    if than not in wide: raise ValueError(f"There is no row with {by} = {than!r}. There are {list(wide)}")
     rows = []
     for name in wide:
         row = dict(seeds=int(wide[name].notna().sum()), mean=wide[name].mean(), difference=math.nan, low=math.nan, high=math.nan)

@@ -88,9 +88,9 @@ def _by_features(learn, ids, n, k, seed):
 @torch.no_grad()
 def mined_neighbours(
     learn:Learner, # A learner with `PSMCallback`
-    ids=None, # Places in `dls.train_ds` of the images to look at; None: `n` drawn from the bank, evenly from the classes that are known
+    ids=None, # Places in `dls.train_ds` of the images to look at. None: `n` drawn from the bank, evenly from the classes that are known
     n:int=8, # Number of images to draw
-    k:int|None=None, # Neighbours of each; None: as many as training mines, or 5 if it mines none
+    k:int|None=None, # Neighbours of each. None: as many as training mines, or 5 if it mines none
     seed:int=0, # For the draw
 )->pd.DataFrame: # `query`, `rank`, `id`, `similarity`, `weight`, `query_label`, `label`, `right`
     """The neighbours that images would mine now, a row each. Before any training they are the nearest by the encoder's features,
@@ -126,7 +126,7 @@ def _grid(n_rows, n_cols, figsize):
 
 @patch
 def show_neighbours(self:Learner,
-    ids=None, # Places in `dls.train_ds` of the images to look at; None: `n` drawn from the bank
+    ids=None, # Places in `dls.train_ds` of the images to look at. None: `n` drawn from the bank
     n:int=8, # Number of images to draw
     k:int=8, # Neighbours of each
     size:float=1., # Inches for each picture
@@ -172,7 +172,7 @@ def _negative_shares(learn, bank, mined, similarity, share):
 def explain_loss(self:Learner,
     id:int, # Place of an image in `dls.train_ds`
     seed:int=0, # For its views and the draw of negatives
-)->pd.DataFrame: # `kind`, `id` (its own for the other view), `similarity`, `weight`, `share`, `label`; `attrs['loss']` is the loss
+)->pd.DataFrame: # `kind`, `id` (its own for the other view), `similarity`, `weight`, `share`, `label`. `attrs['loss']` is the loss
     """Shares of positives and of negatives in the loss of an image, as the bank is now, a row each. Those of each kind add up to the loss.
     Raises `ValueError` for a method without negatives"""
     bank,loss = filled_bank(self),psm_model(self).loss

@@ -66,7 +66,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
     key = tr.Unicode().tag(sync=True)                         # names the picture that the notebook keeps
     def __init__(self,
         history, # A `NeighbourHistory`, a `Learner`, or a list of these. Raises `ValueError` for an empty history
-        layout:str='tsne', # Layout of the map; 'pca' is quicker
+        layout:str='tsne', # Layout of the map. 'pca' is quicker
         title:str='', # Heading
     ):
         self.histories = histories_of(history)
@@ -126,7 +126,7 @@ def neighbours(self:NeighbourExplorer)->pd.DataFrame: # `rank`, `id`, `file`, `l
 # %% ../nbs/09b_explorer.ipynb #e0000005
 @patch
 def flag(self:NeighbourExplorer,
-    id:int|None=None, # Id of a neighbour of the chosen image; None: the chosen image itself
+    id:int|None=None, # Id of a neighbour of the chosen image. None: the chosen image itself
 ):
     "Flag an image, or a neighbour, as the key f does"
     f = dict(kind='image', run=None, epoch=None, query=self.query, rank=None, id=None, similarity=None)
@@ -216,7 +216,7 @@ class NeighbourAudit(_Readable):
     def __init__(self,
         history, # A `NeighbourHistory` or a `Learner`
         n:int=50, # Number of pairs to judge, or all if there are fewer
-        epoch:int|None=None, # A kept epoch, counted from 0; None: the last one
+        epoch:int|None=None, # A kept epoch, counted from 0. None: the last one
         seed:int=0, # For the draw
     ):
         check_number('n', n, 1, whole=True)
@@ -338,7 +338,7 @@ class MiningLab(_Readable):
     `n_neg=None` begins as the number of all rows, and `soft_temp=inf` as 1"""
     def __init__(self,
         learn:Learner, # A learner with `PSMCallback` whose bank is not empty
-        ids=None, # Images to look at; None: 64 are drawn
+        ids=None, # Images to look at. None: 64 are drawn
     ):
         self.learn,self.bank = learn,psm_model(learn).bank
         self.history = NeighbourHistory(ids=ids, n_pos=20, n_neg=20, n_map=0).look(learn)

@@ -48,12 +48,12 @@ def _index_of(h, epoch):
     if not len(h.map): raise ValueError("This history has no map: it is of an older version, or was made with n_map=0")
     epochs = h.map.epochs
     if epoch is None: return len(epochs)-1
-    if epoch-1 not in epochs: raise ValueError(f"Epoch {epoch} was not kept; kept are {[e+1 for e in epochs][:20]}")
+    if epoch-1 not in epochs: raise ValueError(f"Epoch {epoch} was not kept. Kept are {[e+1 for e in epochs][:20]}")
     return epochs.index(epoch-1)
 
 @patch
 def map_table(self:NeighbourHistory,
-    epoch:int|None=None, # Counted from 1; None: the last one
+    epoch:int|None=None, # Counted from 1. None: the last one
     layout:str='tsne', # As for `lay_out`
 )->pd.DataFrame: # `id`, `filepath`, `image`, `projection_x`, `projection_y`, `neighbors`, `embedding`, and the columns of the map
     "A row for each image that has a key at an epoch. `embedding` is the newest key. Raises `ValueError` for an epoch that was not kept"
@@ -75,7 +75,7 @@ def map_table(self:NeighbourHistory,
 @patch
 def to_parquet(self:NeighbourHistory,
     path, # File to write
-    epoch:int|None=None, # Counted from 1; None: the last one
+    epoch:int|None=None, # Counted from 1. None: the last one
     layout:str='tsne', # As for `lay_out`
 ):
     "Write `map_table` as Parquet"

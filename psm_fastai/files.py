@@ -75,7 +75,7 @@ def atomic_write(
     tmp = _part_file(path)
     try:
         tmp.touch()
-        mode = stat.S_IMODE(tmp.stat().st_mode)      # the rights that the user's umask gives; some writers give fewer
+        mode = stat.S_IMODE(tmp.stat().st_mode)      # the rights that the user's umask gives, since some writers give fewer
         yield tmp
         os.chmod(tmp, mode)
         _sync(tmp, os.O_RDWR)
@@ -90,7 +90,7 @@ def atomic_write(
 @contextmanager
 def locked(
     path, # A file or a folder. It need not exist, but the folder that it lies in has to
-    wait:float=-1, # Seconds to wait for another process; -1: as long as it takes
+    wait:float=-1, # Seconds to wait for another process, or -1 for as long as it takes
 ):
     "Keep other processes out of a `locked` of the same path. Raises `BlockingIOError` if one is still in it after `wait` seconds"
     path = Path(path)

@@ -163,7 +163,7 @@ def _role_at(p, level): return role(p[level]) if len(p)>level else None
 
 def split_level(
     parts:list, # For each image the names of the folders that it lies in
-)->int|None: # 0 for the uppermost folders; None: the images are not split
+)->int|None: # 0 for the uppermost folders. None: the images are not split
     "Which level of folders splits the images. Below the uppermost level, all images must lie in a folder with a role"
     for level in range(max(map(len, parts))):
         roles = {_role_at(p, level) for p in parts}
@@ -198,7 +198,7 @@ def _no_classes(above, names):
 # %% ../nbs/00a_folders.ipynb #a8f459f3
 def class_folders(
     parts:list, # For each image the names of the folders that it lies in
-)->tuple[list,set]: # For each image the names down to its class, none if there is none; and the names that are not classes
+)->tuple[list,set]: # For each image the names down to its class, none if there is none. Then the names that are not classes
     "Remove last folders that are not classes: the same name for all images, dates, and words such as raw and images"
     passed = set()
     while True:
@@ -251,7 +251,7 @@ def folder_labels(
     files:L, # Paths
     parts:list, # For each file the names of the folders that it lies in, without that of a split
     label_from=None, # A level of folders, a function from a file to its label, or None
-)->tuple[list|None,set]: # A label for each file, None if unknown, or None for no labels; and the names of folders that are not classes
+)->tuple[list|None,set]: # A label for each file, None if unknown, or None for no labels. Then the names of folders that are not classes
     "Labels of images by their folders. Raises `ValueError` if some lie outside of the class folders, or if `label_from` finds no label"
     if label_from is not None: return _labels_from(label_from, files, parts),set()
     ends,passed = class_folders(parts)
@@ -375,7 +375,7 @@ def _column(df, col, name, empty=False):
     return res
 
 def _labels(col):
-    "The labels in a column, None for an empty cell; or None if all cells are empty"
+    "The labels in a column, None for an empty cell, or None if all cells are empty"
     known = col.dropna()
     if len(known)<len(col) and known.dtype.kind=='f' and (known==known.round()).all():
         known = known.astype(int)      # pandas makes 1.0 of 1 if another cell is empty
@@ -434,7 +434,7 @@ def table_source(
 def list_source(
     names:list, # File names or paths
     root:Path, # The folder that they are relative to
-    label_from=None, # As for `folder_labels`; None: no labels
+    label_from=None, # As for `folder_labels`. None: no labels
 )->ImageSource:
     "The files of a list. Raises `ValueError` if there are none, or if one is named twice"
     if not len(names): raise ValueError("The list of files is empty")

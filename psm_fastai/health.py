@@ -49,7 +49,7 @@ class HealthCallback(GuestCallback):
 
 # %% ../nbs/05c_health.ipynb #6e0a4641
 def _gradient_figures(s, p, bank):
-    "Ceiling of the loss; mean and variance of the gradients at the similarity ranks of the negatives"
+    "Ceiling of the loss, and mean and variance of the gradients at the similarity ranks of the negatives"
     n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # if the bank is large, some of the queries will do
     mined = s.mined.first(n)
     sims,grads = similarity_gradients(p, s.q[:n], s.k[:n], bank, mined)
@@ -142,14 +142,14 @@ def _plateau(fit):
     late = fit[(fit.mining==last.mining) & (fit.pct>last.pct/2)].loss
     if len(late)<8 or not late.max()-late.min()<.03*late.mean(): return
     return (f"the loss has stopped at {last.loss:.2f} after {last.pct:.0%} of the training. "
-        "If the bank is not diverse enough, try a larger bank_size; if the choice is too strict, "
-        "a smaller n_pos and hard_weight nearer to 1, or a smaller a; or else a larger learning rate")
+        "If the bank is not diverse enough, try a larger bank_size. If the choice is too strict, "
+        "try a smaller n_pos and hard_weight nearer to 1, or a smaller a. Otherwise try a larger learning rate")
 
 # %% ../nbs/05c_health.ipynb #74dd8852
 def _collapsed(fit):
     last = fit.iloc[-1]
     if last.epoch<2 or not last.spread<.1: return
-    return (f"all queries point the same way (their spread is {last.spread:.2f}; 1 is even): collapse. "
+    return (f"all queries point the same way (their spread is {last.spread:.2f}, and 1 is even): collapse. "
         "Try gentler views, a smaller learning rate, a larger momentum, and, without negatives, predictor=True")
 
 _checks = dict(purity=_low_purity, trust=_no_trust, variance=_jumping_variance,
@@ -179,7 +179,7 @@ class Signs(dict):
     def _ipython_display_(self): pass
 
 @patch
-def diagnose(self:Learner)->dict: # Name of each sign of failure to what was seen and what to try; empty if there is none
+def diagnose(self:Learner)->dict: # Name of each sign of failure to what was seen and what to try, empty if there is none
     "Print and return the signs of failure of the last training. Raises `ValueError` before the first epoch"
     health = getattr(self, 'psm_health', None)
     if health is None or not health.rows:

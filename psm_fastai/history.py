@@ -75,7 +75,7 @@ def queries_and_keys(
     seed:int=0, # For the views
 )->tuple: # Two views `[n, C, H, W]`, queries `[n, D]`, keys `[n, D]`, ids `[n]` and labels `[n]`
     """Two views of some training images, and their queries and keys in evaluation mode.
-    Networks and random states stay as they were; the model is moved to the device of the loaders"""
+    Networks and random states stay as they were. The model is moved to the device of the loaders"""
     m = psm_model(learn)
     views = learn.psm.loss_cb if hasattr(learn, 'psm') else learn.psm_loss
     x,*yb = images_at(learn.dls, ids)
@@ -88,7 +88,7 @@ def queries_and_keys(
 # %% ../nbs/08a_history.ipynb #h0000009
 def pick_images(
     bank, # A `MemoryBank` that is not empty
-    n:int, # Number of images to draw; fewer come back if the bank holds fewer
+    n:int, # Number of images to draw. Fewer come back if the bank holds fewer
     seed:int=0, # For the draw
 )->list: # Ids
     "Draw images from the bank, as many of one class as of another if labels are known"
@@ -111,7 +111,7 @@ class NeighbourHistory(GuestCallback):
     def __init__(self,
         n_probes:int=64, # Number of images to follow
         every:int=1, # Keep one epoch in this many, and the last one
-        ids=None, # Places in `dls.train_ds` of the images to follow; None: `n_probes` are drawn
+        ids=None, # Places in `dls.train_ds` of the images to follow. None: `n_probes` are drawn
         n_pos:int=10, # Maximum number of mined positives to keep for each probe, the most similar ones first
         n_neg:int=20, # Maximum number of negatives to keep for each probe
         budget:float=32, # Maximum size of all thumbnails, in MB. Half of it may go to negatives
@@ -153,7 +153,7 @@ def _rows_of(pool, epoch, ids, idx, found, similarity, weight=None, prob=None, n
 
 # %% ../nbs/08a_history.ipynb #h0000021
 def _false_negatives(probs, labels, bank):
-    "Expected share of false negatives in a draw by probabilities `[n, K]`, mean over queries; nan if no labels are known"
+    "Expected share of false negatives in a draw by probabilities `[n, K]`, mean over queries, or nan if no labels are known"
     known = (labels[:,None]>=0) & (bank.labels>=0)
     wrong = (labels[:,None]==bank.labels) & known
     return ((wrong*probs).sum(1)/(known*probs).sum(1)).nanmean().item()
@@ -253,7 +253,7 @@ def add_picture(self:NeighbourHistory,
 # %% ../nbs/08a_history.ipynb #c7eec7d8
 @patch
 def _add_pictures_of_epoch(self:NeighbourHistory, dls, xq, xk):
-    "Add thumbnails of the images in the last table; with the first table also of the probes and their views"
+    "Add thumbnails of the images in the last table, and with the first table also of the probes and their views"
     if len(self.tables)==1:
         self._choose_size(dls)
         for i in self.ids: self.add_picture(self.thumbs, dls, i)
@@ -312,7 +312,7 @@ def _say_gone(errors, n):
     say(f"! {len(errors):,} of {n:,} images could not be read again, so the map has no pictures of them: {errors[0]}")
 
 def _errors_of_each(dls, f, numbers):
-    "Call `f` with each number, in threads if `image_dls` reads files; the errors"
+    "Call `f` with each number, in threads if `image_dls` reads files, and return the errors"
     if image_reader(dls.train_ds): return [e for _,e in in_threads(lambda j: f(numbers[j]), len(numbers))]
     return [e for j in numbers if (e := _error_of(f, j))]
 
@@ -358,7 +358,7 @@ def check_source(self:NeighbourHistory,
 @patch
 def look(self:NeighbourHistory,
     learn, # A learner with `PSMCallback` whose bank is not empty
-    epoch:int|None=None, # Number of the epoch, counted from 0; None: the one after the last
+    epoch:int|None=None, # Number of the epoch, counted from 0. None: the one after the last
     **values, # More figures to keep with the epoch, by name
 )->NeighbourHistory: # This history
     "Record what the probes would mine now, as one more epoch. Raises `ValueError` if the bank is empty, or if the images changed"
@@ -473,7 +473,7 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, w
 def metrics(self:NeighbourHistory)->pd.DataFrame: # A row for each kept epoch
     """The figures of each kept epoch.
 
-    - `mining`: whether mined positives or drawn negatives were in use; `n_pos`, `n_neg` and `hard_weight` of the method
+    - `mining`: whether mined positives or drawn negatives were in use, with `n_pos`, `n_neg` and `hard_weight` of the method
     - `index`: whether neighbours came from an index, not from the bank
     - `purity_k` of the bank for several k, `chance`, and `false_neg`, the expected share of false negatives
     - `agreement`, `estimated` and `trusted`, which need no labels
@@ -488,8 +488,8 @@ def rows(self:NeighbourHistory,
 )->tuple: # Positives and negatives, each a list of dicts with the columns of `to_frame`, and `since`, an epoch, for positives
     "The neighbours of a probe. Raises `ValueError` for a probe or an epoch that was not kept"
     kept = [m['epoch'] for m in self.epochs]
-    if epoch not in kept: raise ValueError(f"epoch {epoch} was not kept; kept are {kept[:20]}")
-    if query not in self.ids: raise ValueError(f"image {query} is no probe; probes are {self.ids[:20]}")
+    if epoch not in kept: raise ValueError(f"epoch {epoch} was not kept. Kept are {kept[:20]}")
+    if query not in self.ids: raise ValueError(f"image {query} is no probe. Probes are {self.ids[:20]}")
     cache,at = self._rows_cache,kept.index(epoch)
     if cache.get(epoch, (None,))[0] is not self.tables[at]:
         if len(cache)>30: cache.pop(next(iter(cache)))            # all epochs of a long history would take too much memory
@@ -511,7 +511,7 @@ def _by_probe(self:NeighbourHistory, at):
 @patch
 def _since(self:NeighbourHistory):
     "For each table a dict from a positive's query and id to the epoch since which it has been one"
-    known,n = self._lineage,0                # pairs of a table and its dict; the first `n` are of the tables that are here now
+    known,n = self._lineage,0                # pairs of a table and its dict, of which the first `n` are here now
     while n<min(len(known), len(self.tables)) and known[n][0] is self.tables[n]: n += 1
     del known[n:]
     for meta,t in zip(self.epochs[n:], self.tables[n:]):

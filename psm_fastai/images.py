@@ -118,7 +118,7 @@ def _npy(f, channels, max_pixels):
 class _Raw(NamedTuple):
     "An image as its file holds it"
     im: object              # PIL image, perhaps not loaded yet, or array `[C, H, W]`
-    mode: str|None = None   # LA or RGBA, if the array's last channel is opacity; La or RGBa, if the colours were multiplied by it
+    mode: str|None = None   # LA or RGBA, if the array's last channel is opacity, La or RGBa if the colours were multiplied by it as well
     inverted: bool = False  # Whether 0 is white
 
 def _upright(a, orientation):
@@ -127,7 +127,7 @@ def _upright(a, orientation):
     return np.flip(a, {2:2, 3:(1,2), 4:1, 6:2, 7:(1,2), 8:1}.get(orientation, ()))
 
 def _add_opacity(a, clear):
-    "Append a channel of opacity: none where `clear`, full elsewhere"
+    "Append a channel of opacity: none for the pixels in `clear`, full for the others"
     full = np.iinfo(a.dtype).max
     opacity = np.where(clear, 0, full).astype(a.dtype)
     return _Raw(np.concatenate([a, opacity[None]]), 'LA' if len(a)==1 else 'RGBA')
@@ -272,13 +272,13 @@ class ReadImage(Transform):
     input_types = Path,str,bytes,bytearray,np.ndarray,Tensor,Image.Image     # what `predict` takes
     def __init__(self,
         size:int|tuple, # Side of a square, or height and width
-        channels:int=3, # 1 gray, 3 RGB, 4 RGB with opacity; with any other number all images must have just as many
-        max_value:float|None=None, # The value of white in images of more than 8 bits; larger values become white
-        min_value:float|None=None, # The value of black in them; smaller values become black. None: 0, and negative values are refused
-        alpha:bool|None=None, # Whether the last of two or four channels is opacity; None: as the file says
+        channels:int=3, # 1 gray, 3 RGB, 4 RGB with opacity. All images must have exactly that many if it is another number
+        max_value:float|None=None, # The value of white in images of more than 8 bits. Larger values become white
+        min_value:float|None=None, # The value of black in them. Smaller values become black. None: 0, and negative values are refused
+        alpha:bool|None=None, # Whether the last of two or four channels is opacity. None: as the file says
         ground='white', # Colour under transparent images and of bars: a name or a tuple, as PIL takes it
         fit:str='crop', # 'crop' cuts the longer side, 'pad' adds bars to the shorter one, 'squish' changes the proportions
-        max_pixels:int|None=None, # Largest image that is read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
+        max_pixels:int|None=None, # Largest image that is read. None: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million
     ):
         store_attr('channels,max_value,min_value,alpha,fit,max_pixels')
         self.size = (size,size) if isinstance(size, int) else tuple(size)
@@ -404,7 +404,7 @@ def _check_path(o):
     on_the_web = isinstance(o, str) and re.match(r'[a-z][a-z0-9+.-]+://', o, re.I)
     if isinstance(o, (Path,str,bytes,bytearray)) and not on_the_web: return
     got = f'an address on the web, {o}: download it first' if on_the_web else type(o).__name__
-    raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor; got {got}")
+    raise TypeError(f"an image can be a file's path or its bytes, a PIL image, an array or a tensor, got {got}")
 
 # %% ../nbs/00_images.ipynb #cbc28c93
 @patch
@@ -490,7 +490,7 @@ def _cut_by_pil(f, im):
     head = f.read(4096)
     if im.format=='SGI': return head[3]==2
     if im.format=='PPM': return head[:2] in (b'P3',b'P6') and int(_ppm_header(head)[3])>255
-    start = head.find(b'\xff\x4f\xff\x51')       # of the codestream; 42 bytes later it says the bits of the first channel
+    start = head.find(b'\xff\x4f\xff\x51')       # of the codestream, which says the bits of the first channel 42 bytes later
     return start>=0 and len(head)>start+42 and (head[start+42] & 127)+1>8
 
 def _ppm_header(head):
@@ -501,7 +501,7 @@ def _ppm_header(head):
 class _Look(NamedTuple):
     "What a look at a file found"
     channels: int            # Without opacity
-    partial: float|None      # Share of a TIFF's opacity that is neither full nor none, 0 for other formats; None if there is no opacity
+    partial: float|None      # Share of a TIFF's opacity that is neither full nor none, 0 for other formats, or None if there is no opacity
     opaque: bool             # Whether all of the image is opaque
     values: np.ndarray|None  # A sample of the values, if they have more than 8 bits
     cut: bool = False        # Whether PIL keeps the upper 8 of more bits

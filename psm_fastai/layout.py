@@ -43,7 +43,7 @@ def _moved(x, start, first, seed):
 
 # %% ../nbs/07f_layout.ipynb #a48255f8
 def _between(x, anchors, places, seed, near=3):
-    "`[n, 2]`, for each key the mean of the places of the nearest anchors, weighted by similarity; anchors keep their places"
+    "`[n, 2]`, for each key the mean of the places of the nearest anchors, weighted by similarity. Anchors keep their places"
     to,at = torch.from_numpy(x[anchors]),torch.from_numpy(places)
     def mean(q):
         sims,idx = top_rows(q @ to.T, near)

@@ -28,7 +28,7 @@ from .views import find_normalize
 # %% ../nbs/05a_learner.ipynb #aba244c6
 def under_way(
     learn:Learner,
-)->list: # Events of fastai's loop, innermost first: 'batch', 'train', 'validate', 'epoch', 'fit'; empty between fits
+)->list: # Events of fastai's loop, innermost first: 'batch', 'train', 'validate', 'epoch', 'fit'. There are none between fits
     "What a learner is doing in this thread"
     res = []
     frame = sys._getframe()
@@ -45,13 +45,13 @@ def in_lr_find(
 
 # %% ../nbs/05a_learner.ipynb #f781c8eb
 def _whole(dl):
-    "The loader that a distributed loader splits; any other loader itself"
+    "The loader that a distributed loader splits, or any other loader itself"
     return dl.__dict__.get('dl', dl)
 
 def plain_dls(
     dls, # `DataLoaders`
 ): # `DataLoaders`
-    "`dls`; in distributed training the loaders whose items are split among the processes"
+    "`dls`, or in distributed training the loaders whose items are split among the processes"
     whole = [_whole(d) for d in dls.loaders]
     if all(a is b for a,b in zip(whole, dls.loaders)): return dls
     return DataLoaders(*whole)
@@ -97,7 +97,7 @@ def _leaving_half_precision(learn):
 
 # %% ../nbs/05a_learner.ipynb #7783d907
 class GuestCallback(Callback):
-    "Calls `attach` when given to a learner and `detach` when removed from it; `columns` are values for fastai's table while it stays"
+    "Calls `attach` when given to a learner and `detach` when removed from it. `columns` are values for fastai's table while it stays"
     _learn = None
     columns = ()
 
@@ -169,7 +169,7 @@ def _check_loader(dl):
 def peek_batch(
     dls, # `DataLoaders`
 ): # A batch as the training loader gives it
-    "A training batch of at most two items; the random state stays as it was"
+    "A training batch of at most two items. The random state stays as it was"
     dl = plain_dls(dls).train
     _check_loader(dl)
     with no_random(): return dl.new(bs=2, shuffle=False, drop_last=False, num_workers=0).one_batch()
@@ -196,7 +196,7 @@ def _serves_another(dl, i):
 _beginning = RLock()        # only one iteration begins at a time, because a loader is changed while one begins
 
 def _own_method(dl):
-    "The method by which a loader serves other items than those of `get_idxs`; None if there is none"
+    "The method by which a loader serves other items than those of `get_idxs`, or None if there is none"
     def own(n): return getattr(type(dl), n) is not getattr(DataLoader, n) or n in vars(dl)
     with _beginning: names = [n for n in ('__iter__','sample') if own(n)]
     if not names and _serves_another(dl, dl.n-1): names = ['create_item']
@@ -254,7 +254,7 @@ def _check_served(i, n, ids):
 
 def with_ids(
     dl:DataLoader, # Of a data set with a length and `__getitem__`
-): # Iterator of `(ids, batch)`; `ids` `[B]` are places in `dl.dataset`
+): # Iterator of `(ids, batch)`. `ids` `[B]` are places in `dl.dataset`
     """Batches with the ids of their images, even if others take batches of the same loader meanwhile.
     Raises `TypeError` if the ids can't be known, and `RuntimeError` if an item is skipped"""
     check_ids(dl)
@@ -284,7 +284,7 @@ def batch_labels(
 def has_labels(
     dls, # `DataLoaders`
 )->bool:
-    "Whether the target of the training images is one class an image; that of some images may be -1, unknown"
+    "Whether the target of the training images is one class an image, which may be -1, unknown, for some images"
     x,*yb = peek_batch(dls)
     return _are_labels(yb, len(x))
 
@@ -310,7 +310,7 @@ def check_images(
 def plain_batches(
     dls, # `DataLoaders`
     ds_idx:int=0, # 0 = training set, 1 = validation set
-    ids:list|None=None, # Places in the data set; None: all
+    ids:list|None=None, # Places in the data set. None: all
 ): # Iterator of batches, tuples `(x, *yb)`
     """Batches of images as they are, without augmentation and in their order. May be used in the middle of a training epoch.
     Raises `ValueError` for images that are not finite"""
@@ -327,7 +327,7 @@ def plain_batches(
 def as_floats(
     x:Tensor, # `[B, C, H, W]`
 )->Tensor: # `[B, C, H, W]`
-    "uint8 as float32 between 0 and 1; other types as float32"
+    "uint8 as float32 between 0 and 1, and other types as float32"
     return x.float()/255 if x.dtype==torch.uint8 else x.float()
 
 # %% ../nbs/05a_learner.ipynb #9add3b9c
@@ -368,7 +368,7 @@ def n_ranks(
 def split_ranks(
     learn:Learner,
     t:Tensor, # `[N, ...]`, the same in all processes
-)->Tensor: # `[ceil(N / processes), ...]`, consecutive rows; `t` itself if there is only one process
+)->Tensor: # `[ceil(N / processes), ...]`, consecutive rows, or `t` itself if there is only one process
     """The share of this process. It has the same size in all processes: if rows are missing at the end, those of the beginning are used
     again. `gather_ranks` of the shares begins with `t`"""
     if not is_distributed(learn): return t
@@ -379,7 +379,7 @@ def split_ranks(
 def gather_ranks(
     learn:Learner,
     t:Tensor, # `[B, ...]`, of the same size in all processes
-)->Tensor: # `[B·processes, ...]`, in the order of their ranks; `t` itself if there is only one process
+)->Tensor: # `[B·processes, ...]`, in the order of their ranks, or `t` itself if there is only one process
     "Put together what the processes of a distributed training have"
     if not is_distributed(learn): return t
     parts = [torch.empty_like(t) for _ in range(n_ranks(learn))]
@@ -423,7 +423,7 @@ class RestoreCallback(GuestCallback):
 # %% ../nbs/05a_learner.ipynb #06ef01fd
 def image_stats(
     dls, # `DataLoaders`
-)->dict: # `mean` and `std`, a number a channel; empty if the batches are not normalised
+)->dict: # `mean` and `std`, a number a channel, empty if the batches are not normalised
     "Mean and standard deviation of the `Normalize` that the batches go through"
     norm = find_normalize(plain_dls(dls).train)
     return {n: getattr(norm,n).flatten().tolist() for n in ('mean','std')} if norm else {}
@@ -446,10 +446,10 @@ def check_stats(
 
 # %% ../nbs/05a_learner.ipynb #08825b52
 def normalise_as(
-    stats:dict, # Of the images that weights were trained on; `mean` and `std` of three channels
+    stats:dict, # Of the images that weights were trained on. `mean` and `std` of three channels
     dls, # `DataLoaders`, changed if their images have one channel or three
 ):
-    "Give the images the normalisation that pretrained weights expect. One channel gets the means over three; other numbers keep their own"
+    "Give the images the normalisation that pretrained weights expect. One channel gets the means over three. Other numbers keep their own"
     c = peek_batch(dls)[0].shape[1]
     if c not in (1,3): return
     mean,std = (stats[n] if c==3 else [sum(stats[n])/3] for n in ('mean','std'))

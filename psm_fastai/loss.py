@@ -25,7 +25,7 @@ def nce_term(
     mask:Tensor, # `[B, N]` bool, false for entries that are no negative
     temp:float, # Temperature t
 )->Tensor: # `[B, P]`
-    "InfoNCE of each positive with all negatives: `softplus(logsumexp(neg/temp) - pos/temp)`; 0 without negatives"
+    "InfoNCE of each positive with all negatives: `softplus(logsumexp(neg/temp) - pos/temp)`, which is 0 without negatives"
     lse = (neg/temp).masked_fill(~mask, _no_logit).logsumexp(1, keepdim=True)
     return F.softplus(lse - pos/temp)
 
@@ -67,14 +67,14 @@ def _refuse_no_positives(hard_weight):
         "Use hard_weight=1, or n_pos of at least 1")
 
 class PSMLoss(nn.Module):
-    "The PSM objective over a batch of queries and keys and a `MemoryBank`; by its parameters it is MoCo's, NNCLR's, MSF's or BYOL's too"
+    "The PSM objective over a batch of queries and keys and a `MemoryBank`. By its parameters it is MoCo's, NNCLR's, MSF's or BYOL's too"
     def __init__(self,
-        n_pos:int=20, # Number of mined positives; 0 = none
-        n_neg:int|None=256, # Number of drawn negatives; None = the whole bank, 0 = none
-        a:float=5., # How sharply the draw of negatives is concentrated, at least 0; needs `n_neg`
+        n_pos:int=20, # Number of mined positives, 0 = none
+        n_neg:int|None=256, # Number of drawn negatives, None = the whole bank, 0 = none
+        a:float=5., # How sharply the draw of negatives is concentrated, at least 0. It needs `n_neg`
         b:float=-0.4, # Where its mode lies, relative to the similarity of the positive, -2 to 2
         temp:float=0.07, # Temperature of the loss, above 0
-        soft_temp:float=0.1, # Temperature of the soft weights, above 0; `inf` weights all mined positives alike
+        soft_temp:float=0.1, # Temperature of the soft weights, above 0. `inf` weights all mined positives alike
         hard_weight:float=0.5, # Weight h of the augmented view, 0 to 1
     ):
         super().__init__()
@@ -91,7 +91,7 @@ class PSMLoss(nn.Module):
         self.mining = True          # whether mined rows are in use now
         self.started = False        # whether `mine_after='agreement'` has decided so
 
-    # saved with the model; as buffers they would make each look at them wait for the device
+    # saved with the model, but no buffers: to look at those would wait for the device
     def get_extra_state(self): return torch.tensor([self.mining, self.started])
     def set_extra_state(self, state): self.mining,self.started = state.tolist()
 

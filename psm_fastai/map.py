@@ -186,7 +186,7 @@ def _collection_columns(h):
     far = c.outliers(len(c)).set_index('row').distance.sort_index().to_numpy()[rows] if len(c)>1 else np.nan
     names = [f'cluster {i}' for i in range(cluster.max()+1)]
     of = 'keys of the last epoch' if h.collection is None else "encoder's features"
-    return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}; 1 is the largest', names),
+    return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}. 1 is the largest', names),
         _column('duplicate_of', 'copy of', copy_of, 'Position of the first image with the same pixels, -1 if there is none before it'),
         _column('outlier', 'distance to its nearest', spread(far, np.nan, np.float32),
             f'Mean of 1 - cosine similarity to the 10 nearest images, by the {of}')]
@@ -273,7 +273,7 @@ def _method(h, epoch):
     return dict({n: meta.get(n) for n in ('n_pos','n_neg','hard_weight')}, index=bool(meta.get('index')))
 
 def _places(h, epochs, layout):
-    "`[E, n, 2]`; a history without a map has no places"
+    "`[E, n, 2]`, if the history has a map"
     if not len(h.map): return np.full((len(epochs),len(_ids(h)),2), nowhere, np.uint16)
     return h.map_layout(layout)[[h.map.epochs.index(e) for e in epochs]]
 

@@ -59,7 +59,7 @@ def mine_positives(
     sims:Tensor, # `[B, K]` similarity of each key to each row
     allowed:Tensor, # `[B, K]` bool, from `admissible`
     n_pos:int, # Number of rows to mine
-)->tuple[Tensor,Tensor]: # `[B, n]` columns, most similar first, and `[B, n]` bool, whether a row was found; n = min(n_pos, K)
+)->tuple[Tensor,Tensor]: # `[B, n]` columns, most similar first, and `[B, n]` bool, whether a row was found, with n = min(n_pos, K)
     "The `n_pos` most similar admissible rows. A row is not found if fewer than `n_pos` are admissible"
     top,idx = top_rows(sims.masked_fill(~allowed, -torch.inf), min(n_pos, sims.shape[1]))
     return idx,top>-torch.inf
@@ -68,7 +68,7 @@ def mine_positives(
 def soft_weights(
     sims:Tensor, # `[B, n_pos]` similarity of the key to each mined row
     found:Tensor, # `[B, n_pos]` bool, from `mine_positives`
-    soft_temp:float, # Temperature t_w; `inf` weights all found rows alike
+    soft_temp:float, # Temperature t_w. `inf` weights all found rows alike
 )->Tensor: # `[B, n_pos]`, each row adds up to 1, or to 0 if nothing was found
     "Weights of mined positives: `softmax_j(s(k_i, n_ij) / soft_temp)` over the rows found [ours]"
     w = (sims/soft_temp).masked_fill(~found, -torch.inf).softmax(1)
@@ -79,7 +79,7 @@ def draw_logits(
     sims:Tensor, # `[B, K]` similarity of each query to each row
     pos:Tensor, # `[B]` similarity of each query to its own key, s⁺
     allowed:Tensor, # `[B, K]` bool: admissible, and not mined as a positive
-    a:float, # Concentration, at least 0; 0 draws uniformly
+    a:float, # Concentration, at least 0, which draws uniformly
     b:float, # Position of the mode, relative to s⁺
 )->Tensor: # `[B, K]` unnormalised log-probabilities, -inf for rows that are not allowed
     "`-a (s - s⁺ - b)²` [ours, the form of SimANS, arXiv 2210.11773]"
@@ -109,7 +109,7 @@ def sample_negatives(
     n_neg:int, # Number of rows to draw
     a:float, # Concentration
     b:float, # Mode, relative to `pos`
-)->tuple[Tensor,Tensor]: # `[B, n']` columns and `[B, n']` bool, whether a row was drawn; n' = min(n_neg, K)
+)->tuple[Tensor,Tensor]: # `[B, n']` columns and `[B, n']` bool, whether a row was drawn, with n' = min(n_neg, K)
     "Draw `n_neg` different rows with probabilities ∝ `exp(draw_logits)`, by the Gumbel top-k trick (arXiv 1903.06059)"
     logits = draw_logits(sims, pos, allowed, a, b)
     minus_gumbel = torch.rand(logits.shape, device=logits.device).clamp_(min=1e-38)
@@ -120,7 +120,7 @@ def sample_negatives(
 # %% ../nbs/02_mining.ipynb #53e22d5e
 def known_right(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
-    mined_labels:Tensor, # `[B, n]` labels of their rows, -1 = unknown; `[K]` if all have the same rows
+    mined_labels:Tensor, # `[B, n]` labels of their rows, -1 = unknown, or `[K]` if all have the same rows
     found:Tensor, # `[B, n]` bool, which rows count
 )->tuple[Tensor,Tensor]: # `[B, n]` bool: whether a row has the query's label, and whether that is known
     "Which rows are right. A row whose label or whose query's label is unknown is neither right nor wrong"
@@ -150,7 +150,7 @@ def chance_purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
     bank_labels:Tensor, # `[K]` labels of the rows, -1 = unknown
 )->float:
-    "Purity of rows drawn at random: `Σ_c p_query(c) · p_bank(c)`; nan if no label is known"
+    "Purity of rows drawn at random: `Σ_c p_query(c) · p_bank(c)`, or nan if no label is known"
     a,b = (t[t>=0].cpu() for t in (labels,bank_labels))      # not every device counts in float64
     if not len(a) or not len(b): return float('nan')
     classes,which = torch.cat([a,b]).unique(return_inverse=True)        # a label may be any number
@@ -162,8 +162,8 @@ def chance_purity(
 def bank_purities(
     bank, # A `MemoryBank`
     ks:list, # Several numbers of rows that each row mines
-    n_queries:int=2048, # Maximum number of rows that are queries; the newest ones are taken
-)->tuple[list,float]: # For each of `ks` the purity, and its chance level; nan if no label is known
+    n_queries:int=2048, # Maximum number of rows that are queries. The newest ones are taken
+)->tuple[list,float]: # For each of `ks` the purity, and its chance level, or nan if no label is known
     "Purity of the neighbours that the bank's own rows mine among each other"
     queries = bank.steps.argsort(descending=True)[:min(n_queries,len(bank))]
     sums = 0
@@ -178,8 +178,8 @@ def bank_purities(
 def bank_purity(
     bank, # A `MemoryBank`
     k:int, # Number of rows that each row mines
-    n_queries:int=2048, # Maximum number of rows that are queries; the newest ones are taken
-)->tuple[float,float]: # Purity and its chance level; nan if no label is known
+    n_queries:int=2048, # Maximum number of rows that are queries. The newest ones are taken
+)->tuple[float,float]: # Purity and its chance level, or nan if no label is known
     "`bank_purities` for one number of rows"
     (share,),chance = bank_purities(bank, [k], n_queries)
     return share,chance
@@ -191,7 +191,7 @@ def overlap(
     b:Tensor, # `[B, k2]` columns or ids of other neighbours of the same queries
     b_found:Tensor, # `[B, k2]` bool
 )->tuple[Tensor,Tensor]: # Sum over queries of the share of `a` that is in `b`, and the number of queries for which `a` has found any
-    "How far two neighbourhoods agree; add up over batches and divide"
+    "How far two neighbourhoods agree. To get it, add up over batches and divide"
     both = ((a[:,:,None]==b[:,None]) & b_found[:,None]).any(2) & a_found
     n = a_found.sum(1)
     return (both.sum(1)/n.clamp(min=1)).sum(),(n>0).sum()
@@ -204,7 +204,7 @@ def view_agreement(
     found:Tensor, # `[B, n]` bool
     bank, # A `MemoryBank`
 )->tuple[Tensor,Tensor]: # Sum over queries of the overlap above chance, and the number of queries whose key has found any row
-    "How far the two views of images agree; add up over batches and divide"
+    "How far the two views of images agree. To get it, add up over batches and divide"
     def compare(q, ids, idx, found):
         allowed = admissible(ids, bank.ids, bank.ready)
         shared,asked = overlap(idx, found, *mine_positives(q @ bank.feats.T.to(q), allowed, idx.shape[1]))

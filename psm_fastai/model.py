@@ -55,12 +55,12 @@ def _mlp(ni, nh, nf):
 
 def _check_trainable(encoder):
     if not any(p.requires_grad for p in encoder.parameters()):
-        raise ValueError(f"The encoder ({type(encoder).__name__}) has no weights that can be trained; unfreeze some")
+        raise ValueError(f"The encoder ({type(encoder).__name__}) has no weights that can be trained. Unfreeze some")
 
 class PSMModel(nn.Module):
     "Encoder, projector, the momentum network that follows them, the memory bank and the loss: all the state of a training"
     def __init__(self,
-        encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`; used as it is, not copied
+        encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`. Used as it is, not copied
         x:Tensor, # `[B, C, H, W]`, a few images, to see what the encoder returns
         bank_size:int=4096, # Number of rows of the memory bank
         proj_dim:int=128, # Length D of queries and keys
@@ -91,7 +91,7 @@ class PSMModel(nn.Module):
 # %% ../nbs/05_model.ipynb #0d72c7fb
 @patch
 def in_parts(self:PSMModel, net, x):
-    "`net(x)`; in training mode `net` of each of `split_bn` parts of the batch, of at least two images each"
+    "`net(x)`, or in training mode `net` of each of `split_bn` parts of the batch, of at least two images each"
     if self.split_bn==1 or not self.training: return net(x)
     n = max(1, min(self.split_bn, len(x)//2))
     return torch.cat([net(o) for o in x.tensor_split(n)])
@@ -119,7 +119,7 @@ def key(self:PSMModel,
 def forward(self:PSMModel,
     x:Tensor, # `[B, C, H, W]`, images, or views for the query
     xk:Tensor|None=None, # `[B, C, H, W]`, views for the key
-): # `[B, F]` features of `x`; with `xk` queries and keys, each `[B, D]`, of unit length, or `[2B, D]` if the model is `symmetric`
+): # `[B, F]` features of `x`, or with `xk` queries and keys of unit length, each `[B, D]`, or `[2B, D]` if the model is `symmetric`
     "Features of images, or queries and keys of two views"
     if xk is None: return pool_features(self.encoder(x))
     if not self.symmetric: return self.query(x),self.key(xk)

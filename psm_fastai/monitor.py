@@ -19,8 +19,8 @@ from .mining import admissible, known_right, mine_positives, overlap, query_puri
 
 # %% ../nbs/08_monitor.ipynb #50cf3a02
 class MonitorCallback(GuestCallback):
-    "Look at one training batch in `every`, and add a row an epoch to the DataFrame `frame`; a subclass says what to look for"
-    order,names = 40,()   # MixedPrecision (10) has left autocast; the Recorder (50) has yet to read the columns
+    "Look at one training batch in `every`, and add a row an epoch to the DataFrame `frame`. A subclass says what to look for"
+    order,names = 40,()   # MixedPrecision (10) has left autocast, and the Recorder (50) has yet to read the columns
     seen,_stateattrs = (),('seen',)
     def __init__(self,
         every:int=10, # Look at one batch in this many, and at least at one an epoch
@@ -128,14 +128,14 @@ def negative_pool(
 
 # %% ../nbs/08_monitor.ipynb #57c1381f
 def _pulled_figures(step, pool):
-    "For each query and neighbour whether it is right, whether that is known, and its age; and the purity of each query"
+    "For each query and neighbour whether it is right, whether that is known, and its age. Then the purity of each query"
     idx = step.mined.pos_idx
     asked = step.labels,pool.labels[idx],step.mined.used
     right,known = known_right(*asked)
     return dict(purity=query_purity(*asked), right=right, found=known, age=pool.age[idx].int())
 
 def _negative_figures(step, m):
-    "False-negative rate of each query; with drawn negatives also those of a uniform draw and of the hardest rows"
+    "False-negative rate of each query, and with drawn negatives also those of a uniform draw and of the hardest rows"
     idx,rows = step.mined.neg_idx,m.bank.labels
     res = dict(false_neg=query_purity(step.labels, rows if idx is None else rows[idx], step.mined.neg_mask))
     if not m.loss.n_neg: return res
@@ -150,7 +150,7 @@ def _check_labels(learn):
 
 def _check_mines(loss):
     if loss.n_pos or loss.n_neg!=0: return
-    raise ValueError("PurityCallback looks at mined positives and at negatives; with n_pos=0 and n_neg=0 there are neither. "
+    raise ValueError("PurityCallback looks at mined positives and at negatives. With n_pos=0 and n_neg=0 there are neither. "
         "Use CollapseCallback")
 
 # %% ../nbs/08_monitor.ipynb #5a13db1f
@@ -305,7 +305,7 @@ class AgreementCallback(MonitorCallback):
     last,_stateattrs = None,('seen','last')      # `last`: the data set, and ids and rows at the end of the epoch before
     def __init__(self,
         every:int=10, # Look at one batch in this many, and at least at one an epoch
-        k:int|None=None, # Neighbours of each image; None: as many as training mines, or 5 if it mines none
+        k:int|None=None, # Neighbours of each image. None: as many as training mines, or 5 if it mines none
     ):
         super().__init__(every)
         check_number('k', k, 1, whole=True, none=True)
@@ -364,7 +364,7 @@ def _check_negatives(loss):
         "Use CollapseCallback")
 
 class GradientCallback(MonitorCallback):
-    "Mean and variance of `∂L/∂s` over queries, at each similarity rank of the negatives; with labels, of true and false ones apart"
+    "Mean and variance of `∂L/∂s` over queries, at each similarity rank of the negatives, and with labels of true and false ones apart"
     names = 'false_push','rank_corr'
     def __init__(self,
         every:int=10, # Look at one batch in this many, and at least at one an epoch
@@ -409,7 +409,7 @@ def _moments(n, mean, spread):
     return total,middle,var
 
 def _spearman(a, b):
-    "Rank correlation of two columns; nan if one of them is constant"
+    "Rank correlation of two columns, or nan if one of them is constant"
     return a.corr(b, method='spearman') if min(a.nunique(), b.nunique())>1 else math.nan
 
 # %% ../nbs/08_monitor.ipynb #b017ff3b

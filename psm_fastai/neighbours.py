@@ -39,7 +39,7 @@ def estimate_right(
     chance:float, # Share that would agree by chance
     of:Tensor, # `[N, k]` similarities for which the estimate is wanted
 )->Tensor: # `[N, k]`, 0 to 1
-    "Estimated probability that a neighbour of this similarity shows the same thing; 0 if all would agree by chance [ours]"
+    "Estimated probability that a neighbour of this similarity shows the same thing, or 0 if all would agree by chance [ours]"
     if chance>=1: return torch.zeros_like(of)
     share = (agree.float()-chance)/(1-chance)
     order = sims.flatten().argsort()
@@ -53,7 +53,7 @@ def trust_pairs(
     right:Tensor, # `[N, k]` estimated probabilities that neighbours are right
     sims:Tensor, # `[N, k]` their similarities
     trust='auto', # 'auto', or the share of all pairs to trust, above 0 and at most 1
-)->Tensor: # `[N, k]`, 0 to 1; 0 = not trusted
+)->Tensor: # `[N, k]`, from 0 (not trusted) to 1
     "How far each neighbour is trusted: `max(0, 2 · right - 1)`, or for a fixed share 1 for the most similar pairs, else 0 [ours]"
     if trust=='auto': return (2*right-1).clamp(min=0)
     n = max(1, round(trust*sims.numel()))
@@ -98,7 +98,7 @@ class NeighbourIndex(nn.Module):
         return self.steps>=0
     @property
     def age(self)->Tensor:
-        "`[rows]`, how many `enqueue` calls ago the key came in; means nothing for a row that is not `ready`"
+        "`[rows]`, how many `enqueue` calls ago the key came in. It means nothing for a row that is not `ready`"
         return self.step-1-self.steps
 
 # %% ../nbs/03a_neighbours.ipynb #f823427c
@@ -218,7 +218,7 @@ def fit(self:NeighbourIndex,
     feats:Tensor, # `[rows, F]` features of the images as they are
     weak:Tensor, # `[v, n, F]` features of v weak views of each of the images `asked_rows`
     trust='auto', # As for `trust_pairs`
-    share:Tensor|None=None, # Rows whose neighbours this process looks up; None: all
+    share:Tensor|None=None, # Rows whose neighbours this process looks up. None: all
     gather=lambda t: t, # Function that puts the shares of several processes together
 ):
     "Look up the nearest images of each, and estimate how likely they are right"
@@ -253,13 +253,13 @@ def _check_trust(trust):
 class IndexLoss(PSMLoss):
     "The PSM objective with positives from a `NeighbourIndex` of the unaugmented images, each by how much it is trusted"
     def __init__(self,
-        n_pos:int=20, # Number of neighbours of each image that may be mined; 0 = none
-        n_neg:int|None=None, # Number of drawn negatives; None = the whole bank, 0 = none
-        a:float=5., # How sharply the draw of negatives is concentrated, at least 0; needs `n_neg`
+        n_pos:int=20, # Number of neighbours of each image that may be mined, 0 = none
+        n_neg:int|None=None, # Number of drawn negatives, None = the whole bank, 0 = none
+        a:float=5., # How sharply the draw of negatives is concentrated, at least 0. It needs `n_neg`
         b:float=-0.4, # Where its mode lies, relative to the similarity of the positive, -2 to 2
         temp:float=0.07, # Temperature of the loss, above 0
         hard_weight:float=0.5, # Least weight of the augmented view, 0 to 1
-        trust:str|float='auto', # 'auto': neighbours estimated more likely right than wrong; or a share of all pairs, above 0 and at most 1
+        trust:str|float='auto', # 'auto': neighbours estimated more likely right than wrong. Or a share of all pairs, above 0 and at most 1
         refresh:int=5, # Number of epochs after which the index is made anew
     ):
         super().__init__(n_pos=n_pos, n_neg=n_neg, a=a, b=b, temp=temp, hard_weight=hard_weight)
@@ -281,7 +281,7 @@ def candidates(self:IndexLoss,
     k:Tensor, # `[B, D]` keys
     ids:Tensor, # `[B]` ids of the images
     bank:MemoryBank, # Only read
-)->tuple: # Rows of the index, whether each has a key, and weights, all `[B, n_pos]`; and which rows of the bank may be negatives, `[B, K]`
+)->tuple: # Rows of the index, whether each has a key, and weights, all `[B, n_pos]`. Then which rows of the bank may be negatives, `[B, K]`
     "Look up the neighbours of the images, and leave the trusted ones out of the negatives"
     if not self.indexed: return PSMLoss.candidates(self, k, ids, bank)
     with torch.no_grad():

@@ -32,7 +32,7 @@ def explorer_js()->str: # An ES module that exports `mount`, `openPage` and, for
 _computed = {'right','trust','similarity'}      # columns that the script computes from neighbours, similarities and weights
 
 def _changes(o):
-    "An array in a small type, epochs as changes since the one before; and how many numbers an epoch has, if it has epochs"
+    "An array in a small type, epochs as changes since the one before. Then how many numbers an epoch has, if it has epochs"
     if o.dtype==np.int32 and o.size and -2**15<=o.min() and o.max()<2**15: o = o.astype(np.int16)
     if o.ndim<3 or o.dtype.kind not in 'iu': return o,[]
     return np.concatenate([o[:1], np.diff(o, axis=0)]),[o[0].size]
@@ -86,7 +86,7 @@ def _near(view, query, epoch, run):
         if j>=0: yield j,w,None if min(labels[query], labels[j])<0 else bool(labels[query]==labels[j])
 
 def _dash(weight, right):
-    "Length of the dashes of a line to a neighbour; 0: a solid line"
+    "Length of the dashes of a line to a neighbour, 0 for a solid line"
     if not weight: return 5
     return 16 if right is False else 0
 
@@ -104,7 +104,7 @@ _gray,_chosen = '#8b8f98','#6b7280'
 _edges = {True: '#12875f', False: '#d1442f', None: '#4a90d9'}                                      # to right and wrong neighbours
 
 def _on_canvas(xy, size, pad=60):
-    "Pixels `[n, 2]` on a canvas twice as large as `size`, for places from 0 to 1; nan for an image without a place"
+    "Pixels `[n, 2]` on a canvas twice as large as `size`, for places from 0 to 1, or nan for an image without a place"
     there = np.isfinite(xy).all(1)
     lo,hi = np.min(xy[there], axis=0, initial=1),np.max(xy[there], axis=0, initial=0)
     return pad + (xy-lo)/np.maximum(hi-lo, 1e-3)*(2*np.array(size)-2*pad)
@@ -168,7 +168,7 @@ def _check_runs(runs):
         raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of these, got a {type(bad[0]).__name__}")
 
 def _as_histories(runs, ids):
-    "Histories; a learner becomes one, of the images `ids` or of those of the histories next to it"
+    "Histories. A learner becomes one, of the images `ids` or of those of the histories next to it"
     hs = list(runs) if isinstance(runs, (list,tuple)) else [runs]
     _check_runs(hs)
     given = [h for h in hs if isinstance(h, NeighbourHistory)]
@@ -183,8 +183,8 @@ def neighbour_page(
     history, # A `NeighbourHistory`, a learner with `PSMCallback` as it is now, or a list of these, to be shown side by side
     path, # File to write
     title:str='Mined neighbours', # Heading of the page
-    ids=None, # Images to follow if a learner is given; None: those of a history next to it, or 64 that are drawn
-    layout:str='tsne', # Layout of the map; 'pca' is quicker
+    ids=None, # Images to follow if a learner is given. None: those of a history next to it, or 64 that are drawn
+    layout:str='tsne', # Layout of the map. 'pca' is quicker
 )->Path: # The file
     """Write one HTML file that needs nothing else: the map of all images, what each mined, and the negatives drawn for the probes,
     epoch by epoch. Raises `ValueError` if the runs can't be shown side by side"""

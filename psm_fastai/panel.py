@@ -67,12 +67,12 @@ def _name(h, i):
     return escape(short_name(i if label is None else label, 24))
 
 def _weight(r):
-    "How far a neighbour is trusted, on a line of its own; nothing if the method mines none"
+    "How far a neighbour is trusted, on a line of its own, or nothing if the method mines none"
     if math.isnan(r['weight']): return ''
     return f"<br>weight {r['weight']:.2f}" if r['weight']>0 else '<br>not trusted'
 
 def _positive(h, r, pic, first):
-    "A mined positive, a row of `h.rows`, as an item of a list; `first`: the first epoch that was kept"
+    "A mined positive, a row of `h.rows`, as an item of a list. `first` is the first epoch that was kept"
     cls,mark,word = _marks[r['right']]
     alt = h.what(r['id']) + (f', {word}' if word else '')
     since = 'new' if r['since']==r['epoch'] and r['epoch']>first else f"since {r['since']+1}"

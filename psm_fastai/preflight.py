@@ -34,7 +34,7 @@ def _random_batch(learn):
     return ids.to(device),x.to(device)      # loaders may have no device
 
 def _first_look(learn, views):
-    "Effective number of rows that negatives are drawn from now, the median over a batch; None if none are drawn"
+    "Effective number of rows that negatives are drawn from now, the median over a batch, or None if none are drawn"
     m = psm_model(learn)
     p,bank = m.loss,m.bank
     if not p.n_neg: return
@@ -170,7 +170,7 @@ def preflight(
 
 # %% ../nbs/05b_preflight.ipynb #d26ee284
 class PreflightCallback(Callback):
-    "Print `preflight` before the first epoch on a data set, and then how long it will take; silent under `learn.no_logging()`"
+    "Print `preflight` before the first epoch on a data set, and then how long it will take. It is silent under `learn.no_logging()`"
     order,run_valid,data,_stateattrs = 9,False,None,('data',)
     def __init__(self, loss, momentum): self.loss,self.momentum,self.began = loss,momentum,None
 

@@ -84,10 +84,10 @@ def check_options(
     check_number('--wd', o.wd, 0)
     for n,known in _choices.items():
         if getattr(o, n) not in known: raise ValueError(f"--{n} takes {', '.join(k for k in known if k)}, got {getattr(o, n)!r}")
-    if o.compare==o.method: raise ValueError(f"--compare {o.compare} is the method itself; name another one")
+    if o.compare==o.method: raise ValueError(f"--compare {o.compare} is the method itself. Name another one")
     bad = [e for e in (o.eval or '').split(',') if e not in ('knn','linear','none','')]
     if bad: raise ValueError(f"--eval takes knn, linear, knn,linear or none, got {bad[0]!r}")
-    if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file; give a folder")
+    if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file. Give a folder")
 
 # %% ../nbs/10_pretrain.ipynb #fa63dc36
 def _check_weights(o):
@@ -99,7 +99,7 @@ def _check_out(data, out):
     "Refuse to write the results among the images"
     data,out = Path(data),out.resolve()
     if data.is_dir() and data.resolve() in [out, *out.parents]:
-        raise ValueError(f"the results would go to {out}, into the folder of images; give --out a folder elsewhere")
+        raise ValueError(f"the results would go to {out}, into the folder of images. Give --out a folder elsewhere")
 
 def _device(name, precision):
     "The device, which is tried"
@@ -126,7 +126,7 @@ def _check_no_run(out, resume):
     left += [*_left(out, 'neighbours', '.parquet'), *_left(out, 'neighbours', '.safetensors')]
     left += [f for f in (out/n for n in _results) if f.exists()]
     if left: raise ValueError(f"{out} has no record of a run, and psm_pretrain would replace its {left[0].name}. Give --out another folder")
-    if resume: raise ValueError(f"there is nothing to resume in {out}; leave out --resume")
+    if resume: raise ValueError(f"there is nothing to resume in {out}. Leave out --resume")
 
 def _read_record(path):
     try: run = json.loads(regular(path).read_text())
@@ -139,9 +139,9 @@ def _check_finished(out, run, resume, more):
     "A finished run continues only for more epochs"
     if more: raise ValueError(f"the run in {out} is finished and has no checkpoint, so it can't continue. Begin another one from its "
         f"weights: --start {out/'encoder.safetensors'} --out another folder")
-    if resume: raise ValueError(f"the run in {out} is finished; there is nothing to resume. For more epochs give --epochs, above "
+    if resume: raise ValueError(f"the run in {out} is finished, so there is nothing to resume. For more epochs give --epochs, above "
         f"{run.get('epochs')}")
-    raise ValueError(f"{out} holds a finished run. For more epochs add --resume and a larger --epochs; for another run give --out "
+    raise ValueError(f"{out} holds a finished run. For more epochs add --resume and a larger --epochs. For another run give --out "
         "another folder, or delete this one")
 
 def _changed(run, settings, more):
@@ -171,8 +171,8 @@ def check_resume(
 
 # %% ../nbs/10_pretrain.ipynb #4fb604f1
 def _load_named(data, size, workers, in_memory, kwargs):
-    if Path(data).is_dir(): say(f"{data} is the data set of that name; for the folder {data} give ./{data}")
-    if size is not None: raise ValueError(f"--size is for folders of images; {data} has a size of its own")
+    if Path(data).is_dir(): say(f"{data} is the data set of that name. For the folder {data} give ./{data}")
+    if size is not None: raise ValueError(f"--size is for folders of images, and {data} has a size of its own")
     if data=='digits': return _load_digits(kwargs)
     load = dict(cifar10=cifar10_dls, cifar100=cifar100_dls)[data]
     try: return load(in_memory=in_memory, num_workers=workers, **kwargs)
@@ -248,7 +248,7 @@ class _RunFolder:
     "The folder of a run while it is written. In a shell, errors end in one line"
     def __init__(self, out, in_shell=False):
         self.out,self.in_shell,self.held = out,in_shell,ExitStack()
-        self.code = 2                       # exit code of an error; 1 once the training has begun
+        self.code = 2                       # exit code of an error, 1 once the training has begun
         self.checkpoint,self.name = None,''
 
     def __enter__(self):
@@ -265,7 +265,7 @@ class _RunFolder:
 
     def stopped(self):
         if not self.checkpoint: return 'stopped before the training began'
-        if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint; start it again'
+        if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint. Start it again'
         return f"stopped after epoch {self.checkpoint.written} of {self.name}. Continue with --resume"
 
     def foreseen(self, e):
@@ -390,7 +390,7 @@ def load(self:PretrainRun):
 def fit_batches(self:PretrainRun, n):
     "Batches and epochs that fit the number of images"
     o = self.o
-    if n<4: raise ValueError(f"{o.data} gives {n} training images; at least 4 are needed")
+    if n<4: raise ValueError(f"{o.data} gives {n} training images, and at least 4 are needed")
     if self.given_bs and o.bs>n: raise ValueError(f"--bs {o.bs} is more than the {n} training images")
     bs,epochs = by_size(n, self.recipe, self.given_bs)
     if not self.given_bs:
@@ -527,7 +527,7 @@ def going_on(
 # %% ../nbs/10_pretrain.ipynb #408cf694
 @patch
 def resume(self:PretrainRun, learn, m):
-    "Continue from the checkpoint of method `m`, if there is one; the number of epochs done"
+    "Continue from the checkpoint of method `m`, if there is one, and return the number of epochs done"
     checkpoint,epochs = self.folder.checkpoint,self.o.epochs
     begin = checkpoint.resume(learn, epochs) if self.o.resume else 0
     self.folder.code = 1
@@ -609,18 +609,18 @@ def psm_pretrain(
     start:str=None, # Weights to begin from: an encoder file, the folder of a finished run, or a state dict of torch.save
     pretrained:bool=False, # Begin from the weights of torchvision or timm for --arch, with few epochs and a low rate
     epochs:int=None, # Epochs (default: 65 for digits, 200 for ResNets, 4 with --pretrained, else 20 or as many as make 600 steps)
-    bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, 32 with --pretrained, else 128; smaller for few images)
+    bs:int=None, # Batch size (default: 64 for digits, 512 for ResNets, 32 with --pretrained, else 128, and fewer for few images)
     lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, 0.0002 with --pretrained, else 0.003)
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
-    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.99; for digits 0.98, for byol 0.99,1)
+    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.99, for digits 0.98, for byol 0.99,1)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
-    limit:int=None, # Maximum number of training images; other data than the digits keeps a fifth as many for validation
-    cache:str=None, # Folder for a file with the decoded images, if they don't fit into memory; a later run uses it again
+    limit:int=None, # Maximum number of training images. Other data than the digits keeps a fifth as many for validation
+    cache:str=None, # Folder for a file with the decoded images, if they don't fit into memory. A later run uses it again
     from_disk:bool=False, # Read images from disk in each epoch instead of decoding them once into memory
     workers:int=0, # Processes that read images from disk
     no_labels:bool=False, # Folders are not classes, and a table's second column holds no labels
-    valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split); 0: train on all
+    valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split). 0: train on all
     channels:int=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands (default: found in the files)
     min_value:float=None, # Black of images with more than 8 bits (default: found in the files)
     max_value:float=None, # White of images with more than 8 bits (default: found in the files)
@@ -635,7 +635,7 @@ def psm_pretrain(
     eval:str=None, # What to measure if there are labels: knn, linear, knn,linear or none (default: knn)
     compare:str=None, # A second method to train with the same settings, as far as it has them
     out:str=None, # Folder for the results (default: runs/DATA)
-    resume:bool=False, # Continue the run in that folder from its last checkpoint; with a larger --epochs also a finished one
+    resume:bool=False, # Continue the run in that folder from its last checkpoint. With a larger --epochs also a finished one
     **kwargs,
 ):
     "Pretrain an image encoder without labels, by potential sample mining, and write what it learned into a folder"

@@ -26,7 +26,7 @@ _steady = 'sgd','larc','rmsprop'        # optimizers that keep their momentum
 def cycle_args(
     opt:str, # Name of an optimizer
     epochs:int, # Epochs of the training
-    warmup:float|None=None, # Epochs over which the learning rate rises; None: a quarter of the training
+    warmup:float|None=None, # Epochs over which the learning rate rises. None: a quarter of the training
 )->dict: # `pct_start` and `moms`, as far as they differ from fastai's
     "Arguments for `fit_one_cycle` that fit an optimizer [ours]"
     res = {}
@@ -51,8 +51,8 @@ def _is_resnet(arch):
 
 def recipe_for(
     data:str, # As for `psm_pretrain`
-    arch='small_resnet', # Encoder; `cifar_resnet18` and names that start with resnet are ResNets
-    opt:str|None=None, # Optimizer that was asked for; a ResNet with another one than sgd takes the recipe of other networks
+    arch='small_resnet', # Encoder. ResNets are `cifar_resnet18` and names that start with resnet
+    opt:str|None=None, # Optimizer that was asked for. A ResNet with another one than sgd takes the recipe of other networks
     pretrained:bool=False, # Whether training begins from pretrained weights
 )->dict: # Settings by name
     "Settings that were not given: gentle ones for pretrained weights, published ones for ResNets (except on the digits), else `recipes`"

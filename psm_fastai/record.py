@@ -76,7 +76,7 @@ def _of_bank(bank, feats, ids, k):
 
 # %% ../nbs/07e_record.ipynb #b72d0f83
 def as_bytes(
-    x:np.ndarray, # Numbers from 0 to 1; others are clipped
+    x:np.ndarray, # Numbers from 0 to 1, to which others are clipped
 )->np.ndarray: # uint8
     "Numbers from 0 to 1 as 0 to 255"
     return (x.clip(0, 1)*255).round().astype(np.uint8)
@@ -86,7 +86,7 @@ def nearest_by_rule(
     m, # A `PSMModel`
     keys:NewestKeys,
     k:int, # Neighbours of each
-)->dict: # `near` `[n, k]` positions, -1 = none or not on the map; `sim` and `weight` `[n, k]`, 0 to 255 for 0 to 1
+)->dict: # `near` `[n, k]` positions, -1 = none or not on the map. `sim` and `weight` `[n, k]`, 0 to 255 for 0 to 1
     "The neighbours that each image of a map would mine now"
     pool,device = m.loss.pool(m.bank),m.bank.feats.device
     ids,feats = (torch.from_numpy(a).to(device) for a in (keys.ids.astype(np.int64),keys.feats))
@@ -174,7 +174,7 @@ def look(self:MapRecord,
     epoch:int, # Counted from 0
     k:int, # Neighbours of each
     rows, # For each probe the number of rows of the bank that its negatives are drawn from
-    loss=None, # `[n]`; None: not known
+    loss=None, # `[n]`. None: not known
 ):
     "Keep one more epoch"
     self.take(m)
@@ -188,7 +188,7 @@ def look(self:MapRecord,
 _of_keys = dict(feats=(np.float16,2), labels=(np.int32,1), steps=(np.int64,1), ids=(np.int32,1))       # type and axes
 
 @patch
-def state(self:MapRecord)->dict: # Tensors by name; empty if there is no map
+def state(self:MapRecord)->dict: # Tensors by name, empty if there is no map
     "What is saved of a record"
     if self.keys is None: return {}
     res = {f'key_{n}': getattr(self.keys, n) for n in _of_keys} | dict(epochs=np.array(self.epochs, np.int32))
@@ -238,7 +238,7 @@ def _take_parts(self:MapRecord, t):
 
 @patch
 def _take_layouts(self:MapRecord, t):
-    "Layouts that fit; another one is left out, for it can be computed again"
+    "Layouts that fit. Another one is left out, for it can be computed again"
     found = {n.removeprefix('layout_'): v for n,v in t.items() if n.startswith('layout_')}
     shape = len(self),len(self.ids),2
     self.layouts = {n: v.astype(np.uint16) for n,v in found.items() if v.shape==shape and v.dtype==np.int32}

@@ -162,7 +162,7 @@ def summary(
 
 # %% ../nbs/09d_report.ipynb #13bf0650
 def learned(
-    before:float, # `groups` of `signs_without_labels` before training; nan if not known
+    before:float, # `groups` of `signs_without_labels` before training, or nan if not known
     after:float, # The same after training
 )->str:
     "What was learned in a sentence, as far as it shows without labels. [Did it learn?](tutorials/unlabelled.ipynb) has the bounds [ours]"

@@ -59,7 +59,7 @@ class Thumbnails:
 
     @property
     def nbytes(self)->float:
-        "Size of all sprites; that of the last one is an estimate"
+        "Size of all sprites. That of the last one is an estimate"
         return sum(map(len, self.sprites)) + len(self.tiles)*self.px**2*_per_pixel
 
     def add(self,
@@ -90,7 +90,7 @@ class Thumbnails:
 @patch
 def where(self:Thumbnails,
     name:str,
-)->tuple: # Number of the sprite, column and row in it; None if there is no such name
+)->tuple: # Number of the sprite, column and row in it, or None if there is no such name
     "The place of a thumbnail"
     if name not in self.place: return None
     s,i = divmod(self.place[name], _side**2)
@@ -108,7 +108,7 @@ def picture(self:Thumbnails,
 
 @patch
 def _opened_sprite(self:Thumbnails, s):
-    "A decoded sprite; the 16 that were used last are remembered"
+    "A decoded sprite. The 16 that were used last are remembered"
     opened = self.__dict__.setdefault('_opened', {})
     im = opened.pop(s, None) or _decoded(self.sprites[s], self.px)
     opened[s] = im                                              # the one used last stands last

@@ -26,7 +26,7 @@ from .model import check_finite
 # %% ../nbs/07a_transfer.ipynb #07c8a775
 def reading_of(
     dls, # `DataLoaders`
-)->dict: # `reading`, the settings of `ReadImage`; empty if something else reads the images
+)->dict: # `reading`, the settings of `ReadImage`, empty if something else reads the images
     "How the images of loaders are read"
     read = image_reader(dls.train_ds)
     return dict(reading=read.settings) if read else {}
@@ -50,7 +50,7 @@ def _n_unlabelled(ds):
 def _check_classes(dls, own_loss):
     "Raise `ValueError` if a classifier can't learn from the targets of `dls`"
     if not get_c(dls):
-        raise ValueError("A classifier needs labelled data; these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
+        raise ValueError("A classifier needs labelled data, and these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
     if not own_loss and not has_labels(dls):
         raise ValueError("A classifier needs one class for each image, and the targets of these dls are something else. "
             "For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
@@ -65,9 +65,9 @@ def _as_floats(m, args): return as_floats(args[0]),*args[1:]
 
 @patch
 def to_classifier(self:Learner,
-    dls=None, # Labelled `DataLoaders`; None: those of this learner
+    dls=None, # Labelled `DataLoaders`. None: those of this learner
     **kwargs, # For `Learner`
-)->Learner: # A classifier; `model[0]` is a copy of the encoder
+)->Learner: # A classifier. `model[0]` is a copy of the encoder
     """A fastai learner with this encoder and a new linear layer, ready for `fine_tune`.
     Raises `ValueError` if the data has no classes, or was normalised in another way"""
     dls = dls or self.dls
@@ -121,7 +121,7 @@ def _new_features(learn, images):
         try: dl = learn.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
         except AssertionError as e:       # fastai has found no transform for the first
             known = re.findall(r"<class '(?:\w+\.)*(\w+)'>", str(e))[:-1]
-            raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list; "
+            raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list, "
                 f"got {type(images[0]).__name__}") from e
         m.to(dl.device).eval()
         return torch.cat([batch_features(m, b[0]) for b in dl])
@@ -129,9 +129,9 @@ def _new_features(learn, images):
 # %% ../nbs/07a_transfer.ipynb #cf008b77
 @patch
 def nearest(self:Learner,
-    image, # A file or its bytes, a PIL image or an array, as `learn.predict` takes it; or several in a list, a tuple or a generator
+    image, # A file or its bytes, a PIL image or an array, as `learn.predict` takes it, or several in a list, a tuple or a generator
     n:int=8, # Neighbours of each
-    among:pd.DataFrame|None=None, # `learn.features()`, computed before; None: compute it now
+    among:pd.DataFrame|None=None, # `learn.features()`, computed before. None: compute it now
 )->pd.DataFrame: # `query` (place in the list), `rank`, `similarity`, `id`, `file`, `label`
     """The training images whose features are most similar, by cosine, to those of new images.
     Raises `TypeError` for what these data can't read, `ValueError` for a table that other weights made"""
@@ -156,7 +156,7 @@ def _check_describes(about):
         raise ValueError("The encoder does not say what its images are like. Save it by learn.save_encoder, which keeps that")
     if 'reading' not in about:
         say("The encoder's file doesn't tell how its images were read. "
-            "New ones are scaled and cut to its size; check that its own were, too")
+            "New ones are scaled and cut to its size. Check that its own were, too")
 
 def encoder_reader(
     encoder, # From `load_encoder`

@@ -1,4 +1,4 @@
-"""Two random views of each image of a batch, made on the device; every parameter is drawn for each image
+"""Two random views of each image of a batch, made on the device, with every parameter drawn for each image
 
 Docs: https://psm-fastai.github.io/psm_fastai/views.html.md"""
 
@@ -51,7 +51,7 @@ class crop_mat:
 class move_mat:
     "For `AffineTfm`: zoom, change of aspect and move, for each image"
     def __init__(self,
-        zoom:tuple, # Range of the zoom, log-uniform; above 1 shows a part of the image, larger
+        zoom:tuple, # Range of the zoom, log-uniform. More than 1 enlarges a part of the image
         aspect:float, # Largest change of width over height, as a logarithm
         shift:float, # Largest move, as a share of half the image
     ): store_attr()
@@ -78,7 +78,7 @@ class AffineTfm(AffineCoordTfm):
 
 # %% ../nbs/04_views.ipynb #b26afaa6
 class RandomTone(DisplayedTransform):
-    "Change contrast (around middle gray) and brightness of each image; values stay in [0, 1]"
+    "Change contrast (around middle gray) and brightness of each image. Values stay in [0, 1]"
     split_idx,order = 0,55
     def __init__(self,
         brightness:float=.1, # Largest change, added
@@ -86,12 +86,12 @@ class RandomTone(DisplayedTransform):
     ): store_attr()
 
     def encodes(self, x:TensorImage):
-        x = x.as_subclass(Tensor)   # small operations on a subclass take five times as long; fastai puts it back
+        x = x.as_subclass(Tensor)   # small operations on a subclass take five times as long, and fastai puts it back
         def draw(m): return (torch.rand(len(x),1,1,1, device=x.device)*2-1)*m
         return ((x-.5)*draw(self.contrast).exp()+.5+draw(self.brightness)).clamp(0,1)
 
 class RandomNoise(DisplayedTransform):
-    "Add Gaussian noise to each image; values stay in [0, 1]"
+    "Add Gaussian noise to each image. Values stay in [0, 1]"
     split_idx,order = 0,60
     def __init__(self,
         max_std:float=.1, # The standard deviation is drawn for each image, between 0 and this
@@ -108,8 +108,8 @@ _luma = _yiq[:1].expand(3,3)
 _turn = _yiq.inverse() @ torch.tensor([[0.,0.,0.], [0.,0.,-1.], [0.,1.,0.]]) @ _yiq
 
 class ColorMatrix(DisplayedTransform):
-    """Change brightness, contrast, saturation and hue of a share `p` of the images of a batch, and make a share `gray` of them gray;
-    values stay in [0, 1]"""
+    """Change brightness, contrast, saturation and hue of a share `p` of the images of a batch, and make a share `gray` of them gray.
+    Values stay in [0, 1]"""
     split_idx,order = 0,50
     def __init__(self,
         jitter:float=.4, # Factors of brightness, contrast and saturation lie between 1-jitter and 1+jitter
@@ -192,7 +192,7 @@ class TwoViews:
     "Two views of each image: `tfms`, which draw their parameters for each image, applied to the batch twice"
     def __init__(self,
         tfms:list, # Batch transforms for images in [0, 1], such as fastai's
-        channels:int|None=None, # The number of channels that they need; None: any
+        channels:int|None=None, # The number of channels that they need. None: any
         weak_key:bool=False, # Make the view for the key by the geometric transforms alone
     ):
         self.tfms,self.channels,self.weak_key,self.norm = L(tfms),channels,weak_key,None
@@ -200,7 +200,7 @@ class TwoViews:
 
     def setup(self,
         dls, # The `DataLoaders` whose batches will come in
-    )->'TwoViews': # A copy for these batches; the same views may serve other `dls` too
+    )->'TwoViews': # A copy for these batches. The same views may serve other `dls` too
         "Look up the `Normalize` that the batches have been through"
         res = copy(self)
         res.norm = find_normalize(dls.train)
@@ -230,7 +230,7 @@ def __call__(self:TwoViews,
 )->tuple[Tensor,Tensor]: # Views for query and key, each `[B, C, H, W]`, normalised as `x` was
     "Two views of each image of `x`. Raises `ValueError` if the number of channels doesn't fit"
     if self.channels and x.shape[1]!=self.channels: raise ValueError(
-        f"These views change colours and need {self.channels} channels; the batch has the shape {list(x.shape)}. "
+        f"These views change colours and need {self.channels} channels, and the batch has the shape {list(x.shape)}. "
         "Use `digit_views()` or pass your own `views=`")
     if self.weak_key: return self._view(x, self.tfms),self.weak(x)
     return self._view(x, self.tfms, 2).chunk(2)
@@ -282,7 +282,7 @@ def photo_views(
     weak_key:bool=False, # Crop and mirror the view for the key, and change no colours
     blur:float=0., # Share of blurred views
     solarize:float=0., # Share of solarised views
-    size:int|tuple|None=None, # Height and width of the views; None: those of the images
+    size:int|tuple|None=None, # Height and width of the views. None: those of the images
 )->TwoViews:
     """Views for colour photographs: crop, mirror, brightness, contrast, saturation, hue, gray, blur and solarisation.
     Needs three channels. MoCo v2 has `blur=.5` for images of 224 pixels"""
@@ -303,7 +303,7 @@ def digit_views(
     noise:float=.05, # Largest standard deviation of the noise
     weak_key:bool=False, # Zoom, move and turn the view for the key, and change nothing else
 )->TwoViews:
-    "Views for digits, drawings and the like, of any number of channels: zoom, move, turn, brightness, contrast, noise; no mirroring"
+    "Views for digits, drawings and the like, of any number of channels: zoom, move, turn, brightness, contrast, noise. They don't mirror"
     mats = [move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)]
     move = AffineTfm(mats, pad_mode=PadMode.Border, align_corners=False)
     return TwoViews([move, RandomTone(brightness, contrast), RandomNoise(noise)], weak_key=weak_key)

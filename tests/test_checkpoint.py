@@ -84,7 +84,7 @@ def test_trackers_and_schedules_that_break_on_start_epoch(tmp_path):
     assert (tmp_path/'models/e_0.pth').stat().st_mtime_ns==first and (tmp_path/'models/e_2.pth').exists()
     again,saved = make(),CheckpointCallback(tmp_path/'c.pth')
     saved.resume(again)
-    with pytest.raises(ValueError, match='to `fit` or `fit_one_cycle`; other schedules, such as `fit_flat_cos`'):
+    with pytest.raises(ValueError, match='to `fit` or `fit_one_cycle`. Other schedules, such as `fit_flat_cos`'):
         again.fit_flat_cos(3, 1e-3, cbs=saved, start_epoch=0)
 
 @pytest.mark.guarantee('resume')

@@ -29,7 +29,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert 'Traceback' not in err
     at_epoch(monkeypatch, 0, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', tmp_path/'other')
-    assert code==130 and 'stopped before the first checkpoint; start it again' in err
+    assert code==130 and 'stopped before the first checkpoint. Start it again' in err
     at_epoch(monkeypatch, 99, None)
     code,said,err = command(capsys, *small, '--epochs', 4, '--out', out, '--resume')
     assert code==0 and 'PSM: 4 epochs on 60 images, continuing after 2' in said
@@ -86,7 +86,7 @@ def test_two_runs_into_one_folder(tmp_path, monkeypatch, capsys):
 def test_a_finished_run_goes_on_for_more_epochs(tmp_path, capsys):
     out = tmp_path/'run'
     run(out, epochs=1)
-    with pytest.raises(ValueError, match='is finished; there is nothing to resume. For more epochs give --epochs, above 1'):
+    with pytest.raises(ValueError, match='is finished, so there is nothing to resume. For more epochs give --epochs, above 1'):
         run(out, epochs=1, resume=True)
     run(out, epochs=3, resume=True)
     said = capsys.readouterr().out

@@ -389,7 +389,7 @@ def test_the_command_takes_photographs_beside_folders(tmp_path, monkeypatch, cap
     assert len(learn.dls.train_ds)==18 and (tmp_path/'runs/digits/encoder.safetensors').exists()
     assert '18 images, all for training; no labels' in capsys.readouterr().out
     with pytest.raises(ValueError, match='--no-labels is for folders'): psm_pretrain('digits', epochs=1, no_labels=True, out='x')
-    assert 'digits is the data set of that name; for the folder digits give ./digits' in capsys.readouterr().out
+    assert 'digits is the data set of that name. For the folder digits give ./digits' in capsys.readouterr().out
     with pytest.raises(ValueError, match='--eval knn needs images for validation'):
         psm_pretrain('./digits/cat', epochs=1, size=8, valid_pct=0, eval='knn', out='x')
 
@@ -417,8 +417,8 @@ def test_copies_for_training_and_for_validation_are_told(tmp_path):
     for i in range(2): (tmp_path/f'valid/dog/{i}.png').write_bytes((tmp_path/f'train/cat/{i}.png').read_bytes())
     (tmp_path/'train/dog/4.png').write_bytes((tmp_path/'train/dog/3.png').read_bytes())
     line = load(tmp_path)[1].splitlines()[1]
-    assert line.startswith('! 3 of 18 images repeat another one, pixel by pixel, such as train/cat/0.png and valid/dog/0.png; '
-                           '2 of the 8 for validation are for training too, so accuracy will be too high; 2 have several labels.')
+    assert line.startswith('! 3 of 18 images repeat another one, pixel by pixel, such as train/cat/0.png and valid/dog/0.png. '
+                           '2 of the 8 for validation are for training too, so accuracy will be too high. 2 have several labels.')
 
 @pytest.mark.parametrize('same', [True,False])
 def test_a_diagnosis_sees_that_all_images_are_alike(tmp_path, same, capsys):

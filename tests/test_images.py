@@ -401,7 +401,7 @@ def test_pipes_and_the_like_are_not_opened(tmp_path):
                                     *[(o, f'an address on the web, {o}: download it first')
                                       for o in ('https://example.org/a.png','s3://b/a.png','file:///a.png')]])
 def test_what_is_no_image_at_all(o, says):
-    with pytest.raises(TypeError, match=f"a file's path or its bytes, a PIL image, an array or a tensor; got {says}"): ReadImage(8).read(o)
+    with pytest.raises(TypeError, match=f"a file's path or its bytes, a PIL image, an array or a tensor, got {says}"): ReadImage(8).read(o)
 
 @pytest.fixture
 def learn(tmp_path):

@@ -132,7 +132,7 @@ def test_no_trusted_neighbour_is_a_negative():
 
 @pytest.mark.parametrize('settings,message', [
     (dict(rule='nearest'), "rule must be 'index' or 'bank', or a subclass of PSMLoss, got 'nearest'"),
-    (dict(rule='bank', trust=.5), "The rule of mining 'bank' has no trust; it has n_pos, n_neg"),
+    (dict(rule='bank', trust=.5), "The rule of mining 'bank' has no trust. It has n_pos, n_neg"),
     (dict(soft_temp=.2), "The rule of mining 'index' has no soft_temp"),
     (dict(refresh=0), 'refresh must be a whole number, at least 1, got 0'),
     (dict(trust=1.5), 'trust must be a number, above 0 and at most 1, got 1.5')])

@@ -199,7 +199,7 @@ class Gives(nn.Module):
                                    (lambda f: f.flatten(2), r'a tensor of shape \[2, 16, 9\]'),
                                    (lambda f: f.mean(), r'a tensor of shape \[\]')], ids=['tuple','dict','3d','number'])
 def test_encoders_that_are_refused(f, got):
-    with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\]; it returned {got}'):
+    with pytest.raises(TypeError, match=rf'must return features \[B, F\] or feature maps \[B, C, H, W\], and it returned {got}'):
         make(images(), Gives(f))
 
 bad_settings = dict(bank_size=[0, 1.5, '9'], mine_after=[-.1, 1.1, 'later', None], momentum=[-.1, 1.1, 'x', (.9,), (.9,2)],

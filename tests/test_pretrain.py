@@ -90,10 +90,10 @@ def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
         refused('not a record that psm_pretrain wrote')
         refused('not a record that psm_pretrain wrote', 'resume')
     (out/'run.json').write_text('{"method": "psm", "finished": true}')
-    refused('holds a finished run. For more epochs add --resume and a larger --epochs; for another run give --out another folder')
-    refused('is finished; there is nothing to resume', 'resume')
+    refused('holds a finished run. For more epochs add --resume and a larger --epochs. For another run give --out another folder')
+    refused('is finished, so there is nothing to resume', 'resume')
     (out/'checkpoint_moco.pth').touch()       # killed before it was deleted
-    refused('holds a finished run. For more epochs add --resume and a larger --epochs; for another run give --out another folder')
+    refused('holds a finished run. For more epochs add --resume and a larger --epochs. For another run give --out another folder')
     for f in out.iterdir(): f.unlink()
     for name in ('checkpoint.pth','encoder.safetensors','history_psm.csv'):
         (out/name).touch()
