@@ -12,6 +12,7 @@ from copy import deepcopy
 from fastai.vision.all import Adam, Callback, ChannelsLast, DataLoaders, partial, set_seed
 from fastcore.script import call_parse
 from psm_fastai.all import *
+from psm_fastai.pretrain import keep_memory
 from bench import Pictures, ratio, save, silent, sync
 
 class Steps(Callback):
@@ -86,6 +87,7 @@ def main(
     compile:bool=False, # torch.compile
     sweep:bool=False, # All of small_resnet and cifar_resnet18, batch 64 and 256, bank 4096 and 65536, 128 and 256 dimensions
 ):
+    keep_memory()         # as psm_pretrain does
     rows = []
     common = dict(steps=steps, device=device, precision=precision, channels_last=channels_last, compile=compile)
     for a,b,k,d in [(a,b,k,d) for a in ('small_resnet','cifar_resnet18') for b in (64,256) for k in (4096,65536) for d in (128,256)] if sweep else [(arch,bs,bank,dim)]:

@@ -26,7 +26,7 @@ def nce_term(
     temp:float, # Temperature t
 )->Tensor: # `[B, P]`
     "InfoNCE of each positive with all negatives: `softplus(logsumexp(neg/temp) - pos/temp)`, which is 0 without negatives"
-    lse = (neg/temp).masked_fill(~mask, _no_logit).logsumexp(1, keepdim=True)
+    lse = (neg/temp).masked_fill_(~mask, _no_logit).logsumexp(1, keepdim=True)
     return F.softplus(lse - pos/temp)
 
 # %% ../nbs/03_loss.ipynb #bce99ce5

@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/neighbours.html.md"""
 
 # %% auto #0
 __all__ = ['most_images', 'asked_images', 'weak_views', 'nearest_images', 'estimate_right', 'trust_pairs', 'NeighbourIndex',
-           'is_among', 'wide', 'IndexLoss']
+           'is_among', 'holds', 'wide', 'IndexLoss']
 
 # %% ../nbs/03a_neighbours.ipynb #8f1e129d
 import math, torch, torch.nn.functional as F
@@ -173,13 +173,25 @@ def enqueue(self:NeighbourIndex,
 
 # %% ../nbs/03a_neighbours.ipynb #6f51357d
 def is_among(
-    ids:Tensor, # `[K]` ids, the same for each row of `of`, or `[B, K]`
+    ids:Tensor, # `[B, K]` ids
     of:Tensor, # `[B, k]` ids
 )->Tensor: # `[B, K]` bool
     "Which ids stand in the same row of `of`"
     of = of.sort(1).values
-    at = torch.searchsorted(of, ids.expand(len(of), -1).contiguous()).clamp_(max=of.shape[1]-1)
+    at = torch.searchsorted(of, ids.contiguous()).clamp_(max=of.shape[1]-1)
     return of.gather(1, at)==ids
+
+# %% ../nbs/03a_neighbours.ipynb #44c61fb7
+def holds(
+    ids:Tensor, # `[K]` ids, such as those of a bank
+    of:Tensor, # `[B, k]` ids
+)->Tensor: # `[B, K]` bool
+    "Which ids stand in each row of `of`"
+    sort = ids.sort().values
+    first = torch.searchsorted(sort, of).clamp_(max=len(ids)-1)
+    first = torch.where(sort[first]==of, first, len(ids))
+    places = torch.zeros(len(ids)+1, len(of), dtype=torch.bool, device=ids.device).scatter_(0, first.T, True)
+    return places[torch.searchsorted(sort, ids)].T
 
 # %% ../nbs/03a_neighbours.ipynb #475fd2d5
 asked_images = 2000     # images of which weak views are made
@@ -291,7 +303,7 @@ def candidates(self:IndexLoss,
         found = known[:,None] & index.ready[near]
         trust = index.trust[rows,:self.n_pos]*found
         allowed = admissible(ids, bank.ids, bank.ready)
-        if self.mining: allowed &= ~is_among(bank.ids, torch.where(trust>0, near*index.every, -2))     # -2 is no id
+        if self.mining: allowed &= ~holds(bank.ids, torch.where(trust>0, near*index.every, -2))     # -2 is no id
         return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),allowed
 
 @patch
