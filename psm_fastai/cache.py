@@ -12,6 +12,7 @@ import json, numpy as np
 from fastai.vision.all import Path, patch, store_attr
 from hashlib import blake2b
 from shutil import disk_usage
+from .files import locked
 from .folders import say, shown
 from .images import *
 
@@ -37,9 +38,14 @@ def _set_mark(names, read):
 _marks = np.dtype([('kind','u1'), ('file','V8'), ('pixels','V16')])      # kind 0: not there, 1: a picture, 2: of one colour
 
 def _open_array(path, dtype, shape):
-    "An array in a file, all zeros if the file was not there"
-    if path.exists(): return np.lib.format.open_memmap(path, mode='r+')
-    return np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
+    "An array in a file, all zeros if the file was not there. Raises `ValueError` if it holds something else"
+    if not path.exists(): return np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
+    try:
+        res = np.lib.format.open_memmap(path, mode='r+')
+        if (res.dtype,res.shape)!=(dtype,shape): raise ValueError(f"it has {res.dtype} of {list(res.shape)}, not {dtype} of {list(shape)}")
+    except ValueError as e:
+        raise ValueError(f"The cache {shown(path)} is damaged: {e}. Delete this file, and the images are decoded again") from e
+    return res
 
 class ImageCache:
     "Images of a data set, decoded once into a file"
@@ -50,13 +56,14 @@ class ImageCache:
         read:ReadImage, # How they are read
     ):
         store_attr('files,read')
-        folder,root = Path(folder),Path(root)
+        folder,here = Path(folder),Path(root).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        names = [str(f.relative_to(root) if f.is_relative_to(root) else f) for f in files]
-        kind = f"{root.name}-{'x'.join(map(str, read.size))}"
+        names = [str(here/(f.relative_to(root) if f.is_relative_to(root) else f)) for f in files]
+        kind = f"{here.name[:40]}-{'x'.join(map(str, read.size))}"
         self.path = folder/f'{kind}-{_set_mark(names, read)}.npy'
-        self.pixels = _open_array(self.path, np.uint8, (len(files), read.channels, *read.size))
-        self.marks = _open_array(self.path.with_suffix('.marks.npy'), _marks, (len(files),))
+        with locked(self.path):         # or a second process would find a file that is only half made
+            self.pixels = _open_array(self.path, np.uint8, (len(files), read.channels, *read.size))
+            self.marks = _open_array(self.path.with_suffix('.marks.npy'), _marks, (len(files),))
 
 # %% ../nbs/00b_cache.ipynb #5fc44513
 @patch
@@ -77,6 +84,12 @@ def missing(self:ImageCache,
     return [i for i,ok in zip(rows, there) if not ok]
 
 # %% ../nbs/00b_cache.ipynb #77ba2c1e
+def _write(a, i, row):
+    "Write a row of an array in a file. If the disk is full, this raises an error, and `a[i] = row` would end the program"
+    with open(a.filename, 'r+b') as f:
+        f.seek(a.offset + i*a.strides[0])
+        f.write(np.array(row, a.dtype).tobytes())
+
 @patch
 def put(self:ImageCache,
     i:int, # Position of the image
@@ -84,8 +97,8 @@ def put(self:ImageCache,
     mark:tuple, # Its `pixel_mark`
 ):
     "Store an image"
-    self.pixels[i] = x
-    self.marks[i] = 1+mark[1],_file_mark(self.files[i]),mark[0]
+    _write(self.pixels, i, x)
+    _write(self.marks, i, (1+mark[1],_file_mark(self.files[i]),mark[0]))
 
 @patch
 def mark(self:ImageCache,
@@ -99,14 +112,28 @@ def mark(self:ImageCache,
 def _gb(n): return f"{n/1e9:,.2f} GB"
 
 @patch
+def needs(self:ImageCache,
+    n:int, # Number of images to store
+)->int: # Bytes
+    "Room on the disk that the images need and that the file does not have yet"
+    s = self.path.stat()
+    given = s.st_blocks*512 if hasattr(s, 'st_blocks') else s.st_size        # Windows gives all room at once
+    return min(n*self.pixels[0].nbytes, max(0, s.st_size-given))
+
+@patch
+def no_room(self:ImageCache,
+    n:int, # Number of images to store
+)->ValueError:
+    "The error for a full disk"
+    return ValueError(f"The cache {shown(self.path)} needs {_gb(self.needs(n))} more, and the disk has "
+        f"{_gb(disk_usage(self.path.parent).free)} left. Give a folder on another disk, a smaller size or fewer images")
+
+@patch
 def check_room(self:ImageCache,
     n:int, # Number of images to store
 ):
     "Raise `ValueError` if the disk has too little room for `n` images"
-    need,free = n*self.pixels[0].nbytes,disk_usage(self.path.parent).free
-    if need<=free: return
-    raise ValueError(f"The cache {shown(self.path)} needs {_gb(need)} more, and the disk has {_gb(free)} left. "
-        "Give a folder on another disk, a smaller size or fewer images")
+    if self.needs(n)>disk_usage(self.path.parent).free: raise self.no_room(n)
 
 @patch
 def others(self:ImageCache)->list: # Paths

@@ -9,7 +9,7 @@ __all__ = ['cifar100_stats', 'MemoryDL', 'move_digits', 'digits_dls', 'same_imag
            'image_dls', 'image_reader', 'train_image', 'cifar10_dls', 'cifar100_dls', 'tiny_imagenet_dls']
 
 # %% ../nbs/00b_data.ipynb #b966d660
-import inspect, math, numpy as np, pandas as pd, psutil, torch, torch.nn.functional as F
+import errno, inspect, math, numpy as np, pandas as pd, psutil, torch, torch.nn.functional as F
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
@@ -170,7 +170,8 @@ def _file_source(fn, path, fn_col, label_col, valid_col, label_from):
     return table_source(read_table(fn, fn_col, label_col), Path(path or fn.parent), fn_col, label_col, valid_col)
 
 def _check_cache(cache, source):
-    "Raise `ValueError` if a cache lies among the images"
+    "Raise `ValueError` if a cache lies among the images, or is a file"
+    if cache is not None and Path(cache).is_file(): raise ValueError(f"The cache {shown(cache)} is a file. Give a folder")
     if cache is None or not isinstance(source, (str,PurePath)) or not Path(source).is_dir(): return
     if Path(cache).resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"The cache {shown(cache)} lies in the folder of images {shown(source)}, where it would be taken for an image. "
@@ -290,7 +291,10 @@ def _into_cache(cache, rows, name, tell):
         cache.check_room(len(todo))
         if tell: cache.tell(len(rows), len(todo))
         def put(j, x, mark): cache.put(todo[j], x, mark)
-        _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]))
+        try: _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]))
+        except ValueError as e:
+            if getattr(e.__cause__, 'errno', None)!=errno.ENOSPC: raise
+            raise cache.no_room(len(cache.missing(todo))) from e
     return Rows(cache.pixels.view(np.ndarray), np.array(rows)),[cache.mark(i) for i in rows]
 
 # %% ../nbs/00b_data.ipynb #bac591ff

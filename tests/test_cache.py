@@ -1,4 +1,5 @@
 "Images that were decoded once into a file are the right ones, whatever happened in between"
+import errno, os, time
 import numpy as np, pytest, torch
 from concurrent.futures import ThreadPoolExecutor
 from fastai.vision.all import Image, Path, set_seed
@@ -85,17 +86,79 @@ def test_what_can_not_be_read_is_named_and_the_rest_is_kept(photos, tmp_path, re
     assert reads==['broken.png']
 
 def test_two_at_once_decode_each_image_once(photos, tmp_path, reads, capsys):
-    with ThreadPoolExecutor(2) as ex: both = [*ex.map(lambda _: load(photos, tmp_path/'cache'), range(2))]
+    with ThreadPoolExecutor(2) as ex: both = [*ex.map(lambda _: load(photos, tmp_path/'cache', valid_pct=0), range(2))]
     said = capsys.readouterr().out
     assert len(reads)==20 and 'The cache of the images is' in said and '20 of 20 images come from the cache' in said
-    assert torch.equal(images(both[0]), images(both[1])) and torch.equal(images(both[0]), images(load(photos)))
+    assert torch.equal(images(both[0]), images(both[1])) and torch.equal(images(both[0]), images(load(photos, valid_pct=0)))
 
 def test_refused_before_anything_is_decoded(photos, tmp_path, reads, monkeypatch):
     with pytest.raises(ValueError, match='lies in the folder of images .* Give a folder elsewhere'): load(photos, photos/'.cache')
+    with pytest.raises(ValueError, match='0.png is a file. Give a folder'): load(photos, photos/'0.png')
     class Little: free = 10
     monkeypatch.setattr(cache, 'disk_usage', lambda _: Little)
-    with pytest.raises(ValueError, match='needs 0.00 GB more, and the disk has 0.00 GB left'): load(photos, tmp_path/'cache')
+    with pytest.raises(ValueError, match='needs 0.00 GB more, and the disk has 0.00 GB left'): load(photos, tmp_path/'cache', size=64)
     assert not reads and not [*photos.glob('*cache*')]
+
+def test_folders_with_the_same_names_in_them_share_nothing(tmp_path):
+    "Neither if the files have the same size and time: one training would get the images of the other"
+    for part in 'ab':
+        folder = tmp_path/part/'train'
+        folder.mkdir(parents=True)
+        for i in range(5):
+            np.save(folder/f'{i}.npy', np.random.default_rng(ord(part)+i).integers(0, 256, (9,12,3), dtype=np.uint8))
+            os.utime(folder/f'{i}.npy', (1,1))
+    first,second = (load(tmp_path/part/'train', tmp_path/'cache') for part in 'ab')
+    for dls,part in ((first,'a'),(second,'b')): assert torch.equal(images(dls), images(load(tmp_path/part/'train')))
+
+def test_a_folder_has_one_cache_however_it_is_named(photos, tmp_path, reads, monkeypatch):
+    monkeypatch.chdir(photos)
+    for source in ('.', '../photos', photos, sorted(photos.iterdir()), sorted(f.name for f in photos.iterdir())): load(source, '../cache')
+    assert len([*(tmp_path/'cache').glob('photos-8x8-*.npy')])==2 and len(reads)==20
+
+def test_a_folder_with_a_long_name(photos, tmp_path):
+    long = photos.rename(tmp_path/('п'*120))
+    assert torch.equal(images(load(long, tmp_path/'cache')), images(load(long)))
+
+@pytest.mark.parametrize('marks', [False, True])
+@pytest.mark.parametrize('damage', [b'', b'no array', None])
+def test_a_damaged_file_is_named(photos, tmp_path, marks, damage):
+    plain = images(load(photos, tmp_path/'cache'))
+    file, = (f for f in (tmp_path/'cache').glob('*.npy') if ('.marks' in f.name)==marks)
+    if damage is None: np.save(file, np.load(file)[:3])
+    else: file.write_bytes(damage)
+    with pytest.raises(ValueError, match=f'The cache .*{file.name} is damaged: .* Delete this file'): load(photos, tmp_path/'cache')
+    file.unlink()
+    assert torch.equal(images(load(photos, tmp_path/'cache')), plain)
+
+def test_a_file_that_is_half_made_is_waited_for(photos, tmp_path, monkeypatch):
+    make = np.lib.format.open_memmap
+    def slowly(path, mode, **kwargs):
+        if mode=='w+':
+            path.touch()
+            time.sleep(.2)
+        return make(path, mode=mode, **kwargs)
+    monkeypatch.setattr(np.lib.format, 'open_memmap', slowly)
+    with ThreadPoolExecutor(2) as ex: both = [*ex.map(lambda _: load(photos, tmp_path/'cache', valid_pct=0), range(2))]
+    assert torch.equal(*map(images, both))
+
+def test_a_disk_that_others_fill_is_told(photos, tmp_path, monkeypatch):
+    write = cache._write
+    def full(a, i, row):
+        if i>5: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(a, i, row)
+    with monkeypatch.context() as m:
+        m.setattr(cache, '_write', full)
+        with pytest.raises(ValueError, match='The cache .* GB more, and the disk has .* GB left. Give a folder on another disk'):
+            load(photos, tmp_path/'cache')
+    assert torch.equal(images(load(photos, tmp_path/'cache')), images(load(photos)))
+
+def test_images_that_replace_others_need_no_room(photos, tmp_path, reads, monkeypatch):
+    load(photos, tmp_path/'cache')
+    for f in photos.iterdir(): os.utime(f, (1,1))
+    class Full: free = 0
+    monkeypatch.setattr(cache, 'disk_usage', lambda _: Full)
+    load(photos, tmp_path/'cache')
+    assert len(reads)==40
 
 def test_training_from_the_cache_is_the_same(photos, tmp_path):
     def trained(**kwargs):
