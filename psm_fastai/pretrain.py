@@ -295,8 +295,9 @@ def free_cores(
 )->int: # At least 1
     "Cores of this process that other programs don't use now"
     busy,this = psutil.cpu_percent(seconds, percpu=True),psutil.Process()
-    cores = this.cpu_affinity() if hasattr(this, 'cpu_affinity') else range(len(busy))
-    return max(1, round(sum(1-busy[i]/100 for i in cores)))
+    ours = this.cpu_affinity() if hasattr(this, 'cpu_affinity') else []
+    if not ours or max(ours)>=len(busy): ours = range(len(busy))         # a container may number them anew, or some are switched off
+    return max(1, round(sum(1-busy[i]/100 for i in ours)))
 
 def share_cores():
     "Take fewer threads if other programs use the cores. The environment variable `OMP_NUM_THREADS` decides if it is set"

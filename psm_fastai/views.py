@@ -13,9 +13,11 @@ import math, torch, torch.nn.functional as F
 from copy import copy
 from functools import partial
 from itertools import chain
+from numbers import Integral
 from torch import Tensor
 from fastai.vision.all import (AffineCoordTfm, DisplayedTransform, Normalize, PadMode, TensorImage, compose_tfms, flip_mat, get_grid,
     patch, rotate_mat, show_image, store_attr, L)
+from .loss import check_number
 
 # %% ../nbs/04_views.ipynb #89e88ebe
 def _uniform(x, lo, hi):
@@ -159,22 +161,28 @@ class RandomBlur(DisplayedTransform):
         p:float=.5, # Share of images that are blurred
         min_std:float=.1, # Range of the standard deviation in pixels, uniform
         max_std:float=2.,
-    ): store_attr()
+    ):
+        check_number('p of RandomBlur', p, 0, 1)
+        check_number('max_std', max_std, 0, lo_open=True)
+        check_number('min_std', min_std, 0, max_std, lo_open=True)
+        store_attr()
 
     def encodes(self, x:TensorImage):
         n = int(self.p*len(x) + torch.rand(()))        # drawn on the CPU: the mean of the shares is p
         if not n: return x
         x,some = x.as_subclass(Tensor).clone(),torch.randperm(len(x), device=x.device)[:n]
-        x[some] = _blur(x[some], _uniform(some, self.min_std, self.max_std), math.ceil(3*self.max_std))
+        x[some] = _blur(x[some], _uniform(some, self.min_std, self.max_std), math.ceil(3*self.max_std)).to(x.dtype)
         return x
 
 class RandomSolarize(DisplayedTransform):
-    "Invert the pixels above a threshold in a share `p` of the images of a batch"
+    "Invert the bright pixels in a share `p` of the images of a batch"
     split_idx,order = 0,57
     def __init__(self,
         p:float=.2, # Share of images that are solarised
-        threshold:float=.5, # Values above it are subtracted from 1
-    ): store_attr()
+        threshold:float=.5, # From this value on, values are subtracted from 1
+    ):
+        check_number('p of RandomSolarize', p, 0, 1)
+        store_attr()
 
     def encodes(self, x:TensorImage):
         x = x.as_subclass(Tensor)
@@ -274,6 +282,12 @@ def show(self:TwoViews,
         show_image(im.as_subclass(Tensor).clamp(0,1).cpu(), ctx=ax, **colours)
 
 # %% ../nbs/04_views.ipynb #d7230969
+def _check_size(size):
+    "Raise `ValueError` if views can't have this size"
+    sides = (size,size) if isinstance(size, Integral) else size
+    if isinstance(sides, (tuple,list)) and len(sides)==2 and all(isinstance(o, Integral) and o>0 for o in sides): return
+    raise ValueError(f"size must be a whole number above 0 or a pair of them, (height, width), got {size!r}")
+
 def photo_views(
     min_scale:float=.2, # Smallest crop, as a share of the area
     jitter:float=.4, # Factors of brightness, contrast and saturation lie between 1-jitter and 1+jitter
@@ -286,6 +300,7 @@ def photo_views(
 )->TwoViews:
     """Views for colour photographs: crop, mirror, brightness, contrast, saturation, hue, gray, blur and solarisation.
     Needs three channels. MoCo v2 has `blur=.5` for images of 224 pixels"""
+    if size is not None: _check_size(size)
     crop = AffineTfm([crop_mat(min_scale), flip_mat], size=size, pad_mode=PadMode.Reflection, align_corners=False)
     tfms = [crop, ColorMatrix(jitter, hue, gray=gray)]
     if blur: tfms.append(RandomBlur(blur))

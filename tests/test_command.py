@@ -180,5 +180,7 @@ def test_threads_follow_the_cores_that_are_free(monkeypatch, capsys):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     assert [threads(100,0,0,10), threads(0,100,100,100), threads(0,100,5,5)]==[3,1,2]      # the first core belongs to others
     assert 'so the training takes 1 of 3 threads' in capsys.readouterr().out
+    assert threads(100,0,0)==2       # as in a container, where the numbers of the cores don't fit
+    capsys.readouterr()
     monkeypatch.setenv('OMP_NUM_THREADS', '3')
     assert threads(100,100,100,100)==3 and not capsys.readouterr().out
