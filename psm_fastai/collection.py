@@ -176,11 +176,12 @@ def duplicates(self:Collection,
     if len(self)<2: raise ValueError(f"Duplicates need two images at least, and there is {len(self)}")
     a,b = self._pairs().T
     digest = self.table.pixels.to_numpy()
-    same = torch.tensor(digest[a]==digest[b])
+    same = torch.tensor(digest[a.numpy()]==digest[b.numpy()])        # one pair alone would be taken for a number
     like = likeness(self.gray[a], self.gray[b])
     order = (like+10*same).argsort(descending=True, stable=True)[:n]
     a,b = a[order],b[order]
-    return self.answer(a.tolist(), _two_a_row, other=self.table.file.to_numpy()[b],
+    other = pd.Series(self.table.file.to_numpy()[b.numpy()], self.table.index[a.numpy()], dtype=object)     # names need not be valid text
+    return self.answer(a.tolist(), _two_a_row, other=other,
         same_pixels=same[order].numpy(), likeness=like[order].numpy(),
         similarity=(self.unit[a]*self.unit[b]).sum(1).numpy(), other_row=b.numpy())
 
@@ -398,6 +399,12 @@ def as_picture(
     "Pixels to look at: the first channel of one or two, the first three of more"
     return a[:3].transpose(1,2,0) if len(a)>2 else a[0]
 
+@patch
+def _as_read(self:Collection, read, row):
+    "An image as training read it, cropped like the one that was asked about"
+    try: return as_picture(read.pixels(self.table.file[row]))
+    except (OSError, TypeError, ValueError): return self.picture(row)      # the file was moved, or there is none
+
 def _check_encoder(folder):
     if folder is not None and (folder/'encoder.safetensors').exists(): return
     raise ValueError("There is no encoder next to these features, so new images have none. "
@@ -414,7 +421,7 @@ def show_nearest(self:Collection,
     images,encoder = image if isinstance(image, list) else [image],load_encoder(self.folder)
     feats = F.normalize(torch.tensor(np.stack(image_features(encoder, images).features)), dim=1)
     sims,idx = top_rows(feats @ self.unit.T, min(n, len(self)))
-    def drawn(row, s): return self.picture(row),f'{s:.2f} {_short(self.table.file[row], 12)}'
-    found = [[drawn(r, s) for r,s in zip(*o)] for o in zip(idx.tolist(), sims.tolist())]
     read = encoder_reader(encoder)
+    def drawn(row, s): return self._as_read(read, row),f'{s:.2f} {_short(self.table.file[row], 12)}'
+    found = [[drawn(r, s) for r,s in zip(*o)] for o in zip(idx.tolist(), sims.tolist())]
     _draw_nearest([as_picture(read.pixels(o)) for o in images], found, size)

@@ -338,11 +338,11 @@ def shared_neighbours(
 @torch.no_grad()
 def signs_without_labels(self:Learner,
     feats:Tensor|None=None, # `[n, F]` features of the images `spread_ids` names, if you have them
-)->dict: # `groups`, `agreement`, `agreement_chance` and `right`
-    """What can be seen of at most 2,000 training images without labels: whether neighbours form groups, whether two views agree on
-    them, and how many are estimated to be right. Needs `PSMCallback`"""
+)->dict: # `groups`, `shared`, `shared_chance` and `right`
+    """What can be seen of at most 2,000 training images without labels: whether neighbours form groups, how many of them two views
+    share, and how many are estimated to be right. Needs `PSMCallback`"""
     total = len(self.dls.train_ds)
-    if total<3: return dict.fromkeys(('groups','agreement','agreement_chance','right'), math.nan)
+    if total<3: return dict.fromkeys(('groups','shared','shared_chance','right'), math.nan)
     ids = spread_ids(total)
     plain = encoder_features(self, ids=ids)[0] if feats is None else feats
     *views,weak,other = _view_features(self, ids)
@@ -351,5 +351,4 @@ def signs_without_labels(self:Learner,
     index = NeighbourIndex()
     index.allocate(n, 1)
     index.fit(plain, torch.stack([weak, other]))
-    agreement = shared_neighbours(*views, k)
-    return dict(groups=grouping(plain), agreement=agreement, agreement_chance=k/(n-1), right=index.right.mean().item())
+    return dict(groups=grouping(plain), shared=shared_neighbours(*views, k), shared_chance=k/(n-1), right=index.right.mean().item())

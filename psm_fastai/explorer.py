@@ -44,7 +44,8 @@ def still_map(
     "The map as a picture, and the chosen image and its neighbours in words"
     def name(i): return view['files'][i] or f"image {view['ids'][i]}"
     near = [name(j) for j in view['runs'][run]['near'][epoch,query].tolist() if j>=0]
-    words = escape(f"{name(query)} after epoch {view['epochs'][epoch]}. Near it: {', '.join(near) or 'none'}")
+    when = f"after epoch {view['epochs'][epoch]}" if view['epochs'][epoch] else 'before training'
+    words = escape(f"{name(query)} {when}. Near it: {', '.join(near) or 'none'}")
     url = data_url(map_picture(view, query, epoch, run), 'WEBP', quality=70)
     return still(f'<img class=map alt="Map: {words}" src="{url}"><p dir=auto>{words}</p>')
 
@@ -55,7 +56,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
     _esm,_css = explorer_js(),static_text('explorer.css')
     packed = tr.Bytes().tag(sync=True)                        # the view, from `pack_view`
     query = tr.Int().tag(sync=True)                           # id of the chosen image
-    epoch = tr.Int().tag(sync=True)                           # number of the epoch, from 0
+    epoch = tr.Int().tag(sync=True)                           # number of the epoch, from 1
     runs = tr.List(tr.Int(), [0]).tag(sync=True)              # the runs that are shown
     order = tr.Unicode().tag(sync=True)                       # the column that orders the images
     colour = tr.Unicode().tag(sync=True)                      # the column that colours them
@@ -73,16 +74,15 @@ class NeighbourExplorer(anywidget.AnyWidget):
         self.history = self.histories[0]
         self.view = v = map_view(self.histories, layout=layout, title=title)
         self.at = {int(i): p for p,i in enumerate(v['ids'])}         # position of each id
-        self.epochs = [e-1 for e in v['epochs']]
         self.kept = None                                             # handle of the picture
         first = int(v['ids'][first_look(v)])
-        super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=self.epochs[-1], query=first)
+        super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=v['epochs'][-1], query=first)
         self.observe(lambda _: self.keep_picture(), 'settled')
 
     @tr.validate('query', 'epoch')
     def _check_known(self, change):
         name,v = change['trait'].name,change['value']
-        known = list(self.at) if name=='query' else self.epochs
+        known = list(self.at) if name=='query' else self.view['epochs']
         if v in known: return v
         raise ValueError(f"{name} must be one of {known[:20]}{'...' if len(known)>20 else ''}, got {v}")
 
@@ -102,7 +102,7 @@ def _files_and_labels(self:NeighbourExplorer, ids):
 @patch
 def _shown(self:NeighbourExplorer):
     "The first run that is shown, and the index of the epoch"
-    return self.view['runs'][self.runs[0]],self.epochs.index(self.epoch)
+    return self.view['runs'][self.runs[0]],self.view['epochs'].index(self.epoch)
 
 @patch(as_prop=True)
 def selected(self:NeighbourExplorer)->pd.DataFrame: # `id`, `file`, `label`, and `x`, `y`, the place on the map from 0 to 1
@@ -150,7 +150,7 @@ _flag_columns = ['kind','epoch','query','rank','id','similarity','query_label','
 
 @patch(as_prop=True)
 def flagged(self:NeighbourExplorer)->pd.DataFrame: # A row for each flag
-    """The flags, in the order in which they were set. `kind` is 'image' or 'neighbour', and `epoch` counts from 0.
+    """The flags, in the order in which they were set. `kind` is 'image' or 'neighbour', and `epoch` counts from 1.
     `query`, `query_label` and `query_file` are of the chosen image, `rank`, `id`, `similarity`, `label` and `file` of its neighbour"""
     df = pd.DataFrame(self.flags, columns=['kind','epoch','query','rank','id','similarity','run'])
     df['query_file'],df['query_label'] = self._files_and_labels(df['query'])
@@ -168,7 +168,7 @@ def to_csv(self:NeighbourExplorer,
 @patch
 def picture(self:NeighbourExplorer)->HTML:
     "What is shown now, for a notebook or a site without a kernel"
-    html = still_map(self.view, self.at[self.query], self.epochs.index(self.epoch), self.runs[0])
+    html = still_map(self.view, self.at[self.query], self._shown()[1], self.runs[0])
     style = f'<style>body:has(.psm-map[data-key="{self.key}"]) .psm-still[data-key="{self.key}"] {{ display:none }}</style>'
     return HTML(style + html.replace('class=psm', f'class="psm psm-still" data-key="{self.key}"', 1))
 
@@ -216,7 +216,7 @@ class NeighbourAudit(_Readable):
     def __init__(self,
         history, # A `NeighbourHistory` or a `Learner`
         n:int=50, # Number of pairs to judge, or all if there are fewer
-        epoch:int|None=None, # A kept epoch, counted from 0. None: the last one
+        epoch:int|None=None, # A kept epoch, counted from 1. None: the last one
         seed:int=0, # For the draw
     ):
         check_number('n', n, 1, whole=True)
@@ -385,7 +385,7 @@ def redraw(self:MiningLab):
     self.said.value = (f'<p>The draw spreads over {self.effective:,.0f} rows{share}. '
         f'Each mined positive counts {1-loss.hard_weight:.2f} of its weight, the other view {loss.hard_weight:.2f}.</p>')
     self.plot.value = f'<div class=psm>{self.ranks()}</div>'
-    self.view.value = f'<div class=psm>{neighbour_panel(self.history, self.query.value, 0)}</div>'
+    self.view.value = f'<div class=psm>{neighbour_panel(self.history, self.query.value, 1)}</div>'
 
 # %% ../nbs/09b_explorer.ipynb #x0000017
 @patch

@@ -38,7 +38,7 @@ def _neighbour_column(part, there):
 def _value(c, i, names):
     "The values of a column at an epoch, a category by its name"
     v = c['values'] if c['values'].ndim==1 else c['values'][i]
-    if c['name']=='duplicate_of': return pd.Series([names[j] if j>=0 else None for j in v], dtype=object)
+    if c['name'] in ('duplicate_of','near_duplicate_of'): return pd.Series([names[j] if j>=0 else None for j in v], dtype=object)
     if c['kind']=='number': return v
     return pd.Series([c['names'][j] if j>=0 else None for j in v], dtype=object)
 
@@ -48,8 +48,8 @@ def _index_of(h, epoch):
     if not len(h.map): raise ValueError("This history has no map: it is of an older version, or was made with n_map=0")
     epochs = h.map.epochs
     if epoch is None: return len(epochs)-1
-    if epoch-1 not in epochs: raise ValueError(f"Epoch {epoch} was not kept. Kept are {[e+1 for e in epochs][:20]}")
-    return epochs.index(epoch-1)
+    if epoch not in epochs: raise ValueError(f"Epoch {epoch} was not kept. Kept are {epochs[:20]}")
+    return epochs.index(epoch)
 
 @patch
 def map_table(self:NeighbourHistory,

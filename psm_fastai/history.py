@@ -166,7 +166,7 @@ def mined(self:NeighbourHistory,
     labels, # `[n]`, -1 = unknown
     bank, # A `MemoryBank`
     loss, # A `PSMLoss`, whose settings are used
-    epoch:int=0, # For the table
+    epoch:int=1, # For the table
 )->tuple: # The table, the expected share of false negatives, and the drawing probabilities `[n, K]`
     "What these queries and keys mine, and a sample of their negatives"
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
@@ -331,7 +331,7 @@ def begin_map(self:NeighbourHistory,
 @patch
 def look_at_map(self:NeighbourHistory,
     learn, # A learner with `PSMCallback`
-    epoch:int, # Counted from 0
+    epoch:int, # Counted from 1
     rows:list, # For each probe, the number of rows that its negatives are drawn from
 ):
     "Record one more epoch of the map, and the labels and files of its images"
@@ -358,13 +358,13 @@ def check_source(self:NeighbourHistory,
 @patch
 def look(self:NeighbourHistory,
     learn, # A learner with `PSMCallback` whose bank is not empty
-    epoch:int|None=None, # Number of the epoch, counted from 0. None: the one after the last
+    epoch:int|None=None, # Number of the epoch, counted from 1. 0: before training. None: the one after the last
     **values, # More figures to keep with the epoch, by name
 )->NeighbourHistory: # This history
     "Record what the probes would mine now, as one more epoch. Raises `ValueError` if the bank is empty, or if the images changed"
     m,dls = psm_model(learn),learn.dls
     self.check_source(learn)
-    if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 0
+    if epoch is None: epoch = self.epochs[-1]['epoch']+1 if self.epochs else 1
     views,q,k,ids,labels = self.probes(learn)
     table,false_neg,_ = self.mined(q, k, ids, labels, m.bank, m.loss, epoch)
     if self.n_map: self.look_at_map(learn, epoch, table.attrs['rows'])
@@ -384,15 +384,24 @@ def before_fit(self:NeighbourHistory): self.active,self.begins = False,True     
 def before_train(self:NeighbourHistory):
     self.active = not in_lr_find(self.learn)
     if not self.active: return
-    self.losses = Losses(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
     self.check_source(self.learn)
     if self.begins: self._count_on()
+    if not self.tables and self.epoch==0: self._look_before()
+    self.losses = Losses(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
+
+@patch
+def _look_before(self:NeighbourHistory):
+    "Record the state before training as epoch 0. Nothing is mined yet"
+    loss = psm_model(self.learn).loss
+    was,loss.mining = loss.mining,False
+    try: self.look(self.learn, 0)
+    finally: loss.mining = was
 
 @patch
 def _count_on(self:NeighbourHistory):
     "Set the offset that continues the count of epochs in a second fit"
-    last = self.epochs[-1]['epoch'] if self.epochs else -1
-    self.offset = 0 if last<self.epoch else last+1-self.epoch
+    last = self.epochs[-1]['epoch'] if self.epochs else 0
+    self.offset = 0 if last<=self.epoch else last-self.epoch
     self.begins = False
 
 # %% ../nbs/08a_history.ipynb #h0000015
@@ -417,7 +426,7 @@ def after_epoch(self:NeighbourHistory):
     if not self.active: return
     self.active = False
     if (self.epoch+1)%self.every==0 or self.epoch+1==self.n_epoch:
-        self.look(self.learn, self.epoch+self.offset, **self._recorded())
+        self.look(self.learn, self.epoch+1+self.offset, **self._recorded())       # fastai counts epochs from 0
 
 @patch
 def _recorded(self:NeighbourHistory):
@@ -456,6 +465,7 @@ _shown_columns = ['epoch','query','kind','rank','id','similarity','weight','prob
 def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, with the columns below
     """All that was kept, with a row for each neighbour of each probe and epoch.
 
+    - `epoch`: from 1, and 0 is the state before training
     - `kind`: 'positive' or 'negative'
     - `rank`: from 1
     - `weight` of a positive: 0 if an index does not trust it
@@ -471,7 +481,7 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, w
 
 @patch
 def metrics(self:NeighbourHistory)->pd.DataFrame: # A row for each kept epoch
-    """The figures of each kept epoch.
+    """The figures of each kept epoch, counted from 1, and 0 is the state before training.
 
     - `mining`: whether mined positives or drawn negatives were in use, with `n_pos`, `n_neg` and `hard_weight` of the method
     - `index`: whether neighbours came from an index, not from the bank
@@ -484,7 +494,7 @@ def metrics(self:NeighbourHistory)->pd.DataFrame: # A row for each kept epoch
 @patch
 def rows(self:NeighbourHistory,
     query:int, # Id of a probe
-    epoch:int, # One that was kept, counted from 0
+    epoch:int, # One that was kept, counted from 1
 )->tuple: # Positives and negatives, each a list of dicts with the columns of `to_frame`, and `since`, an epoch, for positives
     "The neighbours of a probe. Raises `ValueError` for a probe or an epoch that was not kept"
     kept = [m['epoch'] for m in self.epochs]
@@ -523,7 +533,7 @@ def _since(self:NeighbourHistory):
 # %% ../nbs/08a_history.ipynb #h0000041
 @patch
 def worst(self:NeighbourHistory,
-    epoch:int, # One that was kept, counted from 0
+    epoch:int, # One that was kept, counted from 1
 )->int: # Id
     "The probe with the smallest share of right positives, or, without labels, of trusted ones"
     def share_and_id(q):
@@ -540,7 +550,7 @@ def map_layout(self:NeighbourHistory,
     """Places on the map, computed once and kept with the history.
     At most 20 epochs are laid out: half as many as the training had, but at least 6"""
     if layout not in self.map.layouts:
-        most = min(20, max(6, (self.map.epochs[-1]+1)//2))         # so that it takes at most a fifth of the training's time
+        most = min(20, max(6, self.map.epochs[-1]//2))         # so that it takes at most a fifth of the training's time
         self.map.layouts[layout] = lay_out(self.map.parts['feats'], layout, most=most)
     return self.map.layouts[layout]
 
@@ -555,7 +565,7 @@ def state_dict(self:NeighbourHistory):
 def _meta(self:NeighbourHistory):
     "All but arrays, for JSON"
     res = {n: getattr(self, n) for n in _kept}
-    return dict(res, labels=list(self.labels.items()), names=list(self.thumbs.place), recent=list(self.recent.place),
+    return dict(res, first_epoch=1, labels=list(self.labels.items()), names=list(self.thumbs.place), recent=list(self.recent.place),
         files=list(self.files.items()), pixels=list(self.pixels.items()))
 
 @patch
@@ -591,7 +601,9 @@ _of_meta = dict(n_probes=_whole, every=_whole, n_pos=_whole, n_neg=_whole, seed=
     ids=_optional(_list_of(_whole)), source=_optional(_whole), title=_text, vocab=_optional(_list_of(_text)),
     labels=_pairs(_whole, _natural), names=_names, recent=_names, audits=_list_of(_figures), epochs=_epochs)
 
-_added = dict(n_map=(_whole, 0), files=(_pairs(_whole, _text), []), pixels=(_pairs(_whole, _text), []))   # missing in older histories
+# missing in older histories, which counted epochs from 0
+_added = dict(n_map=(_whole, 0), files=(_pairs(_whole, _text), []), pixels=(_pairs(_whole, _text), []),
+    first_epoch=(lambda v: _whole(v) and v in (0,1), 0))
 
 def _check_meta(meta):
     "Raise `ValueError` if this is not what `state_dict` gives. Adds what older histories do not have"
@@ -625,10 +637,17 @@ def load_state_dict(self:NeighbourHistory, state):
     thumbs = _restore_thumbs(state['sprites'], 'thumbs', meta['names'])
     recent = _restore_thumbs(state['sprites'], 'recent', meta['recent'])
     record = MapRecord.restore(state.get('map', {}))
+    if meta['first_epoch']==0: _count_from_one(meta, df, record)
     for n in _kept: setattr(self, n, meta[n])                  # from here on nothing can fail
     self.labels,self.files,self.pixels = (dict(meta[n]) for n in ('labels','files','pixels'))
     self.thumbs,self.recent,self.map = thumbs,recent,record
     self.tables = [df[df.epoch==m['epoch']].reset_index(drop=True) for m in self.epochs]
+
+def _count_from_one(meta, df, record):
+    "Add one to the epochs of a history that an older version wrote, which counted them from 0"
+    for m in [*meta['epochs'], *meta['audits']]: m['epoch'] += 1
+    if len(df): df['epoch'] += 1
+    record.epochs = [e+1 for e in record.epochs]
 
 # %% ../nbs/08a_history.ipynb #1d0da7f0
 def _sha(path):

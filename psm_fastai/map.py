@@ -12,7 +12,7 @@ __all__ = ['curve_labels', 'histories_of', 'shared_epochs', 'map_parts', 'kept_s
 import math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Learner, Path
 from os.path import commonpath, dirname
-from .collection import Collection, best_number
+from .collection import Collection, best_number, small_gray
 from .folders import shown
 from .history import NeighbourHistory
 from .layout import nowhere
@@ -54,7 +54,7 @@ def _kept(h): return h.map.epochs if len(h.map) else [m['epoch'] for m in h.epoc
 
 def shared_epochs(
     hs:list, # Histories
-)->list: # Numbers of epochs, counted from 0
+)->list: # Numbers of epochs, counted from 1
     "Epochs that all histories have kept"
     return [e for e in _kept(hs[0]) if all(e in _kept(h) for h in hs)]
 
@@ -79,14 +79,13 @@ def _from_tables(h, ids, epoch):
 
 def map_parts(
     h:NeighbourHistory,
-    epochs:list, # Counted from 0
-)->dict: # The parts of a `MapRecord`, each a list of arrays, one for each epoch
+    epochs:list, # Counted from 1
+)->dict: # The parts of a `MapRecord`, each a list of arrays, one for each epoch, and `mining`, whether it pulled neighbours
     "What a history knows of the images of its map"
-    if not len(h.map):
-        parts = [_from_tables(h, _ids(h), e) for e in epochs]
-        return {n: [p[n] for p in parts] for n in parts[0]}
-    at = [h.map.epochs.index(e) for e in epochs]
-    return {n: [v[i] for i in at] for n,v in h.map.parts.items()}
+    mining = {m['epoch']: bool(m['mining'] and m['n_pos']) for m in h.epochs}
+    if not len(h.map): by_epoch = [_from_tables(h, _ids(h), e) for e in epochs]
+    else: by_epoch = [{n: v[i] for n,v in h.map.parts.items()} for i in map(h.map.epochs.index, epochs)]
+    return dict({n: [p[n] for p in by_epoch] for n in by_epoch[0]}, mining=[mining[e] for e in epochs])
 
 # %% ../nbs/08c_map.ipynb #11d87910
 def _column(name, label, values, help, names=None, palette='sequential'):
@@ -119,7 +118,7 @@ def stability(
 _help = dict(
     right=('right neighbours', 'Share of the neighbours that carry the label of the image'),
     trust=('trust in its neighbours', 'How far training trusts the neighbours, from 0 to 1, mean over them. '
-        'In a memory bank all count alike'),
+        'In a memory bank all count alike. Before mining starts nothing is trusted'),
     stability=('stability', 'Share of the neighbours that were neighbours at the last look, too. '
         'With an index they change when it is made again'),
     similarity=('similarity of its neighbours', 'Mean cosine similarity of the neighbours'),
@@ -135,13 +134,20 @@ def _of_neighbours(parts, labels):
     "Columns that change with the epoch, from `map_parts`"
     near = parts['near']
     def means(name): return [_mean(v/255, n>=0) for v,n in zip(parts[name], near)]
-    found = dict(trust=means('weight'), stability=stability(near), similarity=means('sim'))
+    trust = [t if mines else t*np.nan for t,mines in zip(means('weight'), parts['mining'])]
+    found = dict(trust=trust, stability=stability(near), similarity=means('sim'))
     found.update(age=[np.where(a<0, np.nan, a) for a in parts['age']], loss=parts['loss'])
     def right(n): return query_purity(*(torch.from_numpy(a) for a in (labels, labels[n], n>=0))).numpy()
     if (labels>=0).any(): found = dict(right=[right(n) for n in near], **found)
     return [_epoch_column(name, values) for name,values in found.items()]
 
 # %% ../nbs/08c_map.ipynb #9e424957
+def _gray(h, i):
+    "The thumbnail of an image, small and gray. Zeros if it has none"
+    im = h.thumbs.picture(str(i)) or h.recent.picture(str(i))
+    if im is None: return torch.zeros(1, 16, 16, dtype=torch.uint8)
+    return small_gray(torch.from_numpy(np.asarray(im).transpose(2,0,1).copy())[None])
+
 def keys_collection(
     h:NeighbourHistory, # With a map
 )->tuple: # A `Collection` of the images that have a key at the last epoch, and their positions
@@ -151,7 +157,8 @@ def keys_collection(
     ids = h.map.ids[at].tolist()
     table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids]))
     table['pixels'] = [h.pixels.get(i, f'image {i}') for i in ids]
-    return Collection(torch.from_numpy(feats[at]), None, table),at
+    gray = [_gray(h, i) for i in ids]
+    return Collection(torch.from_numpy(feats[at]), torch.cat(gray), table),at
 
 def _collection_of(h):
     "A collection, its rows of the map's images, and the positions of these images"
@@ -174,6 +181,18 @@ def _first_copies(c, rows, at):
     first = np.array(c.first_alike())[rows].tolist()
     return [-1 if f==r else place.get(f, -1) for f,r in zip(first, rows.tolist())]
 
+def _near_copies(c, rows, at, n=20):
+    "For each of these rows of a collection the position of the image that looks like it, by the `n` pairs most alike, else -1"
+    res = dict.fromkeys(rows.tolist(), -1)
+    if len(c)<2: return list(res.values())
+    place,pairs = dict(zip(rows.tolist(), at.tolist())),c.duplicates(11*len(c))
+    near = pairs[~pairs.same_pixels & (pairs.likeness>0)].head(n)
+    for a,b in zip(near.row, near.other_row):
+        if a not in place or b not in place: continue
+        if res[a]<0: res[a] = place[b]
+        if res[b]<0: res[b] = place[a]
+    return list(res.values())
+
 def _collection_columns(h):
     n,(c,rows,at) = len(h.map.ids),_collection_of(h)
     def spread(values, none, dtype):
@@ -183,11 +202,14 @@ def _collection_columns(h):
     number = best_number(c.unit[::math.ceil(len(c)/1000)].numpy()) if h.collection is None else None
     cluster = spread(c.clusters(number).set_index('row').cluster.sort_index().to_numpy()[rows], -1, np.int32)
     copy_of = spread(_first_copies(c, rows, at), -1, np.int32)
+    alike = spread(_near_copies(c, rows, at), -1, np.int32)
     far = c.outliers(len(c)).set_index('row').distance.sort_index().to_numpy()[rows] if len(c)>1 else np.nan
     names = [f'cluster {i}' for i in range(cluster.max()+1)]
     of = 'keys of the last epoch' if h.collection is None else "encoder's features"
-    return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}. 1 is the largest', names),
+    return [_column('cluster', 'cluster', cluster, f'Kinds of images, found by k-means among the {of}. 0 is the largest', names),
         _column('duplicate_of', 'copy of', copy_of, 'Position of the first image with the same pixels, -1 if there is none before it'),
+        _column('near_duplicate_of', 'looks like', alike,
+            'Position of the image that looks like it, by the 20 pairs most alike, else -1'),
         _column('outlier', 'distance to its nearest', spread(far, np.nan, np.float32),
             f'Mean of 1 - cosine similarity to the 10 nearest images, by the {of}')]
 
@@ -205,8 +227,8 @@ def map_columns(
 # %% ../nbs/08c_map.ipynb #3e2dc96a
 _labelled = dict(purity_1='purity of the nearest', purity_5='purity of 5', knn_acc='kNN accuracy', chance='chance',
     false_neg='false negatives')
-_unlabelled = dict(agreement='agreement of two views', stability='stability', similarity='similarity of neighbours',
-    estimated='estimated purity of what is pulled', trusted='share that is trusted')
+_unlabelled = dict(agreement='agreement of query and key', stability='stability', similarity='similarity of neighbours',
+    estimated='estimated purity of what is pulled', trusted='share of neighbours that is pulled')
 curve_labels = {**_labelled, **_unlabelled}
 
 def _mean_known(x): return float(np.nanmean(x)) if np.isfinite(x).any() else math.nan
@@ -223,7 +245,7 @@ def map_curves(
     for n,label in curve_labels.items():
         v = metrics[n].dropna() if n in metrics else ()
         curve = dict(name=n, label=label, values=[*map(float, v)], unit='share', labelled=n in _labelled)
-        if len(v): res.append(dict(curve, epochs=[int(e)+1 for e in v.index]))
+        if len(v): res.append(dict(curve, epochs=[*map(int, v.index)]))
     return res
 
 # %% ../nbs/08c_map.ipynb #1fb38a7d
@@ -280,7 +302,7 @@ def _places(h, epochs, layout):
 def _run(h, name, epochs, parts, layout):
     "What the map shows of one run"
     mining = {m['epoch']: bool(m['mining']) for m in h.epochs}
-    began = [e+1 for e,mines in mining.items() if mines]
+    began = [e for e,mines in mining.items() if mines]
     return dict(name=name, method=_method(h, epochs[-1]), mining=[mining[e] for e in epochs], xy=_places(h, epochs, layout),
         **{n: np.stack(parts[n]) for n in ('near','sim','weight')}, negatives=_negatives(h, _ids(h), epochs, parts['rows']),
         curves=map_curves(h), start=began[0] if began else None)
@@ -318,4 +340,4 @@ def map_view(
     runs = [_run(o, name, epochs, p, layout) for o,name,p in zip(hs, _run_names(hs), parts)]
     return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files,
         labels=labels, vocab=vocab, labelled=bool((labels>=0).any()), thumbs=_thumbs(h, ids),
-        epochs=[e+1 for e in epochs], runs=runs, columns=columns, probes=places(ids, np.array(h.ids)))
+        epochs=epochs, runs=runs, columns=columns, probes=places(ids, np.array(h.ids)))

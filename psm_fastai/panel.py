@@ -69,13 +69,13 @@ def _name(h, i):
 def _weight(r):
     "How far a neighbour is trusted, on a line of its own, or nothing if the method mines none"
     if math.isnan(r['weight']): return ''
-    return f"<br>weight {r['weight']:.2f}" if r['weight']>0 else '<br>not trusted'
+    return f"<br>weight {r['weight']:.2f}" if r['weight']>0 else '<br>weight 0'
 
 def _positive(h, r, pic, first):
     "A mined positive, a row of `h.rows`, as an item of a list. `first` is the first epoch that was kept"
     cls,mark,word = _marks[r['right']]
     alt = h.what(r['id']) + (f', {word}' if word else '')
-    since = 'new' if r['since']==r['epoch'] and r['epoch']>first else f"since {r['since']+1}"
+    since = 'new' if r['since']==r['epoch'] and r['epoch']>first else f"since {r['since']}"
     return (f'<li class="{cls}">{pic(h, str(r["id"]), alt)}<b dir=auto>{mark} {_name(h, r["id"])}</b>'
         f'<meter min=0 max=1 value={max(0, r["similarity"]):.2f} aria-label=similarity></meter>'
         f'<small>{r["similarity"]:.2f}{_weight(r)}<br>age {r["age"]} · {since}</small></li>')
@@ -87,18 +87,24 @@ def _negative(h, r, pic):
         f'<small>{r["similarity"]:.2f}</small></li>')
 
 # %% ../nbs/08e_panel.ipynb #q0000005
-def _counts(pos, index):
-    "How many positives are right, as far as labels are known, and how many an index trusts"
+def _counts(pos, verb):
+    "How many positives are right, as far as labels are known, and what happens to how many. `verb` is None if all count alike"
     known = [r['right'] for r in pos if r['right'] is not None]
     parts = [f"{sum(known)} of {len(known)} have its label"] if known else []
-    if pos and index:
+    if pos and verb:
         n = sum(r['weight']>0 for r in pos)
-        parts.append(f"{n or 'none'} of {len(pos)} {'is' if n<2 else 'are'} trusted")
+        parts.append(f"{n or 'none'} of {len(pos)} {'is' if n<2 else 'are'} {verb}")
     said = ' and '.join(parts)
     return said and f'{said[0].upper()}{said[1:]}.'
 
+def _verb(meta):
+    "What happens to the neighbours that an index trusts, None if there is no index"
+    if not meta.get('index'): return None
+    return 'trusted' if meta.get('hard_weight')==1 else 'pulled'
+
 def _about_mining(meta):
     "What is special about mining at an epoch, if anything"
+    if meta['epoch']==0: return 'Nothing was trained yet. These are near to the network as it begins.'
     if meta['n_pos']==0: return 'This method mines nothing. These are the nearest keys.'
     if not meta['mining']:
         negatives = '' if meta['n_neg']==0 else ', and the whole bank as negatives'
@@ -125,7 +131,7 @@ def _list(items, cls='', none=''): return f'<ol{cls}>{"".join(items)}</ol>' if i
 def neighbour_panel(
     history:NeighbourHistory,
     query:int, # Id of a probe
-    epoch:int, # One that was kept, counted from 0
+    epoch:int, # One that was kept, counted from 1
     picture=picture_inline, # Function from a history, the name of a thumbnail and a description to HTML
 )->str: # HTML
     "A probe, its two views, its mined positives and a sample of its negatives after an epoch"
@@ -134,7 +140,7 @@ def neighbour_panel(
     positives = _list([_positive(history, r, picture, first) for r in pos], none=f'No neighbours: {_why_none(meta)}.')
     negatives = _list([_negative(history, r, picture) for r in neg], ' class=neg',
         'There are none: this method uses no negatives, or none were kept.')
-    said = ' '.join(filter(None, (_counts(pos, meta.get('index')), _about_mining(meta))))
+    said = ' '.join(filter(None, (_counts(pos, _verb(meta)), _about_mining(meta))))
     sign = '; ⚠ has the label of the query' if any(r['right'] is not None for r in pos) else ''
     return (f'<div class=panel>{_query(history, query, picture)}<h4>Mined positives <small>{said}</small></h4>{positives}'
         f'<h4>Negatives <small>a sample, with similarity{sign}</small></h4>{negatives}</div>')
@@ -146,9 +152,9 @@ _line = dict(                                   # name and dashes of each curve
     false_neg=('false negatives','2 3'),
     chance=('chance','1 4'),
     knn_acc=('kNN accuracy','10 3 2 3'),
-    agreement=('agreement of two views',''),
+    agreement=('agreement of query and key',''),
     estimated=('estimated purity','6 3'),
-    trusted=('share trusted','2 3'))
+    trusted=('share pulled','2 3'))
 
 def _line_of(column): return _line.get(column, (f"purity of {column.split('_')[-1]}",'4 2'))
 
@@ -174,9 +180,11 @@ def _axes(epochs):
     def level(v):
         y = _y(v)
         return f'<text x=2 y={y+3:.0f}>{v:g}</text><line class=grid x1=26 x2={_width-6} y1={y:.0f} y2={y:.0f} />'
-    first = f'<text x=26 y={_height-2}>{epochs[0]+1}</text>'
-    last = f'<text x={_width-6} y={_height-2} text-anchor=end>epoch {epochs[-1]+1}</text>'
+    first = f'<text x=26 y={_height-2}>{epochs[0]}</text>'
+    last = f'<text x={_width-6} y={_height-2} text-anchor=end>epoch {epochs[-1]}</text>'
     return ''.join(map(level, (0,.5,1))) + first + last
+
+def _when(epoch): return f'After epoch {epoch}' if epoch else 'Before training'
 
 def _legend(j, name, dash):
     line = f'<line x1=0 x2=24 y1=4 y2=4 stroke-dasharray="{dash}"/>'
@@ -185,11 +193,11 @@ def _legend(j, name, dash):
 # %% ../nbs/08e_panel.ipynb #q0000013
 def history_curves(
     history:NeighbourHistory,
-    epoch:int, # To be marked, counted from 0
+    epoch:int, # To be marked, counted from 1
     title:str='', # Name of the run
 )->str: # HTML with an SVG
     """Purity, false negatives, chance and kNN accuracy over the epochs that were kept.
-    Without labels agreement of two views, estimated purity and share trusted"""
+    Without labels agreement of query and key, estimated purity and share pulled"""
     epochs = [m['epoch'] for m in history.epochs]
     lines,legend,said = [],[],[]
     for j,c in enumerate(_curve_columns(history)):
@@ -199,7 +207,7 @@ def history_curves(
         if epoch in dict(points): said.append(f'{name} {dict(points)[epoch]:.3f}')
         lines.append(f'<g class=c{j}>{_curve(epochs, points, dash)}</g>')
         legend.append(_legend(j, name, dash))
-    words,x = escape(f"After epoch {epoch+1}: {', '.join(said) or 'nothing measured'}"),_x(epochs, epoch)
+    words,x = escape(f"{_when(epoch)}: {', '.join(said) or 'nothing measured'}"),_x(epochs, epoch)
     now = f'<line class=now x1={x:.1f} x2={x:.1f} y1=6 y2={_height-16} />'
     svg = f'<svg viewBox="0 0 {_width} {_height}" role=img aria-label="{words}">{_axes(epochs)}{now}{"".join(lines)}</svg>'
     return f'<div class=curves><b dir=auto>{escape(title)}</b>{svg}<div class=legend>{"".join(legend)}</div></div>'
@@ -232,11 +240,11 @@ def _cell(h, i, alt, right=None):
 
 def neighbour_grid(
     history:NeighbourHistory, # Not empty
-    epoch:int, # One that was kept, counted from 0
+    epoch:int, # One that was kept, counted from 1
 )->str: # HTML
     "All probes, a row each, with their mined positives"
     def row(q):
         pos,_ = history.rows(q, epoch)
         cells = [_cell(history, r['id'], f"image {r['id']}, similarity {r['similarity']:.2f}", r['right']) for r in pos]
         return f'<div style="--z:36px;white-space:nowrap">{_cell(history, q, f"image {q}")} → {" ".join(cells)}</div>'
-    return still(f'<div style="overflow-x:auto"><b>After epoch {epoch+1}</b>{"".join(map(row, history.ids))}</div>')
+    return still(f'<div style="overflow-x:auto"><b>{_when(epoch)}</b>{"".join(map(row, history.ids))}</div>')

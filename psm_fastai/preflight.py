@@ -119,9 +119,10 @@ def _few_steps(plan):
 
 def _slow_momentum(plan):
     m,steps = plan.momentum,plan.steps
-    if m>=1 or (1-m)*steps>=3: return
+    less = max(.5, 1-10/steps)
+    if m>=1 or m<=less or (1-m)*steps>=3: return
     return (f"momentum={m:g} over {steps} steps leaves the momentum network near where it began. "
-        f"Try momentum={max(.5, 1-10/steps):.2g}")
+        f"Try momentum={less:.2g}, as in psm_learner(dls, momentum={less:.2g})")
 
 def _late_mining(plan):
     if plan.mines and plan.mining_step>=plan.steps: return f"mine_after={plan.mine_after:g} leaves no step for mining"

@@ -30,8 +30,8 @@ from .history import NeighbourHistory
 from .learner import peek_batch
 from .loss import by_new_names, check_number
 from .page import neighbour_page
-from .recipe import by_size, cycle_args, optimizers, recipe_for
-from .report import RunLog, environment, found_in, method_title, plot_curves, signs_table, summary, write_run
+from .recipe import by_size, cycle_args, momentum_for, optimizers, recipe_for
+from .report import RunLog, environment, found_in, method_title, plot_curves, signs_table, summary, told_trusted, write_run
 from .transfer import *
 from .views import digit_views, photo_views
 
@@ -398,9 +398,18 @@ def fit_batches(self:PretrainRun, n):
         for dl in self.dls.loaders: dl.bs = bs
     if not self.given_epochs: o.epochs = json.loads(self.record.read_text())['epochs'] if o.resume else epochs
     self.settings['epochs'] = o.epochs
+    self.fit_momentum(o.epochs*max(1, len(self.dls.train)))
     if 'split_bn' in self.recipe['psm']:
         parts = min(8, max(1, self.dls.train.bs//16))       # of 16 images or more
         self.recipe['psm'] = dict(self.recipe['psm'], split_bn=parts)
+
+@patch
+def fit_momentum(self:PretrainRun, steps):
+    "A momentum that fits the number of steps, and a line that tells if it is less than usual"
+    usual,m = self.recipe['momentum'],momentum_for(self.recipe, steps)
+    self.recipe['momentum'] = m
+    told = m<usual and self.o.momentum is None and self.o.method!='byol'
+    self.few_steps = f"{'momentum':<10} {m:g}, not {usual:g}, because {steps} steps are few. --momentum sets another one" if told else ''
 
 # %% ../nbs/10_pretrain.ipynb #8e88c972
 @patch
@@ -427,6 +436,7 @@ def begin(self:PretrainRun):
     self.logs,self.histories,self.used = {},{},{}
     self.order = self.dls.train.rng.getstate()
     if self.recipe['warmup']: print(self.recipe_line())
+    if self.few_steps: print(self.few_steps)
 
 @patch
 def open_folder(self:PretrainRun):
@@ -576,7 +586,7 @@ def report(self:PretrainRun):
     if self.signs: self.signs['after'] = learn.signs_without_labels()
     self.write_scores()
     if closing := summary(self.scores, self.logs, learn.model.loss.n_pos or 20): print(closing)
-    if self.signs: print(signs_table(**self.signs))
+    if self.signs: print('\n'.join(filter(None, [signs_table(**self.signs), told_trusted(self.histories[method_title(self.o.method)])])))
     print(found_in(photos, out))
     files = ', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))
     print(f"\nIn {out}: {files}   ({time.time()-self.began:.0f} s)")
@@ -614,7 +624,7 @@ def psm_pretrain(
     lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, 0.0002 with --pretrained, else 0.003)
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
-    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.99, for digits 0.98, for byol 0.99,1)
+    momentum:_numbers=None, # Momentum of the momentum network, or start,end of a cosine (default: 0.99, less for few steps, 0.98 for digits, 0.99,1 for byol)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
     limit:int=None, # Maximum number of training images. Other data than the digits keeps a fifth as many for validation
     cache:str=None, # Folder for a file with the decoded images, if they don't fit into memory. A later run uses it again

@@ -171,7 +171,7 @@ def take(self:MapRecord,
 @patch
 def look(self:MapRecord,
     m, # A `PSMModel`
-    epoch:int, # Counted from 0
+    epoch:int, # Counted from 1
     k:int, # Neighbours of each
     rows, # For each probe the number of rows of the bank that its negatives are drawn from
     loss=None, # `[n]`. None: not known

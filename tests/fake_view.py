@@ -54,25 +54,28 @@ def _run(name, labels, known, epochs, k, seed):
                  for p in range(min(n, 4))}
     up = np.linspace(.2, .8, epochs)
     curves = [_curve('purity_5','purity of 5',up), _curve('chance','chance',up*0+.1)] if known else [_curve('agreement',
-        'agreement of two views',up)]
+        'agreement of query and key',up)]
     return dict(name=name, method=dict(n_pos=k, n_neg=None, hard_weight=.5, index=True), mining=[e>0 for e in range(epochs)],
                 xy=(xy*65534).astype(np.uint16),
         near=near, sim=sim, weight=weight, negatives=negatives, curves=curves, start=2 if epochs>1 else None)
 
-def fake_view(n=60, epochs=4, k=5, runs=('',), labelled=True, names=None, vocab=None, px=32, title='Made up', seed=0):
+def fake_view(n=60, first=1, epochs=4, k=5, runs=('',), labelled=True, names=None, vocab=None, px=32, title='Made up', seed=0):
     vocab = vocab or [f'class {i}' for i in range(5)]
     kinds = np.random.default_rng(seed).integers(0, len(vocab), n)
     labels = kinds.astype(np.int32) if labelled else np.full(n, -1, np.int32)
     paths = names or [f'/photos/album/img_{i:05}.jpg' for i in range(n)]
     copies = np.full(n, -1, np.int32)
     copies[n//2:n//2+2] = 0
+    alike = np.full(n, -1, np.int32)
+    if n>8: alike[[3,7]] = 7,3
     columns = [] if labelled else [dict(name='cluster', label='cluster', kind='category', values=kinds.astype(np.int32),
                                         names=[f'cluster {i+1}' for i in range(len(vocab))], help='')]
     columns += [dict(name='duplicate_of', label='copy of', kind='number', values=copies, names=None, help=''),
+                dict(name='near_duplicate_of', label='looks like', kind='number', values=alike, names=None, help=''),
                 dict(name='outlier', label='outlier', kind='number', values=np.linspace(0, 1, n).astype(np.float32), names=None, help='')]
     return dict(title=title, ids=np.arange(n, dtype=np.int32)*3, files=['/'.join(p.split('/')[-2:]) for p in paths], paths=list(paths),
                 labels=labels, vocab=vocab if labelled else [], labelled=labelled,
-        thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(1, epochs+1)),
+        thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(first, first+epochs)),
         runs=[_run(r, kinds, labelled, epochs, k, seed+j) for j,r in enumerate(runs)], columns=columns)
 
 def unpacked(page):

@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { axis, measuresOf } from '../psm_fastai/static/chart.js';
+import { flagOf, pickedTable } from '../psm_fastai/static/flags.js';
 import { contrast, SHAPES, scaleOf } from '../psm_fastai/static/palette.js';
+import { asAddress, asTraits, take } from '../psm_fastai/static/sync.js';
 import {
   cell,
   csv,
@@ -138,7 +140,7 @@ test('without labels nothing is called right or wrong', () => {
     ['trust', 'stability'],
   );
   const near = view.neighbours(0, 1, 0);
-  assert.equal(countsOf(near, true), '1 of 2 trusted');
+  assert.equal(countsOf(near, view.verb(0)), '1 of 2 pulled');
   assert.deepEqual(
     near.map((r) => markOf(r, true)),
     [
@@ -146,7 +148,7 @@ test('without labels nothing is called right or wrong', () => {
       { kind: 'plain', hollow: true, sign: '○' },
     ],
   );
-  assert.equal(tally(view, 0, 1, 0).word, 'trusted');
+  assert.equal(tally(view, 0, 1, 0).word, 'pulled');
   assert.equal(view.negatives(0, 1, 0)[0].false, false);
 });
 
@@ -154,13 +156,68 @@ test('words', () => {
   const view = small();
   assert.equal(
     wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[0]),
-    'a/cat_9.jpg, class cat, right, similarity 1.00, gets 100 % of the pull, a neighbour since epoch 1',
+    'a/cat_9.jpg, class cat, right, similarity 1.00, shares 0 of 2 neighbours, gets 100 % of the pull, a neighbour since epoch 1',
   );
-  assert.equal(wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[1]), 'image 222, similarity 0.40, not trusted, new in this epoch');
+  assert.equal(
+    wordsOf(view, 0, 1, 0, view.neighbours(0, 1, 0)[1]),
+    'image 222, similarity 0.40, shares 1 of 2 neighbours, not pulled, new in this epoch',
+  );
   assert.match(aboutMining(view.runs[0], 0), /has not begun.*whole bank/);
   assert.equal(aboutMining(view.runs[0], 1), '');
   assert.match(aboutMining({ method: { n_pos: 0 } }, 0), /mines nothing/);
   assert.equal(view.negatives(0, 1, 0)[0].false, true);
+});
+
+test('a pull from one crowd into another is doubted first', () => {
+  const near = Int32Array.from([1, 2, 3, 0, 2, 3, 0, 1, 3, 0, 2, 4, 5, 6, 7, 4, 6, 7, 4, 5, 7, 4, 5, 6]); // 3 is pulled to 4
+  const run = { ...small().runs[0], near, xy: new Uint16Array(16), sim: near, weight: new Uint8Array(24).fill(9), mining: [true] };
+  const ids = Int32Array.from({ length: 8 }, (_, i) => i);
+  const labels = ids.map(() => -1);
+  const view = small({ ids, labels, labelled: false, vocab: [], files: null, epochs: [1], runs: [run], columns: [] });
+  const first = ordered(view, state({ epoch: 0, order: 'doubt' }), new Uint8Array(8).fill(1));
+  assert.equal(first[0], 3);
+  assert.ok(view.values('doubt', 0, 0)[3] > 0.99 && view.values('doubt', 0, 0)[7] < 0.4);
+});
+
+test('nothing is called pulled before mining starts, nor by a method that pulls none', () => {
+  const hidden = { labels: Int32Array.from([-1, -1, -1, -1]), vocab: [], labelled: false };
+  const view = small(hidden);
+  assert.deepEqual(tally(view, 0, 0, 0), { count: 0, of: 0, word: '' });
+  assert.ok(view.values('trust', 0, 0).every(Number.isNaN) && view.values('trusted', 0, 0).every(Number.isNaN));
+  assert.doesNotMatch(wordsOf(view, 0, 0, 0, view.neighbours(0, 0, 0)[0]), /pull/);
+  const run = { ...view.runs[0], method: { ...view.runs[0].method, hard_weight: 1 } };
+  const leaves = small({ ...hidden, runs: [run] });
+  assert.match(wordsOf(leaves, 0, 1, 0, leaves.neighbours(0, 1, 0)[0]), /, trusted/);
+  assert.equal(ordersOf(leaves)[0].label, 'fewest trusted first');
+});
+
+test('exact copies and look-alikes are told apart, each next to its own', () => {
+  const of = (name, values) => ({ name, label: name, kind: 'number', values: Int32Array.from(values) });
+  const view = small({ columns: [of('duplicate_of', [-1, -1, -1, 0]), of('near_duplicate_of', [2, 3, 0, 1])] });
+  const shown = (show) => {
+    const s = state({ show, order: 'id' });
+    return ordered(view, s, fitting(view, s, [0, 0, 0, 0], new Set()));
+  };
+  assert.deepEqual(shown('duplicates'), [0, 3]);
+  assert.deepEqual(shown('alike'), [0, 2, 1, 3]);
+  assert.deepEqual(
+    showsOf(view)
+      .map((o) => o.label)
+      .filter((l) => l.startsWith('duplicates')),
+    ['duplicates: same pixels', 'duplicates: most alike'],
+  );
+  assert.ok(!showsOf(small()).some((o) => o.name === 'alike'));
+});
+
+test('flags, tables and address count epochs from 1', () => {
+  const view = small();
+  const [near] = view.neighbours(0, 1, 0);
+  assert.equal(flagOf(view, 0, 1, 0, near).epoch, 2);
+  assert.match(pickedTable(view, { selected: new Set([0]), runs: [0], epoch: 1 }), /^id.*\n10,,cat,2,/);
+  const traits = asTraits(view, { ...state(), query: 0, hidden: new Set(), colour: 'none' });
+  assert.equal(traits.epoch, 2);
+  assert.equal(asAddress(traits), '#image=10&epoch=2');
+  assert.deepEqual(take({ get: (name) => (name === 'epoch' ? 2 : undefined) }, view), { epoch: 1 });
 });
 
 test('colours: a class keeps its own, the ninth has another shape', () => {

@@ -49,6 +49,11 @@ def test_many_copies_are_all_named(folder):
     copies = d[d.same_pixels]
     assert {*stems(copies), *stems(copies, 'other')}=={'g04','z copy', *(f'again{i:02}' for i in range(15))}
 
+def test_two_images_are_one_pair(tmp_path):
+    for i in range(2): Image.fromarray(np.full((20,20,3), 90*i, np.uint8)).save(tmp_path/f'{i}.png')
+    d = learner(tmp_path, valid_pct=0).collection().duplicates()
+    assert stems(d)==['0'] and stems(d, 'other')==['1']
+
 def test_the_stranger_is_the_first_outlier(folder): assert stems(learner(folder).outliers(3))[0]=='stranger'
 
 def test_kinds_are_found_and_so_is_their_number(folder):
@@ -133,6 +138,19 @@ def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
         best = (photos.unit@photos.unit[i]).topk(3)
         assert [ax.get_title().split()[0] for ax in row[1:]]==[f'{s:.2f}' for s in best.values] and row[1].get_title().startswith('1.00')
     with pytest.raises(ValueError, match='There is no encoder beside these features'): photos.show_nearest(files)
+
+def test_asked_picture_and_neighbours_are_cut_alike(tmp_path):
+    "Files of other proportions than training's squares"
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        size = (20,60) if i%2 else (60,20)
+        Image.fromarray(rng.integers(0, 256, (*size,3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
+    learn,out = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0), 'small_resnet'),tmp_path/'run'
+    out.mkdir()
+    learn.save_encoder(out/'encoder.safetensors')
+    learn.collection().save(out/'features.parquet')
+    asked,*near = [ax.images[0].get_array() for ax in drawn(lambda: load_collection(out).show_nearest(tmp_path/'3.png', n=4)).axes]
+    assert np.array_equal(asked, near[0]) and {a.shape for a in near}=={(16,16,3)}
 
 def test_labels_in_a_table_of_another_kind_are_not_lost(tmp_path):
     "With semicolons and a byte-order mark, as a spreadsheet saves it"

@@ -25,7 +25,7 @@ from pathlib import Path
 seen = dict(query=explorer.query, epoch=explorer.epoch, picked=explorer.selected.id.tolist(), order=explorer.order)
 Path('seen.json').write_text(json.dumps(dict(seen, flagged=explorer.flagged.to_dict('list')), default=str))
 'all is ' + 'written'""",
-             "explorer.query,explorer.epoch,explorer.order = history.ids[7],0,'id'"]
+             "explorer.query,explorer.epoch,explorer.order = history.ids[7],1,'id'"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells],
                                             metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))),
                    tmp_path/'explore.ipynb')
@@ -108,7 +108,7 @@ def test_in_the_browser(browser, jupyter, history):
     until(page, lambda: (folder/'seen.json').exists())
     page.wait_for_timeout(300)
     seen = json.loads((folder/'seen.json').read_text())
-    assert seen['query']==last and seen['epoch']==1 and seen['order']=='id' and len(seen['picked'])>200
+    assert seen['query']==last and seen['epoch']==2 and seen['order']=='id' and len(seen['picked'])>200
     assert seen['flagged']['query']==[last] and seen['flagged']['kind']==['image']
     nb.run(3)
     until(page, lambda: name.inner_text()==f'image {history.ids[7]}' and when.inner_text()=='epoch 1 of 3')
@@ -132,16 +132,17 @@ def test_flags_survive_moves(history, tmp_path):
         ex.query = q
         ex.flag(), ex.flag(ex.neighbours.id[2]), ex.flag()
     want = ex.flagged
+    assert {*want.epoch.dropna()}=={3}          # the last of three, as on the page
     assert len(want)==8 and (want.kind=='image').sum()==4 and want.query_label.tolist()==[history.label(i) for i in want['query']]
-    ex.order,ex.epoch,ex.query = 'class',0,history.ids[9]
+    ex.order,ex.epoch,ex.query = 'class',1,history.ids[9]
     pd.testing.assert_frame_equal(ex.flagged, want)
     ex.to_csv(tmp_path/'f.csv')
     assert pd.read_csv(tmp_path/'f.csv').id.dropna().astype(int).tolist()==want.id.dropna().astype(int).tolist()
 
 def test_tables(history):
     ex = NeighbourExplorer(history, layout='pca')
-    ex.query,ex.epoch,ex.picked = history.ids[2],1,[5,history.ids[0]]
-    pos,_ = history.rows(history.ids[2], 1)
+    ex.query,ex.epoch,ex.picked = history.ids[2],2,[5,history.ids[0]]
+    pos,_ = history.rows(history.ids[2], 2)
     assert ex.neighbours.id.tolist()==[r['id'] for r in pos] and ex.neighbours.label.tolist()==[history.label(r['id']) for r in pos]
     assert (ex.neighbours.weight>0).tolist()==[r['weight']>0 for r in pos]
     assert ex.selected.id.tolist()==[5,history.ids[0]] and ex.selected[['x','y']].stack().between(0, 1).all()
@@ -149,7 +150,7 @@ def test_tables(history):
 def test_it_begins_where_most_is_wrong(history):
     ex = NeighbourExplorer(history, layout='pca')
     right = next(c['values'] for c in ex.view['columns'] if c['name']=='right')[-1]
-    assert ex.query==ex.view['ids'][right.argmin()] and ex.epoch==2
+    assert ex.query==ex.view['ids'][right.argmin()] and ex.epoch==3
 
 def test_two_runs_in_a_notebook(history):
     ex = NeighbourExplorer([history,history], layout='pca')

@@ -234,7 +234,7 @@ def history():
     h.vocab = ['a','b']
     learn = quiet(digits_dls(bs=16, limit=32), cbs=[PSMCallback(bank_size=32)])
     learn.fit(1)
-    for e in (0,1): h.look(learn, e)
+    for e in (1,2): h.look(learn, e)
     return h
 
 def equal_history(h, was):
@@ -268,11 +268,18 @@ def without_digest(f, **change):
     save_file(sprites, f, dict(psm_history=json.dumps(meta)))
 
 def test_histories_of_older_versions_load(history, tmp_path):
-    "Their epochs were of 16 bits"
+    "Their epochs were of 16 bits, and counted from 0"
+    history.audits = [dict(epoch=2, judged=4, same=3)]
+    history.map.epochs = [0,1]
     history.save(tmp_path/'h')
-    pd.read_parquet(tmp_path/'h.parquet').astype(dict(epoch='int16')).to_parquet(tmp_path/'h.parquet')
-    without_digest(tmp_path/'h.safetensors')
-    assert equal_history(NeighbourHistory.load(tmp_path/'h'), history)
+    history.map.epochs = [1,2]
+    table = pd.read_parquet(tmp_path/'h.parquet').astype(dict(epoch='int16'))
+    table.assign(epoch=table.epoch-1).to_parquet(tmp_path/'h.parquet')
+    epochs,audits = ([dict(o, epoch=o['epoch']-1) for o in rows] for rows in (history.epochs,history.audits))
+    without_digest(tmp_path/'h.safetensors', first_epoch=..., epochs=epochs, audits=audits)
+    old = NeighbourHistory.load(tmp_path/'h')
+    assert equal_history(old, history) and old.audits==history.audits
+    assert old.to_frame().epoch.unique().tolist()==old.map.epochs==map_view(old)['epochs']==[1,2]
 
 def test_histories_from_before_n_pos_had_its_name_load(history, tmp_path):
     history.save(tmp_path/'h')

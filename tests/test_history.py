@@ -40,7 +40,7 @@ def test_what_is_kept_is_what_mining_gives(settings):
     (_,_),q,k,ids,labels = history.probes(learn)
     assert same(before, state(learn))
     idx,found,weights,allowed = m.loss.candidates(k, ids, m.bank)
-    last = df[df.epoch==1]
+    last = df[df.epoch==2]
     pos,neg = last[last.kind=='positive'],last[last.kind=='negative']
     assert pos.id.tolist()==pool.ids[idx][found].tolist() and np.allclose(pos.weight, weights[found].cpu(), atol=1e-6)
     assert pos.age.tolist()==pool.age[idx][found].tolist()
@@ -61,7 +61,7 @@ def test_sixtyfour_probes_and_two_hundred_epochs_stay_under_fifty_megabytes(tmp_
     for _ in range(199): history.look(learn)
     history.save(tmp_path/'h')
     held = sum(t.memory_usage(deep=True).sum() for t in history.tables) + history.thumbs.nbytes + history.recent.nbytes
-    assert held<50e6 and sum(f.stat().st_size for f in tmp_path.iterdir())<50e6 and len(history.to_frame())==200*64*30
+    assert held<50e6 and sum(f.stat().st_size for f in tmp_path.iterdir())<50e6 and len(history.to_frame())==201*64*30
 
 def test_the_budget_is_kept_and_the_last_negatives_have_pictures():
     history = NeighbourHistory(n_probes=8, n_pos=4, n_neg=10, budget=.15)
@@ -86,7 +86,7 @@ def test_every_method_has_a_history(method, tmp_path):
     history = NeighbourHistory(n_probes=6, n_pos=3, n_neg=5)
     learn = train(history, cb=psm_methods[method](bank_size=200))      # so that each image has a key from the beginning
     df = history.to_frame()
-    assert len(df[df.kind=='positive'])==2*6*min(3, learn.model.loss.n_pos or 3)
+    assert len(df[df.kind=='positive'])==3*6*min(3, learn.model.loss.n_pos or 3)
     assert (df.kind=='negative').any()==(learn.model.loss.n_neg!=0)
     assert df[df.kind=='positive'].weight.notna().all()==(learn.model.loss.n_pos>0)
     neighbour_page(history, tmp_path/'p.html', layout='pca')
@@ -107,7 +107,7 @@ def test_a_second_fit_that_is_resumed_goes_on_counting(tmp_path):
     with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=[saved, Spy(order=80, after_epoch=stop)])
     learn,h,saved = build()
     learn.fit(3, cbs=saved, start_epoch=saved.resume(learn))
-    assert [m['epoch'] for m in h.epochs]==[0,1,2,3,4] and all(len(t)==len(h.tables[0]) for t in h.tables)
+    assert [m['epoch'] for m in h.epochs]==[0,1,2,3,4,5] and all(len(t)==len(h.tables[0]) for t in h.tables)
 
 def test_a_page_of_learners_shows_the_same_images(tmp_path):
     a,b = (quiet(cbs=[PSMCallback(bank_size=64)]) for _ in range(2))
@@ -129,30 +129,30 @@ def test_a_page_of_learners_shows_the_same_images(tmp_path):
                                                     ('pnsm',.9,'and the whole bank as negatives\\.'),
                                                     ('moco',None,'This method mines nothing'),
     ('msf',.9,'took the other view alone as positive\\.'), ('psm',.9,'and the whole bank as negatives\\.'),
-    ('psm',0.,r'\d of \d+ have its label and (none|\d+) of \d+ (is|are) trusted\.<'), ('from_bank',0.,r'\d of 10 have its label\.<')])
+    ('psm',0.,r'\d of \d+ have its label and (none|\d+) of \d+ (is|are) pulled\.<'), ('from_bank',0.,r'\d of 10 have its label\.<')])
 def test_what_the_panel_says_of_mining(method, mine_after, said):
     h = NeighbourHistory(n_probes=2)
     quiet(cbs=[psm_methods[method](bank_size=128, **({} if method=='moco' else dict(mine_after=mine_after))), h]).fit(2)
-    assert re.search(said, neighbour_panel(h, h.ids[0], 0))
-    assert ('not in use yet' in neighbour_panel(h, h.ids[0], 0))==(mine_after==.9)
-    h.epochs,h.tables = h.epochs[:1],h.tables[:1]          # a training that was cut off before mining began
-    assert re.search(said, neighbour_panel(h, h.ids[0], 0))
+    assert re.search(said, neighbour_panel(h, h.ids[0], 1))
+    assert ('not in use yet' in neighbour_panel(h, h.ids[0], 1))==(mine_after==.9)
+    h.epochs,h.tables = h.epochs[:2],h.tables[:2]          # a training that was cut off before mining began
+    assert re.search(said, neighbour_panel(h, h.ids[0], 1))
 
-def test_the_panel_counts_the_trusted():
+def test_the_panel_counts_what_is_pulled():
     "Each other one says that it is not, and without labels the sentence begins with the count"
     h = NeighbourHistory(n_probes=4, n_pos=5)
     learn = quiet(cbs=[PSMCallback(n_pos=6, mine_after=0., bank_size=200), h])
     learn.fit(1)
     index,q = learn.model.loss.index,h.ids[0]
-    for n,says in ((0,'none of 5 is trusted'), (1,'1 of 5 is trusted'), (3,'3 of 5 are trusted')):
+    for n,says in ((0,'none of 5 is pulled'), (1,'1 of 5 is pulled'), (3,'3 of 5 are pulled')):
         index.trust[q] = torch.tensor([1.]*n+[0.]*(6-n))
         h.look(learn)
         html = neighbour_panel(h, q, h.epochs[-1]['epoch'])
-        assert f' have its label and {says}.<' in html and html.count('not trusted')==5-n
-        assert len(re.findall(r'<br>weight [\d.]+<', html))==n
+        assert f' have its label and {says}.<' in html and html.count('weight 0<')==5-n
+        assert len(re.findall(r'<br>weight \d\.\d\d<', html))==n
     h.labels.clear()
     h.tables[-1] = h.tables[-1].copy()
-    assert '<small>3 of 5 are trusted.<' in neighbour_panel(h, q, h.epochs[-1]['epoch'])
+    assert '<small>3 of 5 are pulled.<' in neighbour_panel(h, q, h.epochs[-1]['epoch'])
     index.steps.fill_(-1)
     html = neighbour_panel(h.look(learn), q, h.epochs[-1]['epoch'])
     assert 'No neighbours: the index does not cover this image, or no image near it had a key yet.' in html
@@ -168,7 +168,7 @@ def test_without_labels_and_with_little(tmp_path):
     assert df.right.isna().all() and df.label.isna().all() and len(df)
     explorer = NeighbourExplorer(history, layout='pca')
     assert explorer.view['labelled'] is False and '✓' not in explorer.picture().data
-    assert '✗' not in neighbour_panel(history, history.ids[0], 0)
+    assert '✗' not in neighbour_panel(history, history.ids[0], 1)
     neighbour_page(history, tmp_path/'p.html', layout='pca')
 
 def test_what_is_refused(learn):
@@ -250,15 +250,15 @@ def test_a_data_set_that_draws_is_not_disturbed():
 def test_epochs_are_counted_on_and_those_left_out_are_known():
     history = NeighbourHistory(n_probes=4, every=2)
     learn = train(history, 5)
-    assert history.metrics().epoch.tolist()==[1,3,4]
+    assert history.metrics().epoch.tolist()==[0,2,4,5]
     learn.fit(2)
-    assert history.metrics().epoch.tolist()==[1,3,4,6]
+    assert history.metrics().epoch.tolist()==[0,2,4,5,7]
     learn.validate()
     def cut(cb):
         if cb.training and cb.iter==1: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): learn.fit(2, cbs=Spy(after_batch=cut))
     learn.validate()
-    assert len(history.epochs)==len(history.tables)==4
+    assert len(history.epochs)==len(history.tables)==5
     learn.dls = digits_dls(bs=32, limit=100)
     with pytest.raises(ValueError, match='follows other images'): learn.fit(1)
 
@@ -298,11 +298,11 @@ def test_the_lab_moves_the_trust_of_an_index():
     for share in (.05, 1., 'auto', .3):
         lab.controls['trust'].value = share
         want = trust_pairs(index.right, index.sims, share)[:8]*index.ready[index.near[:8].long()]
-        rows = [lab.history.rows(i, 0)[0] for i in range(8)]
+        rows = [lab.history.rows(i, 1)[0] for i in range(8)]
         assert np.allclose([sum(r['weight'] for r in o) for o in rows], (want.sum(1)>0).float(), atol=1e-5)
         assert [sum(r['weight']>0 for r in o) for o in rows]==(want>0).sum(1).tolist()
         shown.append(lab.view.value)
-        assert (lab.view.value.count('not trusted'))==sum(r['weight']==0 for r in lab.history.rows(lab.query.value, 0)[0])
+        assert (lab.view.value.count('weight 0<'))==sum(r['weight']==0 for r in lab.history.rows(lab.query.value, 1)[0])
     assert shown[0]!=shown[1]!=shown[3] and same(before, state(learn))
 
 def test_banks_in_half_precision(learn):

@@ -154,7 +154,7 @@ def test_a_rule_of_ones_own_is_carried_by_everything(tmp_path):
     df = learn.explain_loss(int(learn.model.bank.ids[9]))
     assert {*df.id[df.kind=='positive'][1:]}=={*learn.model.bank.ids[:3].tolist()}
     h = NeighbourHistory(n_probes=3).look(learn)
-    assert {r['id'] for r in h.rows(h.ids[0], 0)[0]}<={*learn.model.bank.ids[:3].tolist()}
+    assert {r['id'] for r in h.rows(h.ids[0], 1)[0]}<={*learn.model.bank.ids[:3].tolist()}
     assert isinstance(MiningLab(learn).loss, FirstRows)
     other = quiet(cbs=[PSMCallback(rule='bank', n_pos=3, mine_after=0.)], path=tmp_path)
     with pytest.raises(ValueError, match="rule was 'FirstRows' and is 'bank'"): CheckpointCallback(tmp_path/'c.pth').resume(other)

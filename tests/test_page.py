@@ -68,8 +68,8 @@ _contrast = """() => {
 @pytest.mark.parametrize('labelled', [True, False], ids=['labelled','unlabelled'])
 def test_looks(shown, width, scheme, labelled):
     "Nothing wider than the screen, nothing hard to read, nothing asked of a network"
-    page = shown(fake_view(labelled=labelled, vocab=['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']), width,
-                 scheme)
+    vocab = ['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']
+    page = shown(fake_view(labelled=labelled, first=0, vocab=vocab), width, scheme)
     assert page.title()=='Made up' and page.evaluate('document.documentElement.scrollWidth')<=width
     assert page.evaluate('document.querySelector(".psm-map").dataset.theme')==scheme
     assert page.evaluate(_contrast)==[] and not page.bad
@@ -88,13 +88,31 @@ def test_no_word_of_right_and_wrong_without_labels(shown):
     page = shown(fake_view(labelled=False))
     text = page.evaluate("""[...document.querySelectorAll('.psm-map *')].map(e => [e.title, e.placeholder, e.ariaLabel,
         ...[...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data)].join('\\n')).join('\\n')""").lower()
-    assert 'epoch 4 of 4' in text and 'trusted' in text
+    assert 'epoch 4 of 4' in text and 'pulled' in text and 'no measure of success' in text
     for word in ('right','wrong neighbour','purity','false negative','✓','✗','⚠','class'):
         assert word not in text, (word, text[max(0, text.find(word)-60):][:140])
-    assert page.locator('select').nth(1).locator('option').all_inner_texts()[:2]==['least trusted first','least stable first']
-    assert {'duplicates','outliers'} <= {*page.locator('select').nth(2).locator('option').all_inner_texts()}
+    assert page.locator('select').nth(1).locator('option').all_inner_texts()[:2]==['fewest pulled first','least stable first']
+    lists = page.locator('select').nth(2).locator('option').all_inner_texts()
+    assert {'duplicates: same pixels','duplicates: most alike','outliers'} <= {*lists}
     page.select_option('select >> nth=2', 'duplicates')
     assert len(strip(page))==3 and not page.bad
+    page.select_option('select >> nth=2', 'alike')
+    assert [s.split(',')[0] for s in strip(page)]==['album/img_00003.jpg','album/img_00007.jpg']
+    assert 'looks like album/img_00007.jpg' in page.locator('.panel .about').inner_text()
+
+def test_before_and_after(shown):
+    "One press goes to the state before training, another one back"
+    page = shown(fake_view(first=0), address='#image=27&epoch=2')
+    button,when = page.locator('.before'),page.locator('.when')
+    assert button.inner_text()=='Before' and when.inner_text()=='epoch 2 of 3'
+    after = cards(page)
+    button.click()
+    assert button.inner_text()=='After' and when.inner_text()=='before training' and epoch(page)==0 and chosen(page)==27
+    assert page.locator('.said').first.inner_text().startswith('Nothing was trained yet') and cards(page)!=after
+    assert page.locator('.map .top').get_attribute('aria-label').startswith('Map before training, ')
+    page.keyboard.press('x')
+    assert when.inner_text()=='epoch 2 of 3' and cards(page)==after and not page.bad
+    assert not shown(fake_view()).locator('.before').is_visible()           # this training kept no such state
 
 def test_neighbours_are_those_of_the_view(shown):
     view = fake_view()
@@ -108,7 +126,7 @@ def test_neighbours_are_those_of_the_view(shown):
         assert [view['files'][j] in s for j,s in zip(near,said)]==[True]*5
         right = view['labels'][near]==view['labels'][at]
         assert [', right,' in s for s in said]==right.tolist() and [', wrong,' in s for s in said]==(~right).tolist()
-        assert ['not trusted' in s for s in said]==(r['weight'][e,at]==0).tolist()
+        assert ['not pulled' in s for s in said]==(r['weight'][e,at]==0).tolist()
         signs = page.locator('.card .sign').all_inner_texts()
         assert signs==['✓' if x else '✗' for x in right]
         page.keyboard.press('ArrowDown')
@@ -276,7 +294,9 @@ def test_compare_side_by_side(shown):
     page.keyboard.press('Escape')
     assert page.locator('.card.flagged').count()==1 and not page.locator('dialog.compare').is_visible()
     page.keyboard.press('?')
-    assert page.locator('dialog.help').is_visible() and 'Stability' in page.locator('dialog.help').inner_text()
+    assert page.locator('dialog.help').evaluate('d => d.scrollTop')==0
+    terms = 'Stability','Age','Loss','Longest edge','Duplicates'
+    assert page.locator('dialog.help').is_visible() and all(t in page.locator('dialog.help').inner_text() for t in terms)
 
 def test_play_moves_the_dots(shown, browser):
     page = shown(fake_view())
@@ -345,7 +365,7 @@ def test_the_page_of_a_history(browser, tmp_path):
                                cbs=[h := NeighbourHistory(n_probes=8, n_pos=6, n_neg=5)]))
     learn.fit(2, 1e-3)
     page = open_page(browser, neighbour_page(h, tmp_path/'p.html', layout='pca'), address=f'#image={h.ids[0]}&epoch=2')
-    pos,neg = h.rows(h.ids[0], 1)
+    pos,neg = h.rows(h.ids[0], 2)
     said = cards(page)
     assert [int(s.split('image ')[1].split(',')[0]) for s in said]==[r['id'] for r in pos]
     assert [', right,' in s for s in said]==[r['right'] for r in pos]
@@ -409,9 +429,9 @@ def test_a_picture_shows_no_part_of_the_next_one(shown):
 def test_a_panel_without_labels_says_no_more_than_it_knows():
     learn = silent(psm_learner(digits_dls(bs=32, limit=64), n_pos=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))
     learn.fit(2)
-    with_labels = neighbour_panel(h, h.ids[0], 0)
+    with_labels = neighbour_panel(h, h.ids[0], 1)
     h.labels.clear()
-    h.tables[0] = h.tables[0].copy()         # rows are kept by table
-    without = neighbour_panel(h, h.ids[0], 0)
+    h.tables[1] = h.tables[1].copy()         # rows are kept by table
+    without = neighbour_panel(h, h.ids[0], 1)
     assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without
     assert '<small>Mining was not in use yet' in without

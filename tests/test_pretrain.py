@@ -24,7 +24,7 @@ def test_digits_and_moco(tmp_path, capsys):
     assert names=={'encoder.safetensors','features.parquet','before_after.png','history.csv','history_moco.csv','curves.png',
                    'neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth','neighbours.parquet','neighbours.safetensors',
                    'neighbours_moco.parquet','neighbours_moco.safetensors'}
-    assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc.notna().all()
+    assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc[1:].notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2
     # of nothing there is no purity
@@ -125,7 +125,7 @@ def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, 'psm_learner', spy)
     learn = pretrain.psm_pretrain(str(folder/'names.csv'), epochs=1, size=24, method='byol', compare='psm', device='cpu',
                                   out=tmp_path/'run')
-    assert momenta==[(.99,1.),.99] and learn.dls.train.bs==10 and not getattr(learn.dls, 'vocab', None)
+    assert momenta==[(.99,1.),.5] and learn.dls.train.bs==10 and not getattr(learn.dls, 'vocab', None)
 
 def test_a_comparison_shares_what_both_take(tmp_path):
     pretrain.psm_pretrain('digits', epochs=1, limit=100, temp=.5, n_pos=7, n_neg=40, a=2., compare='ppsm', device='cpu', out=tmp_path)
@@ -253,6 +253,18 @@ def test_the_small_networks_recipe_stays():
     assert {d: pretrain.recipe_for(d) for d in ('digits','cifar10')}=={
         'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm=dict(refresh=1), knn_k=20),
         'cifar10': dict(opt='adam', epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01, warmup=None, psm={}, knn_k=20)}
+
+def test_few_steps_take_less_momentum(folder, tmp_path, capsys):
+    "The recipe of a folder, if none was given. It is told, and recorded"
+    def run(out, **kwargs):
+        learn = pretrain.psm_pretrain(str(folder), size=16, device='cpu', out=tmp_path/out, **kwargs)
+        recorded = json.loads((tmp_path/out/'run.json').read_text())['settings']['PSM']['momentum']
+        return learn.psm.settings['momentum'],recorded,capsys.readouterr().out
+    used,recorded,said = run('a', epochs=40)
+    assert used==recorded==.75 and 'leaves the momentum network' not in said
+    assert 'momentum   0.75, not 0.99, because 40 steps are few. --momentum sets another one' in said
+    used,_,said = run('b', epochs=2, momentum=.97)
+    assert used==.97 and '--momentum sets' not in said
 
 def test_settings_fit_the_number_of_images(folder, tmp_path, monkeypatch):
     plain,gentle = pretrain.recipe_for('photos'),pretrain.recipe_for('photos', 'resnet18', pretrained=True)

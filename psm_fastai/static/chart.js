@@ -100,7 +100,7 @@ export class Chart {
     const below = HEIGHT - 6;
     return [
       ...lines,
-      svg('text', { x: LEFT, y: below }, `epoch ${first}`),
+      svg('text', { x: LEFT, y: below }, first ? `epoch ${first}` : 'before'),
       first === last ? null : svg('text', { x: WIDTH - RIGHT, y: below, 'text-anchor': 'end' }, String(last)),
     ].filter(Boolean);
   }
@@ -160,6 +160,6 @@ export class Chart {
       const run = this.view.runs[l.run].name;
       return `${run ? `${run}: ` : ''}${shown(valueAt(l, epoch))}`;
     });
-    return `${measure.label} after epoch ${epoch}: ${each.join(', ')}${chance === null ? '' : `, chance ${shown(chance)}`}`;
+    return `${measure.label} ${epoch ? `after epoch ${epoch}` : 'before training'}: ${each.join(', ')}${chance === null ? '' : `, chance ${shown(chance)}`}`;
   }
 }

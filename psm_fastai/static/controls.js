@@ -33,7 +33,7 @@ export class Head {
 export class Tools {
   constructor(view, app) {
     const { state } = app;
-    const colours = view.columns.filter((c) => !['duplicate_of', 'wrong_edge'].includes(c.name));
+    const colours = view.columns.filter((c) => !['duplicate_of', 'near_duplicate_of', 'wrong_edge'].includes(c.name));
     const filter = (patch) => app.set(patch, { filters: true });
     const recolour = (colour) => app.set({ colour, hidden: new Set() });
     this.lists = {
@@ -122,7 +122,14 @@ export class Time {
     const earlier = button('‹', 'An epoch earlier', () => app.turnTo(app.state.epoch - 1));
     const later = button('›', 'An epoch later', () => app.turnTo(app.state.epoch + 1));
     const track = h('div', { class: 'track' }, this.slider, this.starts());
-    this.el = h('div', { class: 'time' }, this.play, earlier, track, later, this.when);
+    this.before = h('button', {
+      type: 'button',
+      class: 'before',
+      title: 'Before training, and back (x)',
+      onclick: () => app.beforeAfter(),
+    });
+    this.before.hidden = view.epochs[0] !== 0;
+    this.el = h('div', { class: 'time' }, this.play, earlier, track, later, this.when, this.before);
     this.el.hidden = view.last === 0;
   }
 
@@ -138,7 +145,8 @@ export class Time {
   draw({ state, timer }) {
     const { epochs, last } = this.view;
     this.slider.value = state.epoch;
-    this.when.textContent = `epoch ${epochs[state.epoch]} of ${epochs[last]}`;
+    this.when.textContent = epochs[state.epoch] ? `epoch ${epochs[state.epoch]} of ${epochs[last]}` : 'before training';
+    this.before.textContent = state.epoch ? 'Before' : 'After';
     this.slider.setAttribute('aria-valuetext', this.when.textContent);
     this.play.replaceChildren(icon(timer ? 'pause' : 'play'));
     this.play.setAttribute('aria-label', timer ? 'Pause' : 'Play');

@@ -93,6 +93,7 @@ const KEYS = [
   ['← →', 'image before, image after'],
   ['↑ ↓', 'a later epoch, an earlier one'],
   ['p', 'play the epochs, or stop'],
+  ['x', 'before training, and back'],
   ['Shift and an arrow', 'the nearest image on the map in that direction'],
   ['b, n', 'back to the image before, forward again'],
   ['f', 'flag the image, or the neighbour that has the focus'],
@@ -107,7 +108,10 @@ const KEYS = [
 function terms(view) {
   return [
     ['Neighbours', 'The images that the model finds most similar, by cosine similarity. Lines on the map lead to them.'],
-    ['Trusted', 'Neighbours that training pulls. A thicker line is a stronger pull. The others are near, but not trusted, and hollow.'],
+    [
+      'Pulled and trusted',
+      'Training pulls an image towards those neighbours that it trusts: an estimate without labels takes them for the same thing more likely than not. A thicker line is a stronger pull. The others are near, but not pulled, and hollow. If few are trusted, little is pulled, and the training is nearly that of MoCo. It is no measure of success.',
+    ],
     view.labelled && [
       'Right and wrong',
       'Whether a neighbour has the label of the image: ✓ and a solid line if it has, ✗ and a dashed line if not.',
@@ -118,6 +122,24 @@ function terms(view) {
       'Images that the chosen one is pushed away from, marked × on the map. 1.4× means: drawn 1.4 times as often as in a uniform draw. They are kept only for the images that are followed.',
     ],
     view.labelled && ['False negative', 'A negative of the same class, marked ⚠.'],
+    ['Similarity', 'Mean cosine similarity of an image to its neighbours.'],
+    ['Age', 'Training steps since the key of the image was computed. An old key comes from an older state of the network.'],
+    [
+      'Loss',
+      'What training made of the image in this epoch: large if its own other view is not much nearer than the negatives. It is not comparable between methods, nor before and after mining starts.',
+    ],
+    [
+      'Longest edge',
+      'Distance on the map from an image to the farthest neighbour that is pulled; 1 is the width of the map. A long edge may be a wrong pull, or the map may have torn apart what belongs together.',
+    ],
+    [
+      'Most doubtful pull',
+      'The pulled neighbour that shares the fewest neighbours with the image. A wrong pull often joins two crowds that have none in common. Of equals, the farther one on the map counts.',
+    ],
+    view.column('near_duplicate_of') && [
+      'Duplicates',
+      'Images with the same pixels, and apart from them the 20 pairs that look most alike, small and gray. The two of a pair stand side by side.',
+    ],
     ['Map', 'Images that look alike to the model lie close together. Distances across the map mean little.'],
   ].filter(Boolean);
 }
@@ -126,7 +148,7 @@ export function helpOf(view) {
   const rows = (list, tag) => list.map(([a, b]) => h('div', {}, h('dt', {}, tag ? h('kbd', {}, a) : a), h('dd', {}, b)));
   const el = h('dialog', { class: 'help', 'aria-label': 'Keys and terms' });
   el.append(
-    h('h3', {}, 'Keys'),
+    h('h3', { tabindex: -1, autofocus: true }, 'Keys'), // else it opens at its end, where the button is
     h('dl', {}, rows(KEYS, true)),
     h('h3', {}, 'Terms'),
     h('dl', {}, rows(terms(view))),

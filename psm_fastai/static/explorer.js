@@ -232,6 +232,13 @@ export class Explorer {
     this.set({ epoch: Math.max(0, Math.min(this.view.last, epoch)) });
   }
 
+  // Before training, or back to the epoch that was shown
+  beforeAfter() {
+    const { epoch } = this.state;
+    this.turnTo(epoch ? 0 : (this.after ?? this.view.last));
+    this.after = epoch || this.view.last;
+  }
+
   play() {
     if (this.timer) return this.stop();
     if (this.state.epoch === this.view.last) this.turnTo(0);
@@ -313,7 +320,7 @@ export class Explorer {
     this.panel.draw(state);
     this.drawChart(this.measure);
     const { count, of, word } = tally(view, state.runs[0], state.epoch, state.query);
-    this.say(`${view.words(state.query)}, epoch ${view.epochs[state.epoch]}${of ? `: ${count} of ${of} neighbours ${word}` : ''}`);
+    this.say(`${view.words(state.query)}, ${view.when(state.epoch)}${of ? `: ${count} of ${of} neighbours ${word}` : ''}`);
   }
 
   repaint() {
@@ -327,10 +334,10 @@ export class Explorer {
     this.figures.forEach((figure, run) => {
       figure.hidden = !state.runs.includes(run);
       if (figure.hidden) return;
-      const mines = view.runs[run].method?.n_pos !== 0;
+      const mines = view.mines(run, state.epoch);
       this.maps[run].update({ ...state, fits, flagged, dark, column, mines, scale: this.scales[run] });
       const of = view.runs[run].name ? ` of ${view.runs[run].name}` : '';
-      const what = `Map${of} after epoch ${view.epochs[state.epoch]}, ${this.list.length} of ${view.n} images`;
+      const what = `Map${of} ${view.epochs[state.epoch] ? 'after ' : ''}${view.when(state.epoch)}, ${this.list.length} of ${view.n} images`;
       this.maps[run].top.setAttribute('aria-label', `${what}. Shift and an arrow goes to the nearest image in that direction`);
     });
     for (const el of this.lassos) el.setAttribute('aria-pressed', state.lassoing);

@@ -11,7 +11,7 @@ export function flagOf(view, i, e, run, r) {
   const query = view.ids[i];
   if (!r) return { kind: 'image', run: null, epoch: null, query, rank: null, id: null, similarity: null };
   const similarity = Number(r.similarity.toFixed(3));
-  return { kind: 'neighbour', run: view.runs[run].name, epoch: view.epochs[e] - 1, query, rank: r.rank, id: view.ids[r.at], similarity };
+  return { kind: 'neighbour', run: view.runs[run].name, epoch: view.epochs[e], query, rank: r.rank, id: view.ids[r.at], similarity };
 }
 
 export function isIn(flags, flag) {
@@ -38,7 +38,7 @@ export function flagTable(view, flags) {
 export function pickedTable(view, { selected, runs, epoch }) {
   const row = (i) => {
     const [x, y] = view.place(runs[0], epoch, i) ?? [];
-    return [view.ids[i], view.paths?.[i], view.label(i), view.epochs[epoch] - 1, x?.toFixed(5), y?.toFixed(5)];
+    return [view.ids[i], view.paths?.[i], view.label(i), view.epochs[epoch], x?.toFixed(5), y?.toFixed(5)];
   };
   return csv(PICKED_COLUMNS, Array.from(selected, row));
 }

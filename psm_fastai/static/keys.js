@@ -58,6 +58,7 @@ export class Keys {
       ArrowUp: () => app.turnTo(app.state.epoch + 1),
       ArrowDown: () => app.turnTo(app.state.epoch - 1),
       p: () => app.play(),
+      x: () => app.beforeAfter(),
       r: () => app.random(),
       b: () => app.travel(-1),
       n: () => app.travel(1),

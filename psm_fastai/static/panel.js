@@ -48,17 +48,22 @@ class Cards {
   draw(state) {
     const { view, run } = this;
     const { epoch: e, query } = state;
-    const mines = view.runs[run].method?.n_pos !== 0;
+    const mines = view.mines(run, e);
     this.near = view.neighbours(run, e, query);
     const name = view.runs.length > 1 ? `${view.runs[run].name}: ` : '';
     this.title.textContent = this.near.length
-      ? `${name}${countsOf(this.near, mines) || `${this.near.length} nearest`}`
+      ? `${name}${countsOf(this.near, mines && view.verb(run)) || `${this.near.length} nearest`}`
       : `${name}no neighbours`;
-    this.said.textContent = this.near.length ? aboutMining(view.runs[run], e) : this.whyNone();
+    this.said.textContent = this.near.length ? this.about(e) : this.whyNone();
     for (const [j, c] of this.cards.entries()) this.fillCard(c, this.near[j], state, mines);
     const shown = this.near.map((_, j) => this.cards[j].el);
     if (this.list.childElementCount !== shown.length) this.list.replaceChildren(...shown);
     this.drawNegatives(state);
+  }
+
+  about(e) {
+    if (this.view.epochs[e] === 0) return 'Nothing was trained yet. These are near to the network as it begins.';
+    return aboutMining(this.view.runs[this.run], e);
   }
 
   whyNone() {
@@ -171,13 +176,13 @@ export class Panel {
       const v = value(name);
       return v === undefined || Number.isNaN(v) ? '' : `${words} ${v.toFixed(2)}`;
     };
-    const twin = value('duplicate_of');
+    const [twin, alike] = [value('duplicate_of'), value('near_duplicate_of')];
     return [
       label === null ? '' : `class ${label}`,
       view.files?.[query] ? `id ${view.ids[query]}` : '',
       twin >= 0 ? `same pixels as ${view.name(twin)}` : '',
+      alike >= 0 ? `looks like ${view.name(alike)}` : '',
       number('stability', 'stability'),
-      number('agreement', 'views agree'),
     ]
       .filter(Boolean)
       .join(' · ');

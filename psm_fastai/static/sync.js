@@ -20,11 +20,11 @@ export class PlainModel {
   off() {}
 }
 
-// Ids in place of positions, epochs from 0, lists in place of sets
+// Ids in place of positions, numbers of epochs in place of indices, lists in place of sets
 export function asTraits(view, state) {
   return {
     query: view.ids[state.query],
-    epoch: view.epochs[state.epoch] - 1,
+    epoch: view.epochs[state.epoch],
     runs: state.runs,
     order: state.order,
     colour: state.colour,
@@ -49,7 +49,7 @@ export function take(model, view) {
     if (v !== undefined && v !== null) Object.assign(res, f(v));
   };
   read('query', (id) => (view.at.has(id) ? { query: view.at.get(id) } : {}));
-  read('epoch', (e) => (view.epochs.includes(e + 1) ? { epoch: view.epochs.indexOf(e + 1) } : {}));
+  read('epoch', (e) => (view.epochs.includes(e) ? { epoch: view.epochs.indexOf(e) } : {}));
   read('runs', (runs) => (runs.length && runs.every((run) => run in view.runs) ? { runs } : {}));
   read('order', (order) => (ordersOf(view).some((o) => o.name === order) ? { order } : {}));
   read('colour', (colour) => (colour === 'none' || view.column(colour) ? { colour } : {}));
@@ -68,5 +68,5 @@ export function fromAddress(view, hash) {
 }
 
 export function asAddress(traits) {
-  return `#image=${traits.query}&epoch=${traits.epoch + 1}`;
+  return `#image=${traits.query}&epoch=${traits.epoch}`;
 }

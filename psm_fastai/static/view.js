@@ -45,6 +45,22 @@ export class View {
     this.columns = allColumns(this, raw.columns ?? []);
   }
 
+  // The state that an index of the epochs stands for
+  when(e) {
+    return this.epochs[e] === 0 ? 'before training' : `epoch ${this.epochs[e]}`;
+  }
+
+  // Whether training mines at an epoch. Until it does, neighbours are only near
+  mines(run, e) {
+    const { method, mining } = this.runs[run];
+    return method?.n_pos !== 0 && mining?.[e] !== false;
+  }
+
+  // What happens to the neighbours that training trusts: some methods pull none, and only leave them out of the negatives
+  verb(run) {
+    return this.runs[run].method?.hard_weight === 1 ? 'trusted' : 'pulled';
+  }
+
   name(i) {
     return this.files?.[i] ?? `image ${this.ids[i]}`;
   }
@@ -101,6 +117,13 @@ export class View {
     const k = this.k(run);
     const s = (e * this.n + i) * k;
     return this.runs[run].near.subarray(s, s + k).includes(j);
+  }
+
+  // How many of the neighbours of `i` are neighbours of `j`, too
+  shared(run, e, i, j) {
+    const k = this.k(run);
+    const s = (e * this.n + i) * k;
+    return this.runs[run].near.subarray(s, s + k).filter((o) => o >= 0 && this.isNear(run, e, j, o)).length;
   }
 
   // The first of the epochs in which `j` has been near `i` without a break
@@ -186,23 +209,32 @@ function distance(view, run, e, i, j) {
   return a && b ? Math.hypot(a[0] - b[0], a[1] - b[1]) : 0;
 }
 
-function longest(wrongOnly) {
+// Largest value over the neighbours of an image that are pulled, or only near while nothing is mined; NaN if there are none
+function largest(f) {
   return perImage((view, run, e, i) => {
     const k = view.k(run);
     const { near, weight } = view.runs[run];
     let res = NaN;
     for (let s = (e * view.n + i) * k, end = s + k; s < end; s++) {
-      if (near[s] < 0 || (weight[s] === 0 && view.runs[run].method?.n_pos !== 0)) continue;
-      if (wrongOnly && view.right(i, near[s]) !== false) continue;
-      res = Math.max(Number.isNaN(res) ? 0 : res, distance(view, run, e, i, near[s]));
+      if (near[s] < 0 || (weight[s] === 0 && view.mines(run, e))) continue;
+      const v = f(view, run, e, i, near[s]);
+      if (v !== null) res = Math.max(Number.isNaN(res) ? 0 : res, v);
     }
     return res;
   });
 }
 
+const LONGEST = largest(distance);
+const LONGEST_WRONG = largest((view, run, e, i, j) => (view.right(i, j) === false ? distance(view, run, e, i, j) : null));
+// Of neighbours that share equally many the farther one counts
+const DOUBT = largest((view, run, e, i, j) => {
+  const nearness = (Math.SQRT2 - distance(view, run, e, i, j)) / 1000;
+  return 1 - view.shared(run, e, i, j) / view.k(run) - nearness;
+});
+
 const SHARE_RIGHT = meanNear((view, _r, _e, i, _s, j) => view.right(i, j));
-const MEAN_TRUST = meanNear((view, run, _e, _i, s) => view.runs[run].weight[s] / 255);
-const SHARE_TRUSTED = meanNear((view, run, _e, _i, s) => (view.runs[run].weight[s] > 0 ? 1 : 0));
+const MEAN_TRUST = meanNear((view, run, e, _i, s) => (view.mines(run, e) ? view.runs[run].weight[s] / 255 : null));
+const SHARE_TRUSTED = meanNear((view, run, e, _i, s) => (view.mines(run, e) ? Number(view.runs[run].weight[s] > 0) : null));
 const MEAN_SIMILARITY = meanNear((view, run, _e, _i, s) => view.runs[run].sim[s] / 255);
 const SHARE_KEPT = meanNear((view, run, e, i, _s, j) => (e ? view.isNear(run, e - 1, i, j) : NaN));
 const SHARE_OTHER = meanNear((view, _r, e, i, _s, j) => !view.isNear(1, e, i, j));
@@ -220,7 +252,12 @@ function ownColumns(view) {
     },
     number('right', 'right neighbours', 'Share of the neighbours that have the label of the image', SHARE_RIGHT, view.labelled),
     number('trust', 'trust in its neighbours', 'How far training trusts the neighbours, mean over them; 0 is no pull', MEAN_TRUST),
-    number('trusted', 'trusted neighbours', 'Share of the neighbours that training trusts', SHARE_TRUSTED),
+    number(
+      'trusted',
+      `neighbours ${view.verb(0)}`,
+      'Share of the neighbours that the estimate without labels trusts. If it is small, little is pulled; it measures no success',
+      SHARE_TRUSTED,
+    ),
     number(
       'stability',
       'stability',
@@ -229,8 +266,14 @@ function ownColumns(view) {
       view.last > 0,
     ),
     number('similarity', 'similarity', 'Mean cosine similarity to its neighbours', MEAN_SIMILARITY),
-    number('edge', 'longest edge', 'Distance on the map to the farthest pulled neighbour; 1 is the width of the map', longest(false)),
-    number('wrong_edge', 'longest wrong edge', 'Distance on the map to the farthest wrong neighbour', longest(true), view.labelled),
+    number('edge', 'longest edge', 'Distance on the map to the farthest pulled neighbour; 1 is the width of the map', LONGEST),
+    number(
+      'doubt',
+      'most doubtful pull',
+      'Share of its neighbours that are no neighbours of the pulled one, for the pulled neighbour with the largest share',
+      DOUBT,
+    ),
+    number('wrong_edge', 'longest wrong edge', 'Distance on the map to the farthest wrong neighbour', LONGEST_WRONG, view.labelled),
     number(
       'differ',
       'difference of the runs',
@@ -262,12 +305,12 @@ function allColumns(view, raw) {
   return [...own.map((c) => extra.find((g) => g.name === c.name) ?? c), ...extra.filter((g) => !own.some((c) => c.name === g.name))];
 }
 
-const ORDERS = [
+const ordersFor = (view) => [
   { name: 'right', label: 'fewest right first', column: 'right' },
   { name: 'wrong_edge', label: 'longest wrong edge first', column: 'wrong_edge', down: true },
-  { name: 'trust', label: 'least trusted first', column: 'trusted' },
+  { name: 'trust', label: `fewest ${view.verb(0)} first`, column: 'trusted' },
   { name: 'stability', label: 'least stable first', column: 'stability' },
-  { name: 'agreement', label: 'views disagree most first', column: 'agreement' },
+  { name: 'doubt', label: 'most doubtful pull first', column: 'doubt', down: true },
   { name: 'similarity', label: 'least similar first', column: 'similarity' },
   { name: 'edge', label: 'longest edge first', column: 'edge', down: true },
   { name: 'outlier', label: 'outliers first', column: 'outlier', down: true },
@@ -278,7 +321,7 @@ const ORDERS = [
 ];
 
 export function ordersOf(view) {
-  const res = ORDERS.filter((o) => view.column(o.column));
+  const res = ordersFor(view).filter((o) => view.column(o.column));
   return [...res, { name: 'file', label: 'by name' }, { name: 'id', label: 'by id' }];
 }
 
@@ -288,8 +331,9 @@ export function showsOf(view) {
     { name: 'all', label: 'all images' },
     view.labelled && { name: 'wrong', label: 'with a wrong neighbour' },
     view.labelled && { name: 'pulled', label: 'pulled to a wrong one' },
-    { name: 'untrusted', label: 'no trusted neighbour' },
-    has('duplicate_of') && { name: 'duplicates', label: 'duplicates' },
+    { name: 'untrusted', label: `with no neighbour ${view.verb(0)}` },
+    has('duplicate_of') && { name: 'duplicates', label: 'duplicates: same pixels' },
+    has('near_duplicate_of') && { name: 'alike', label: 'duplicates: most alike' },
     has('outlier') && { name: 'outliers', label: 'outliers' },
     view.probes.size > 0 && { name: 'probes', label: 'followed images' },
     { name: 'selected', label: 'selected images' },
@@ -311,11 +355,15 @@ export function finder(view, text) {
   return (i) => view.ids[i] === number || classes.has(view.labels[i]) || matches(view.files?.[i]);
 }
 
-function groupsOfDuplicates(view) {
-  const of = view.values('duplicate_of', 0, 0);
-  const res = new Set();
+const COPIES = { duplicates: 'duplicate_of', alike: 'near_duplicate_of' };
+
+// For each image the position of the image that it is a copy of, its own if others are copies of it, -1 if there are none
+function copiesOf(view, show) {
+  const of = view.values(COPIES[show], 0, 0);
+  const res = Int32Array.from(of);
   of.forEach((j, i) => {
-    if (j >= 0) res.add(i).add(j);
+    if (j >= 0 && of[j] < 0) res[j] = j;
+    if (j > i && of[j] === i) res[i] = i; // each is the copy of the other
   });
   return res;
 }
@@ -341,9 +389,10 @@ function tester(view, state) {
       return inSome(view, state, 'wrong_edge', (v) => v >= 0);
     case 'untrusted':
       return inSome(view, state, 'trust', (v) => !(v > 0));
-    case 'duplicates': {
-      const found = groupsOfDuplicates(view);
-      return (i) => found.has(i);
+    case 'duplicates':
+    case 'alike': {
+      const of = copiesOf(view, state.show);
+      return (i) => of[i] >= 0;
     }
     case 'outliers': {
       const least = farthest(view, runs[0], e);
@@ -387,6 +436,10 @@ export function ordered(view, state, fits) {
   const res = [];
   for (let i = 0; i < view.n; i++) if (fits[i]) res.push(i);
   const byId = (a, b) => view.ids[a] - view.ids[b];
+  if (COPIES[state.show]) {
+    const of = copiesOf(view, state.show); // copies stand side by side
+    return res.sort((a, b) => of[a] - of[b] || byId(a, b));
+  }
   if (state.order === 'file') {
     const { compare } = new Intl.Collator(undefined, { numeric: true });
     return res.sort((a, b) => compare(view.name(a), view.name(b)) || byId(a, b));
@@ -407,7 +460,8 @@ export function tally(view, run, e, i) {
   const near = view.neighbours(run, e, i);
   const known = near.filter((r) => r.right !== null);
   if (known.length) return { count: known.filter((r) => r.right).length, of: known.length, word: 'right' };
-  return { count: near.filter((r) => r.trusted).length, of: near.length, word: 'trusted' };
+  if (!view.mines(run, e)) return { count: 0, of: 0, word: '' };
+  return { count: near.filter((r) => r.trusted).length, of: near.length, word: view.verb(run) };
 }
 
 // Text of a table cell; spreadsheets take some beginnings for formulas

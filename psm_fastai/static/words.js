@@ -11,23 +11,26 @@ export function aboutMining(run, e) {
   return '';
 }
 
-export function countsOf(near, mines) {
+// `verb`: what happens to trusted neighbours, null while nothing is mined
+export function countsOf(near, verb) {
   const known = near.filter((r) => r.right !== null);
   const right = known.length ? `${known.filter((r) => r.right).length} of ${known.length} right` : '';
-  const trusted = mines && near.length ? `${near.filter((r) => r.trusted).length} of ${near.length} trusted` : '';
+  const trusted = verb && near.length ? `${near.filter((r) => r.trusted).length} of ${near.length} ${verb}` : '';
   return [right, trusted].filter(Boolean).join(', ');
 }
 
 export function wordsOf(view, run, e, query, r) {
-  const mines = view.runs[run].method?.n_pos !== 0;
+  const verb = view.verb(run);
+  const pull = (weight) => (verb === 'pulled' ? `gets ${Math.round((100 * weight) / weights)} % of the pull` : verb);
   const weights = view.neighbours(run, e, query).reduce((sum, o) => sum + o.weight, 0);
-  const since = view.epochs[view.since(run, e, query, r.at)];
+  const since = view.since(run, e, query, r.at);
   return [
     view.words(r.at),
     r.right === null ? '' : r.right ? 'right' : 'wrong',
     `similarity ${r.similarity.toFixed(2)}`,
-    mines && (r.trusted ? `gets ${Math.round((100 * r.weight) / weights)} % of the pull` : 'not trusted'),
-    since === view.epochs[e] ? (e ? 'new in this epoch' : '') : `a neighbour since epoch ${since}`,
+    `shares ${view.shared(run, e, query, r.at)} of ${view.k(run)} neighbours`,
+    view.mines(run, e) && (r.trusted ? pull(r.weight) : `not ${verb}`),
+    since === e ? (e ? 'new in this epoch' : '') : `a neighbour since ${view.when(since).replace('before', 'before the')}`,
   ]
     .filter(Boolean)
     .join(', ');
