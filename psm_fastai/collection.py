@@ -354,7 +354,7 @@ def as_utf8(
     "Text that a file can hold: the name of a file need not be text"
     return None if o is None or o!=o else str(o).encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
 
-def _absolute(file): return None if file is None or file!=file else str(Path(file).absolute())
+def _absolute(file): return None if file is None or file!=file else as_utf8(Path(file).absolute())
 
 @patch
 def save(self:Collection,
@@ -362,7 +362,7 @@ def save(self:Collection,
 ):
     "Write a row an image: `file`, `label`, `features`, `cluster`, `duplicate_of`, and the digest and the small picture that show copies"
     cluster = self.clusters().set_index('row').cluster.sort_index().to_numpy()
-    file,label = self.table.file.map(_absolute).map(as_utf8),self.table.label.map(as_utf8)
+    file,label = self.table.file.map(_absolute),self.table.label.map(as_utf8)
     copy_of = [file[f] if f!=i else None for i,f in enumerate(self.first_alike())]
     table = self.table.assign(file=file, label=label, features=[*self.feats.numpy()], cluster=cluster, duplicate_of=copy_of,
         gray=[*self.gray.flatten(1).numpy()])

@@ -137,7 +137,7 @@ def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
     for row,i in zip(axes, (5,20)):
         best = (photos.unit@photos.unit[i]).topk(3)
         assert [ax.get_title().split()[0] for ax in row[1:]]==[f'{s:.2f}' for s in best.values] and row[1].get_title().startswith('1.00')
-    with pytest.raises(ValueError, match='There is no encoder beside these features'): photos.show_nearest(files)
+    with pytest.raises(ValueError, match='There is no encoder next to these features'): photos.show_nearest(files)
 
 def test_asked_picture_and_neighbours_are_cut_alike(tmp_path):
     "Files of other proportions than training's squares"
