@@ -366,7 +366,7 @@ def check_run(self:CheckpointCallback, s):
     if self.epoch!=s['epoch']:
         raise ValueError(f"{self.path} was written after epoch {s['epoch']}, and this training begins with epoch {self.epoch}. "
             f"Give what `resume` returned, start_epoch={s['epoch']}, to `fit` or `fit_one_cycle`. "
-            "other schedules, such as `fit_flat_cos`, can't begin in the middle")
+            "Other schedules, such as `fit_flat_cos`, can't begin in the middle")
     if self.n_epoch not in (s['n_epoch'], self.longer):
         raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs, and this one has {self.n_epoch}: "
             f"its schedules would differ. Ask for {s['n_epoch']}, or tell `resume` that there are to be more, epochs={self.n_epoch}")
