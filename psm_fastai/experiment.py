@@ -249,7 +249,7 @@ def _tell_failed(rows, n, out):
     if 'error' not in rows: return
     if (bad := rows[rows.error.notna()]).size:
         print(f"{len(bad)} of {n} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more. "
-            "delete them to try again")
+            "Delete them to try again")
 
 # %% ../nbs/11_experiment.ipynb #f8c84db4
 def sweep(
