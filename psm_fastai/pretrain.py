@@ -129,7 +129,7 @@ def _check_no_run(out, resume):
     if resume: raise ValueError(f"there is nothing to resume in {out}. Leave out --resume")
 
 def _read_record(path):
-    try: run = json.loads(regular(path).read_text())
+    try: run = json.loads(regular(path).read_text(), object_hook=by_new_names)
     except (ValueError, RecursionError): run = None
     if isinstance(run, dict) and {'method','finished'} <= run.keys(): return run
     raise ValueError(f"{path} is not a record that psm_pretrain wrote. Give --out another folder")
@@ -148,7 +148,6 @@ def _changed(run, settings, more):
     "Settings that differ from those of the record, as text"
     now = json.loads(json.dumps(settings, default=str))
     if settings['bs'] is None: run = dict(run, bs=run.get('bs_given'))        # then the data decides, as it did then
-    run = by_new_names(run, now)
     def differs(n, v):
         if n=='epochs' and (more or v is None): return False
         return run.get(n)!=v and (n in run or v not in (None,False))        # a run of an older version lacks some

@@ -205,9 +205,10 @@ def test_a_run_whose_path_is_an_object_goes_on(tmp_path):
         pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
 
 def test_a_run_from_before_n_pos_had_its_name_goes_on(tmp_path):
-    pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, bs=8, k=7)
-    pretrain.check_resume(tmp_path, True, dict(bs=8, n_pos=7))
-    with pytest.raises(ValueError, match='n_pos was 7 and is now 5'): pretrain.check_resume(tmp_path, True, dict(bs=8, n_pos=5))
+    pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, bs=8, psm=dict(refresh=1, k=7))
+    pretrain.check_resume(tmp_path, True, dict(bs=8, psm=dict(refresh=1, n_pos=7)))
+    with pytest.raises(ValueError, match="'n_pos': 7} and is now .*'n_pos': 5}"):
+        pretrain.check_resume(tmp_path, True, dict(bs=8, psm=dict(refresh=1, n_pos=5)))
 
 @pytest.mark.parametrize('name,steps,torchs', [
     ('sgd', 3, lambda p: torch.optim.SGD(p, lr=.06, momentum=.9, weight_decay=.05)),
