@@ -84,6 +84,7 @@ def check_options(
     check_number('--wd', o.wd, 0)
     for n,known in _choices.items():
         if getattr(o, n) not in known: raise ValueError(f"--{n} takes {', '.join(k for k in known if k)}, got {getattr(o, n)!r}")
+    if o.cache and o.from_disk: raise ValueError("--cache decodes images once, and --from-disk in each epoch. Leave out one of them")
     if o.compare==o.method: raise ValueError(f"--compare {o.compare} is the method itself. Name another one")
     bad = [e for e in (o.eval or '').split(',') if e not in ('knn','linear','none','')]
     if bad: raise ValueError(f"--eval takes knn, linear, knn,linear or none, got {bad[0]!r}")
