@@ -33,7 +33,8 @@ def run(path, modes, machines):
     def start(i):
         cmd = [Path(sys.executable).parent/'accelerate', 'launch', *options.split(), '--machine_rank', i,
             tests/'ddp_run.py', path, ','.join(modes)]
-        with open(path/f'errors{i}.txt', 'w') as f: return subprocess.Popen([str(o) for o in cmd], env=env, stdout=subprocess.DEVNULL, stderr=f)
+        with open(path/f'errors{i}.txt', 'w') as f:
+            return subprocess.Popen([str(o) for o in cmd], env=env, stdout=subprocess.DEVNULL, stderr=f)
     started = [start(i) for i in range(machines)]
     try: codes = [p.wait(timeout=480) for p in started]
     except subprocess.TimeoutExpired: codes = None
