@@ -134,7 +134,7 @@ def test_views_smaller_than_the_images(tmp_path):
     learn = make(dls, tiny(3), views=views, mine_after=0., cbs=[history, spy])
     learn.fit(2)
     assert {tuple(o) for o in sizes}=={((12,12),(12,12))}
-    assert len(history.tables)==2 and psm_model(learn).loss.index is not None
+    assert len(history.tables)==3 and psm_model(learn).loss.index is not None
     views.setup(dls).show(dls.train.one_batch()[0], n=3)
     assert [o.get_images()[0].get_array().shape[0] for o in plt.gcf().axes]==[16]*3+[12]*6
     assert learn.signs_without_labels() is not None

@@ -86,7 +86,7 @@ def test_a_guest_that_is_turned_away_changes_nothing():
     assert isinstance(learn.model, PSMModel)
     with pytest.raises(ValueError, match='has a PSMModel already'): learn.add_cb(PSMCallback())
     with pytest.raises(ValueError, match='bank_size would be lost'): psm_learner(learn.dls, bank_size=7, cbs=PSMCallback())
-    with pytest.raises(TypeError, match='PSMCallback, which has no opt_func. Arguments of the Learner need a Learner'):
+    with pytest.raises(TypeError, match='PSMCallback, which has no opt_func. .*rguments of the Learner'):
         psm_learner(learn.dls, opt_func=SGD)
 
 def test_a_guest_that_is_interrupted_can_be_given_again(monkeypatch):

@@ -379,7 +379,7 @@ def test_what_cannot_be_is_refused():
     learn.fit(1)
     assert len(learn.agreement.frame)==1 and learn.gradient.frame[['false_push','rank_corr']].isna().all(axis=None)
     assert (learn.gradient.by_rank['var']>0).all() and len(drawn(learn.gradient.plot).axes)==2
-    with pytest.raises(ValueError, match='with n_pos=0 and n_neg=0 there are neither'):
+    with pytest.raises(ValueError, match='With n_pos=0 and n_neg=0 there are neither'):
         make([PurityCallback()], n_pos=0, n_neg=0, hard_weight=1.)
     with pytest.raises(ValueError, match='with n_neg=0 the loss has none'): make([GradientCallback()], n_pos=3, n_neg=0)
     for cb in monitors():
