@@ -185,7 +185,7 @@ def _near_copies(c, rows, at, n=20):
     "For each of these rows of a collection the position of the image that looks like it, by the `n` pairs most alike, else -1"
     res = dict.fromkeys(rows.tolist(), -1)
     if len(c)<2: return list(res.values())
-    place,pairs = dict(zip(rows.tolist(), at.tolist())),c.duplicates(11*len(c))
+    place,pairs = dict(zip(rows.tolist(), at.tolist())),c.duplicates(11*len(c))        # all: any number of them may have the same pixels
     near = pairs[~pairs.same_pixels & (pairs.likeness>0)].head(n)
     for a,b in zip(near.row, near.other_row):
         if a not in place or b not in place: continue

@@ -13,10 +13,10 @@ import math, torch, torch.nn.functional as F
 from copy import copy
 from functools import partial
 from itertools import chain
-from numbers import Integral
 from torch import Tensor
 from fastai.vision.all import (AffineCoordTfm, DisplayedTransform, Normalize, PadMode, TensorImage, compose_tfms, flip_mat, get_grid,
     patch, rotate_mat, show_image, store_attr, L)
+from .images import height_and_width
 from .loss import check_number
 
 # %% ../nbs/04_views.ipynb #89e88ebe
@@ -282,12 +282,6 @@ def show(self:TwoViews,
         show_image(im.as_subclass(Tensor).clamp(0,1).cpu(), ctx=ax, **colours)
 
 # %% ../nbs/04_views.ipynb #d7230969
-def _check_size(size):
-    "Raise `ValueError` if views can't have this size"
-    sides = (size,size) if isinstance(size, Integral) else size
-    if isinstance(sides, (tuple,list)) and len(sides)==2 and all(isinstance(o, Integral) and o>0 for o in sides): return
-    raise ValueError(f"size must be a whole number above 0 or a pair of them, (height, width), got {size!r}")
-
 def photo_views(
     min_scale:float=.2, # Smallest crop, as a share of the area
     jitter:float=.4, # Factors of brightness, contrast and saturation lie between 1-jitter and 1+jitter
@@ -300,7 +294,7 @@ def photo_views(
 )->TwoViews:
     """Views for colour photographs: crop, mirror, brightness, contrast, saturation, hue, gray, blur and solarisation.
     Needs three channels. MoCo v2 has `blur=.5` for images of 224 pixels"""
-    if size is not None: _check_size(size)
+    if size is not None: size = height_and_width(size)
     crop = AffineTfm([crop_mat(min_scale), flip_mat], size=size, pad_mode=PadMode.Reflection, align_corners=False)
     tfms = [crop, ColorMatrix(jitter, hue, gray=gray)]
     if blur: tfms.append(RandomBlur(blur))
