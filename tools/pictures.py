@@ -25,7 +25,7 @@ telling = """() => {
 def screenshot(out, name):
     exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     with sync_playwright() as p:
-        page = p.chromium.launch(executable_path=exe, args=['--no-sandbox','--disable-gpu']).new_page(viewport=dict(width=1360, height=940))
+        page = p.chromium.launch(executable_path=exe, args=['--no-sandbox','--disable-gpu']).new_page(viewport=dict(width=1360, height=975))
         page.goto((out/'neighbours.html').resolve().as_uri())
         page.wait_for_selector('body[data-ready]')
         page.evaluate(telling)
