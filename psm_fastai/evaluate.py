@@ -310,9 +310,9 @@ def spread_ids(
     "Some images to look at, spread over all"
     return list(range(0, n, math.ceil(n/most)))
 
-def _view_features(learn, ids):
-    "Features of two views of images, and of two weak views, each `[n, F]`"
-    m,views = learner_encoder(learn),learn.psm.loss_cb
+def _view_features(learn, m, ids):
+    "Features by `m` of two views of images, and of two weak views, each `[n, F]`"
+    views = learn.psm.loss_cb
     def of_batch(x):
         two = views.two_views(x)
         return [batch_features(m, o) for o in (*two, views.weak_view(x), views.weak_view(x))]
@@ -338,14 +338,16 @@ def shared_neighbours(
 @torch.no_grad()
 def signs_without_labels(self:Learner,
     feats:Tensor|None=None, # `[n, F]` features of the images `spread_ids` names, if you have them
+    encoder:nn.Module|None=None, # Encoder to look at. None: the learner's
 )->dict: # `groups`, `shared`, `shared_chance` and `right`
     """What can be seen of at most 2,000 training images without labels: whether neighbours form groups, how many of them two views
     share, and how many are estimated to be right. Needs `PSMCallback`"""
     total = len(self.dls.train_ds)
     if total<3: return dict.fromkeys(('groups','shared','shared_chance','right'), math.nan)
     ids = spread_ids(total)
-    plain = encoder_features(self, ids=ids)[0] if feats is None else feats
-    *views,weak,other = _view_features(self, ids)
+    m = learner_encoder(self) if encoder is None else encoder
+    plain = encoder_features(self, encoder=m, ids=ids)[0] if feats is None else feats
+    *views,weak,other = _view_features(self, m, ids)
     n = len(plain)
     k = min(20, n-1)
     index = NeighbourIndex()

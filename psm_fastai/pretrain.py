@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from .callback import PSMCallback, method_settings, psm_learner, psm_methods
 from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
-from .encoder import encoder_from, has_weights, load_encoder
+from .encoder import create_encoder, encoder_from, has_weights, load_encoder
 from .evaluate import KNNCallback, encoder_features, spread_ids
 from .files import atomic_write, locked, regular, watched
 from .folders import read_table, say, short_name
@@ -479,7 +479,15 @@ def measure_before(self:PretrainRun):
     self.levels = {n: v['knn'] for n,v in self.scores.items() if 'knn' in v}
     self.looked_at = spread_ids(len(self.dls.train_ds))
     self.before = encoder_features(learn, ids=self.looked_at)[0]
-    self.signs = {} if {'knn','linear'} & {*self.measured} else {'before': learn.signs_without_labels(self.before)}
+    self.signs = {} if {'knn','linear'} & {*self.measured} else self.signs_before()
+
+@patch
+def signs_before(self:PretrainRun):
+    "The signs before training, and if it begins from weights also those of a random network"
+    before = dict(before=self.learn.signs_without_labels(self.before))
+    if self.before_name=='untrained': return before
+    random = create_encoder(self.learn.model.encoder.arch, peek_batch(self.dls)[0].shape[1])
+    return dict(random=self.learn.signs_without_labels(encoder=random), **before)
 
 # %% ../nbs/10_pretrain.ipynb #743d7685
 class EpochLines(Callback):

@@ -181,14 +181,16 @@ def learned(
 def signs_table(
     before:dict, # `signs_without_labels` before training
     after:dict, # The same after training
+    random:dict|None=None, # The same of a random network, if training began from weights
 )->str:
-    "The closing table of a run without labels, and what it means"
-    rows = {'groups of neighbours': (before['groups'], after['groups'], 0),
-        'shared by two views': (before['shared'], after['shared'], before['shared_chance']),
-        'estimated right': (before['right'], after['right'], math.nan)}
-    def figures(values): return ''.join(f"{'' if math.isnan(v) else f'{v:.3f}':>8}" for v in values)
-    head = f"{'Signs without labels':<26}{'before':>8}{'after':>8}{'chance':>8}"
-    return '\n'.join(['', head, *[f"  {n:<24}{figures(values)}" for n,values in rows.items()], learned(before['groups'], after['groups'])])
+    "The closing table of a run without labels, and what it means. From scratch, the network before training is the random one"
+    columns = {'random': random, 'before': before, 'after': after} if random else {'untrained': before, 'after': after}
+    rows = {'groups of neighbours': ('groups', 0), 'shared by two views': ('shared', before['shared_chance']),
+        'estimated right': ('right', math.nan)}
+    def line(name, values): return f"  {name:<24}" + ''.join(f"{'' if math.isnan(v) else f'{v:.3f}':>10}" for v in values)
+    head = f"{'Signs without labels':<26}" + ''.join(f'{c:>10}' for c in [*columns,'chance'])
+    table = [line(n, [*[c[sign] for c in columns.values()], chance]) for n,(sign,chance) in rows.items()]
+    return '\n'.join(['', head, *table, learned(before['groups'], after['groups'])])
 
 # %% ../nbs/09d_report.ipynb #ec725a4e
 def told_trusted(

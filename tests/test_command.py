@@ -166,6 +166,11 @@ def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, cap
         assert Image.open(out/'before_after.png').size[0]>600
     assert abs(found['noise']['after']['groups'])<.06 and 'Hardly anything was learned' in said
     assert found['stripes']['after']['groups'] > found['noise']['after']['groups']+.1
+    code,said,_ = command(capsys, tmp_path/'stripes', '--start', tmp_path/'of stripes', '--size', 24, '--epochs', 1, '--bs', 16,
+        '--valid-pct', 0, '--device', 'cpu', '--out', tmp_path/'from weights')
+    assert code==0 and 'random    before     after    chance' in said
+    signs = json.loads((tmp_path/'from weights/run.json').read_text())['without_labels']
+    assert signs['before']==found['stripes']['after']!=signs['random']
 
 def test_threads_follow_the_cores_that_are_free(monkeypatch, capsys):
     n = torch.get_num_threads()
