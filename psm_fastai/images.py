@@ -554,7 +554,7 @@ def _say(text):
 def _tell_cut(looks):
     "Say how many images lose bits"
     if n := sum(o.cut for o in looks):
-        _say(f"{n} of {len(looks)} images have colours of more than 8 bits, and only the upper 8 can be read from their format. "
+        _say(f"{n} of {len(looks)} images looked at have colours of more than 8 bits, and only the upper 8 can be read from their format. "
              f"Save them as TIFF or PNG to keep all.")
 
 def _find_alpha(looks, channels):
@@ -563,11 +563,11 @@ def _find_alpha(looks, channels):
     if not clear: return False if any(o.channels==4 for o in looks) else None
     partial = np.mean([o.partial for o in clear])
     if partial>.5:
-        _say(f"The last channel of {len(clear)} of {len(looks)} images is taken for one like the others, not for opacity: "
+        _say(f"The last channel of {len(clear)} of {len(looks)} images looked at is taken for one like the others, not for opacity: "
              f"{partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
         return False
     if channels is None:
-        _say(f"{len(clear)} of {len(looks)} images are transparent and are laid over the ground. "
+        _say(f"{len(clear)} of {len(looks)} images looked at are transparent and are laid over the ground. "
              f"channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
     return None
 

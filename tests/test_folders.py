@@ -125,6 +125,8 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
 @pytest.mark.parametrize('names,vocab,passed', [
     (['cat/raw','dog/raw'], ['cat','dog'], 'no class: raw'), (['cat/2023','dog/2024'], ['cat','dog'], 'no class: 2023, 2024'),
     (['2023-05-01','2024-01-02'], None, 'no class'),
+    (['2023-05 Alps','2024-01-02 at the sea','202402_misc'], None, 'no class'),
+    (['2012 sedan','2013 van'], ['2012 sedan','2013 van'], ''),
     (['DCIM/100CANON','DCIM/101CANON'], None, 'no class'), (['IMG_2034','IMG_2035'], None, 'no class'),
     (['2019/05/01','2019/05/02'], None, 'no class'), (['cat/images','dog/images'], ['cat','dog'], 'no class'),
     (['raw','processed'], None, 'no class'), (['images'], None, ''), (['images','masks'], None, 'no class'),

@@ -21,7 +21,7 @@ def test_near_infrared_that_is_marked_as_opacity_stays_a_band(tmp_path, kind, ca
     dls = small_dls(tmp_path)
     assert np.array_equal(item(dls), rgbn) and dls.train.one_batch()[0].shape[1]==4
     said = capsys.readouterr().out
-    assert 'The last channel of 5 of 5 images is taken for one like the others, not for opacity: 100% of it' in said
+    assert 'The last channel of 5 of 5 images looked at is taken for one like the others, not for opacity: 100% of it' in said
     assert 'channels=3 takes it for opacity' in said
     over = item(small_dls(tmp_path, channels=3))        # who asks for three gets what the file says
     assert over.shape==(8,8,3) and over.min()>60 and 'taken for' not in capsys.readouterr().out
@@ -42,7 +42,7 @@ def test_real_opacity_is_told_and_laid_over_the_ground(tmp_path, capsys):
     save_tif(tmp_path, [a]*5, photometric='rgb', extrasamples=['unassalpha'])
     x = item(small_dls(tmp_path))
     assert x.shape==(8,8,3) and x[0,0].tolist()==[255]*3 and x[7,7].tolist()==[200]*3
-    assert '5 of 5 images are transparent and are laid over the ground. channels=4' in capsys.readouterr().out
+    assert '5 of 5 images looked at are transparent and are laid over the ground. channels=4' in capsys.readouterr().out
     assert item(small_dls(tmp_path, alpha=False)).shape==(8,8,4) and item(small_dls(tmp_path, channels=4))[0,0,3]==0
 
 def test_soft_opacity_of_a_png_is_opacity(tmp_path):
@@ -483,5 +483,5 @@ def test_colours_whose_lower_bits_are_lost_are_told(tmp_path, capsys, kind):
         else: data = struct.pack('>hBBHHHHll', 474, 0, 2, 3, 5, 6, 3, 0, 65535).ljust(512, b'\0') + pixels.transpose(2,0,1).tobytes()
         (tmp_path/f'{i}.{kind}').write_bytes(data)
     dls = image_dls(tmp_path, size=5, bs=2, label_col=None, valid_pct=.25, device='cpu')
-    assert '4 of 4 images have colours of more than 8 bits' in capsys.readouterr().out
+    assert '4 of 4 images looked at have colours of more than 8 bits' in capsys.readouterr().out
     assert len(dls.train_ds)+len(dls.valid_ds)==4
