@@ -35,6 +35,7 @@ def first_look(
     values = columns['right' if view['labelled'] else 'trust'][-1]
     return int(np.nan_to_num(values, nan=np.inf).argmin())
 
+# %% ../nbs/09b_explorer.ipynb #5bc9faeb
 def still_map(
     view:dict, # From `map_view`
     query:int, # Position of an image
@@ -99,6 +100,7 @@ def _files_and_labels(self:NeighbourExplorer, ids):
     def label(p): return None if p is None or v['labels'][p]<0 else v['vocab'][v['labels'][p]]
     return [None if p is None else v['paths'][p] for p in at],[label(p) for p in at]
 
+# %% ../nbs/09b_explorer.ipynb #9167e48a
 @patch
 def _shown(self:NeighbourExplorer):
     "The first run that is shown, and the index of the epoch"
@@ -112,6 +114,7 @@ def selected(self:NeighbourExplorer)->pd.DataFrame: # `id`, `file`, `label`, and
     x,y = unit_places(run['xy'][e][[self.at[i] for i in self.picked]]).T
     return pd.DataFrame(dict(id=self.picked, file=file, label=label, x=x, y=y))
 
+# %% ../nbs/09b_explorer.ipynb #d754e152
 @patch(as_prop=True)
 def neighbours(self:NeighbourExplorer)->pd.DataFrame: # `rank`, `id`, `file`, `label`, `similarity` and `weight`
     "The neighbours of the chosen image, in the run and epoch shown. `weight` 0: near, but not trusted. Both values come in steps of 1/255"
@@ -125,16 +128,6 @@ def neighbours(self:NeighbourExplorer)->pd.DataFrame: # `rank`, `id`, `file`, `l
 
 # %% ../nbs/09b_explorer.ipynb #e0000005
 @patch
-def flag(self:NeighbourExplorer,
-    id:int|None=None, # Id of a neighbour of the chosen image. None: the chosen image itself
-):
-    "Flag an image, or a neighbour, as the key f does"
-    f = dict(kind='image', run=None, epoch=None, query=self.query, rank=None, id=None, similarity=None)
-    if id is not None: f.update(self._neighbour_flag(id))
-    same = ('kind','run','epoch','query','id')
-    if not any(all(o[n]==f[n] for n in same) for o in self.flags): self.flags = [*self.flags, f]
-
-@patch
 def _neighbour_flag(self:NeighbourExplorer, id):
     "What a flag of a neighbour holds. Raises `ValueError` if the image is no neighbour"
     near = self.neighbours.set_index('id')
@@ -144,6 +137,17 @@ def _neighbour_flag(self:NeighbourExplorer, id):
     run,_ = self._shown()
     similarity = round(float(near.similarity[id]), 3)
     return dict(kind='neighbour', run=run['name'], epoch=self.epoch, rank=int(near['rank'][id]), id=int(id), similarity=similarity)
+
+# %% ../nbs/09b_explorer.ipynb #ef708cfa
+@patch
+def flag(self:NeighbourExplorer,
+    id:int|None=None, # Id of a neighbour of the chosen image. None: the chosen image itself
+):
+    "Flag an image, or a neighbour, as the key f does"
+    f = dict(kind='image', run=None, epoch=None, query=self.query, rank=None, id=None, similarity=None)
+    if id is not None: f.update(self._neighbour_flag(id))
+    same = ('kind','run','epoch','query','id')
+    if not any(all(o[n]==f[n] for n in same) for o in self.flags): self.flags = [*self.flags, f]
 
 # %% ../nbs/09b_explorer.ipynb #x0000005
 _flag_columns = ['kind','epoch','query','rank','id','similarity','query_label','label','query_file','file','run']
@@ -157,6 +161,7 @@ def flagged(self:NeighbourExplorer)->pd.DataFrame: # A row for each flag
     df['file'],df['label'] = self._files_and_labels(df['id'])
     return df[_flag_columns].astype({n: 'Int64' for n in ('epoch','query','rank','id')})
 
+# %% ../nbs/09b_explorer.ipynb #23621a09
 @patch
 def to_csv(self:NeighbourExplorer,
     path, # File to write
@@ -172,11 +177,13 @@ def picture(self:NeighbourExplorer)->HTML:
     style = f'<style>body:has(.psm-map[data-key="{self.key}"]) .psm-still[data-key="{self.key}"] {{ display:none }}</style>'
     return HTML(style + html.replace('class=psm', f'class="psm psm-still" data-key="{self.key}"', 1))
 
+# %% ../nbs/09b_explorer.ipynb #1e3eef69
 @patch
 def keep_picture(self:NeighbourExplorer):
     "Draw anew the picture that the notebook keeps"
     if self.kept is not None: self.kept.update(self.picture())
 
+# %% ../nbs/09b_explorer.ipynb #4af65023
 @patch
 def _ipython_display_(self:NeighbourExplorer):
     self.kept = display(self.picture(), display_id=self.key)
@@ -184,6 +191,20 @@ def _ipython_display_(self:NeighbourExplorer):
     display({**data, 'text/plain': ''}, raw=True)
 
 # %% ../nbs/09b_explorer.ipynb #aa1f42da
+def _random_pairs(h, epoch, n, seed):
+    "At most `n` pairs of a probe and a mined positive of an epoch, in random order"
+    pairs = [(q, r['id']) for q in h.ids for r in h.rows(q, epoch)[0]]
+    if not pairs: raise ValueError(f"No neighbours were mined in epoch {epoch}, so there is nothing to judge")
+    return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
+
+# %% ../nbs/09b_explorer.ipynb #f6e3a498
+def _pair(h, query, neighbour):
+    "Two images with captions, as HTML"
+    style = '--z:128px;display:inline-block;margin:4px;text-align:center'
+    def figure(i, caption): return f'<figure style="{style}">{large_picture(h, i, caption)}<figcaption>{caption}</figcaption></figure>'
+    return f"<div class=psm>{figure(query, 'query')}{figure(neighbour, 'its neighbour')}</div>"
+
+# %% ../nbs/09b_explorer.ipynb #f418a9f9
 def _button(text, f, **kwargs):
     b = w.Button(description=text, layout=w.Layout(width='auto'), **kwargs)
     b.on_click(lambda _: f())
@@ -197,18 +218,6 @@ class _Readable(w.VBox):
         res = super()._repr_mimebundle_(**kwargs)
         if res: res['text/html'] = still(''.join(o.value for o in self.still))
         return res
-
-def _random_pairs(h, epoch, n, seed):
-    "At most `n` pairs of a probe and a mined positive of an epoch, in random order"
-    pairs = [(q, r['id']) for q in h.ids for r in h.rows(q, epoch)[0]]
-    if not pairs: raise ValueError(f"No neighbours were mined in epoch {epoch}, so there is nothing to judge")
-    return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n].tolist()]
-
-def _pair(h, query, neighbour):
-    "Two images with captions, as HTML"
-    style = '--z:128px;display:inline-block;margin:4px;text-align:center'
-    def figure(i, caption): return f'<figure style="{style}">{large_picture(h, i, caption)}<figcaption>{caption}</figcaption></figure>'
-    return f"<div class=psm>{figure(query, 'query')}{figure(neighbour, 'its neighbour')}</div>"
 
 # %% ../nbs/09b_explorer.ipynb #x0000008
 class NeighbourAudit(_Readable):
@@ -262,13 +271,6 @@ def redraw(self:NeighbourAudit):
 
 # %% ../nbs/09b_explorer.ipynb #x0000012
 @patch
-def _typed(self:NeighbourAudit, c):
-    for key in c['new'].lower():
-        if key in 'sd': self.judge(key=='s')
-        elif key=='u': self.back()
-    if c['new']: self.field.value = ''
-
-@patch
 def judge(self:NeighbourAudit,
     same:bool, # Whether query and neighbour show the same thing
 ):
@@ -282,13 +284,21 @@ def back(self:NeighbourAudit):
     self.judged = self.judged[:-1]
     self.redraw()
 
+# %% ../nbs/09b_explorer.ipynb #a637231d
+@patch
+def _typed(self:NeighbourAudit, c):
+    for key in c['new'].lower():
+        if key in 'sd': self.judge(key=='s')
+        elif key=='u': self.back()
+    if c['new']: self.field.value = ''
+
+# %% ../nbs/09b_explorer.ipynb #9980aeaf
 @patch(as_prop=True)
 def results(self:NeighbourAudit)->pd.DataFrame: # A row for each audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`
     "The results of all audits of this history"
     return pd.DataFrame(self.history.audits, columns=_audit_columns).sort_values('epoch', ignore_index=True)
 
 # %% ../nbs/09b_explorer.ipynb #x0000013
-_shares = ['auto',.01,.02,.05,.1,.25,.5,1.]
 _wide = dict(width='22rem')
 
 def _whole_slider(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=name, layout=_wide, continuous_update=False)
@@ -296,10 +306,14 @@ def _whole_slider(name, v, lo, hi): return w.IntSlider(v, lo, hi, description=na
 def _real_slider(name, v, lo, hi, step):
     return w.FloatSlider(v, min=lo, max=hi, step=step, description=name, layout=_wide, continuous_update=False, readout_format='.3g')
 
+# %% ../nbs/09b_explorer.ipynb #ca5173b3
 def _most_neighbours(loss, n):
     "Largest `n_pos` that can be mined: by what the index holds, or from a bank of `n` rows"
     most = loss.index.near.shape[1] if loss.index is not None and loss.index.made else max(100, loss.n_pos)
     return min(most, n-1)
+
+# %% ../nbs/09b_explorer.ipynb #aaa5da6d
+_shares = ['auto',.01,.02,.05,.1,.25,.5,1.]
 
 def _controls(loss, n):
     "A control for each setting of mining that the loss has, over a bank of `n` rows. It begins with the value of the loss"
