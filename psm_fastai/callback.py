@@ -55,6 +55,7 @@ def set_up_views(self:PSMLossCallback, dls):
     self.ready_views = hasattr(v, 'setup') and v.setup(dls) or v        # the setup of a fastai transform returns nothing
     if isinstance(v, TwoViews): self.ready_views.check_range(x)
 
+# %% ../nbs/06_callback.ipynb #a4028d5a
 def _refuse_views(n, res):
     got = apply(lambda t: list(t.shape) if isinstance(t, Tensor) else type(t).__name__, res)
     raise ValueError(f"views must return two views of the {n} images of a batch, a tuple of two tensors [{n}, C, H, W], got {got}")
@@ -69,6 +70,7 @@ def two_views(self:PSMLossCallback,
     if not two: _refuse_views(len(x), res)
     return tuple(res)
 
+# %% ../nbs/06_callback.ipynb #4421eb01
 @patch
 def weak_view(self:PSMLossCallback,
     x:Tensor, # `[B, C, H, W]`, a batch of the learner
@@ -95,6 +97,7 @@ def _check_batches(dl, split, processes=1):
         raise ValueError(f"split_bn={split} needs batches of at least {2*split} images, the batch size is {dl.bs}. "
             "Use larger batches, or a smaller split_bn")
 
+# %% ../nbs/06_callback.ipynb #4f3dd0b7
 @patch
 def look_at_data(self:PSMLossCallback):
     "Make the views ready for the learner's images, and refuse batches that can't be trained on"
@@ -112,6 +115,7 @@ def blank(self:PSMLossCallback, x, ids):
     self.broken = found.topk(min(8, len(found))).values
     return torch.where(ok[:,None,None,None], x, 0)
 
+# %% ../nbs/06_callback.ipynb #45048535
 @patch
 def whole_images(self:PSMLossCallback, x, ids):
     "`x`, if all of it is finite. Raises `ValueError` on a CPU. Returns `blank` images on a GPU"
@@ -131,6 +135,7 @@ def all_batches(self:PSMLossCallback):
         for i,(self.image_ids,b) in enumerate(with_ids(learn.dl)): learn.one_batch(i, b)
     finally: self.image_ids = None
 
+# %% ../nbs/06_callback.ipynb #ced2032f
 @patch
 def check_loader(self:PSMLossCallback):
     if self.learn.dl is not self.dls.train:
@@ -157,17 +162,7 @@ def before_batch(self:PSMLossCallback):
     self.learn.xb,self.learn.yb = self.two_views(x),(ids,labels)
     if self.training: psm_model(self.learn).loss.mining = self.mines_now()
 
-# %% ../nbs/06_callback.ipynb #d3cf30c0
-@patch
-def check_loss(self:PSMLossCallback, loss, ids):
-    "Raise `ValueError` if the loss of an image is not finite. `lr_find` ends instead: the learning rate has become too high"
-    finding = in_lr_find(self.learn)
-    if not (loss.device.type=='cpu' or finding) or loss.isfinite().all(): return
-    if finding: raise CancelFitException()               # lr_find puts the model back
-    for b,was in self.statistics: b.copy_(was)
-    raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}, though the images are. "
-        "Look at their views, lower the learning rate, or, with half precision, use bf16")
-
+# %% ../nbs/06_callback.ipynb #3be3fa8d
 @patch
 def losses(self:PSMLossCallback, q, k, *yb):
     "The loss of each query, `[B]`"
@@ -188,6 +183,17 @@ def compute_loss(self:PSMLossCallback, pred, *yb, reduction='mean'):
     loss = self.losses(*pred, *yb) if is_listy(pred) else pred.new_zeros(len(pred))
     return loss.mean() if reduction=='mean' else loss
 
+# %% ../nbs/06_callback.ipynb #d3cf30c0
+@patch
+def check_loss(self:PSMLossCallback, loss, ids):
+    "Raise `ValueError` if the loss of an image is not finite. `lr_find` ends instead: the learning rate has become too high"
+    finding = in_lr_find(self.learn)
+    if not (loss.device.type=='cpu' or finding) or loss.isfinite().all(): return
+    if finding: raise CancelFitException()               # lr_find puts the model back
+    for b,was in self.statistics: b.copy_(was)
+    raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}, though the images are. "
+        "Look at their views, lower the learning rate, or, with half precision, use bf16")
+
 # %% ../nbs/06_callback.ipynb #9cd04300
 @patch
 def add(self:PSMLossCallback, name, total, n):
@@ -200,6 +206,7 @@ def share(self:PSMLossCallback, name):
     total,n = self.sums.get(name, torch.zeros(2)).tolist()
     return total/n if n else float('nan')
 
+# %% ../nbs/06_callback.ipynb #b2d28625
 @patch
 @torch.no_grad()
 def measure(self:PSMLossCallback, step, m):
@@ -229,6 +236,7 @@ def mines_now(self:PSMLossCallback):
     if self.mine_after=='agreement': return not self.waiting
     return self.step_of_fit()>=steps_before(self.mine_after, self.n_epoch*self.n_iter)
 
+# %% ../nbs/06_callback.ipynb #ff0a9a52
 @patch
 def before_train(self:PSMLossCallback):
     net = psm_model(self.learn)
@@ -240,6 +248,7 @@ def before_train(self:PSMLossCallback):
     self.look_at_data()   # the learner may have got other data since the last fit
     self.waiting = self.mine_after=='agreement' and not net.loss.started
 
+# %% ../nbs/06_callback.ipynb #e65e2bcf
 @patch
 def after_train(self:PSMLossCallback):
     self.learn.psm_step = None
@@ -325,6 +334,7 @@ def _names(ds):
     names = [str(o) for o in items if isinstance(o, (str,Path))]
     return names or [_content(o) for o in items[::len(items)//100+1]]
 
+# %% ../nbs/06_callback.ipynb #f20bb01d
 def data_fingerprint(
     ds, # A data set, such as `dls.train_ds`
 )->int: # 0 or more
@@ -379,6 +389,7 @@ def fill(self:MemoryBankCallback,
             m.remember(m.key(seen)[:n], ids[:n], labels[:n])
         wanted -= n
 
+# %% ../nbs/06_callback.ipynb #55c20058
 @patch
 def prime(self:MemoryBankCallback):
     "Fill the bank with keys of training images, until it is full or there are no more images"
@@ -414,6 +425,7 @@ def other_labels(self:MemoryBankCallback):
         found = torch.cat([batch_labels(yb, len(x), 'cpu') for x,*yb in batches])
     return bool(((found!=bank.labels[rows].cpu()) & (found>=0)).any())
 
+# %% ../nbs/06_callback.ipynb #f43e1a16
 @patch
 def before_train(self:MemoryBankCallback):
     m,ds = psm_model(self.learn),self.dls.train_ds
@@ -455,6 +467,7 @@ def features(self:IndexCallback, ids, view=as_floats):
         feats.append(pool_features(m.momentum_encoder(seen)).float())
     return gather_ranks(self.learn, torch.cat(feats))[:len(ids)]
 
+# %% ../nbs/06_callback.ipynb #ae604c14
 @patch
 def precision(self:IndexCallback):
     "Half precision if the learner trains in it"
@@ -488,6 +501,7 @@ def _rule(rule):
         return rule,names.get(rule, rule.__qualname__)
     raise ValueError(f"rule must be {' or '.join(map(repr, mining_rules))}, or a subclass of PSMLoss, got {rule!r}")
 
+# %% ../nbs/06_callback.ipynb #e158c05d
 def _check_rule_settings(rule, name, given):
     known = rule.settings()
     if bad := [n for n in given if n not in known]:
@@ -557,6 +571,7 @@ def _split(splitter, m):
     groups,own = L(splitter(m.encoder)),trainable_params(m.projector)+trainable_params(m.predictor)
     return groups[:-1]+L([list(groups[-1])+own]) if is_listy(groups[0]) else groups+own
 
+# %% ../nbs/06_callback.ipynb #1338cb31
 @patch
 def _check_metrics(self:PSMCallback):
     "Raise `ValueError` for metrics that need predictions and targets"
@@ -604,6 +619,7 @@ def look_at_trackers(self:PSMCallback):
         warnings.warn(f"{name} compares epochs by {cb.monitor}, which is low while the bank is easy and means something else "
             f"once mining starts, so it prefers early epochs. {say}", PSMWarning, stacklevel=2)
 
+# %% ../nbs/06_callback.ipynb #423f8942
 @patch
 def before_fit(self:PSMCallback):
     if under_way(self.learn).count('fit')>1:
@@ -637,10 +653,12 @@ _lacks = dict(
     msf = ('a','b','temp',*_of_index),
     byol = ('mine_after','a','b','temp','soft_temp',*_of_index))
 
+# %% ../nbs/06_callback.ipynb #bcf52c62
 def _takes_the_rest(name):
     "Decorator: the method takes all settings of `PSMCallback` that it neither fixes nor lacks"
     return delegates(PSMCallback, but=[*_fixes[name], *_lacks[name]])
 
+# %% ../nbs/06_callback.ipynb #d28b7f05
 @patch(cls_method=True)
 def _named(cls:PSMCallback, name, given, **computed):
     "A method with the given settings. Raises `TypeError` for those that the method fixes or lacks"
@@ -723,6 +741,7 @@ def _check_learner_settings(cbs, given):
     if given and any(isinstance(cb, PSMCallback) for cb in cbs):
         raise ValueError(f"{', '.join(given)} would be lost, because cbs holds a PSMCallback. Give its settings to it")
 
+# %% ../nbs/06_callback.ipynb #4dd2d0bb
 @delegates(PSMCallback)
 def psm_learner(
     dls, # `DataLoaders` of images, with or without labels
