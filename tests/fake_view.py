@@ -78,6 +78,10 @@ def fake_view(n=60, first=1, epochs=4, k=5, runs=('',), labelled=True, names=Non
         thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(first, first+epochs)),
         runs=[_run(r, kinds, labelled, epochs, k, seed+j) for j,r in enumerate(runs)], columns=columns)
 
+# Names that would be acted on, read from the right, or are long
+hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', 'שלום עולם', '=cmd()', 'x'*400,
+           '</script><script>document.title="hacked"</script>', '\udcff']
+
 def unpacked(page):
     "What the file of a page holds; arrays are only named"
     raw = gzip.decompress(base64.b64decode(re.search(r'id=packed>([^<]*)<', page.read_text())[1]))

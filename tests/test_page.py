@@ -5,19 +5,8 @@ import numpy as np, pytest
 from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import silent
-from fake_view import checkered, fake_view
-
-def open_page(browser, f, width=1280, scheme='light', height=900, address=''):
-    page = browser.new_page()
-    page.bad = []
-    page.on('request', lambda r: page.bad.append(r.url) if not r.url.startswith(('file:','data:','blob:')) else None)
-    page.on('pageerror', lambda e: page.bad.append(str(e)))
-    page.on('console', lambda m: page.bad.append(m.text) if m.type=='error' else None)
-    page.set_viewport_size(dict(width=width, height=height))
-    page.emulate_media(color_scheme=scheme, reduced_motion='reduce')
-    page.goto(f.as_uri()+address)
-    page.wait_for_selector('body[data-ready]')
-    return page
+from fake_view import checkered, fake_view, hostile
+from in_browser import cards, chosen, epoch, open_page, strip, until
 
 @pytest.fixture
 def shown(browser, tmp_path):
@@ -25,64 +14,6 @@ def shown(browser, tmp_path):
         (tmp_path/'p.html').write_text(view_page(view), encoding='utf-8', errors='replace')
         return open_page(browser, tmp_path/'p.html', *args, **kwargs)
     return f
-
-def until(page, condition):
-    "The page allows no `eval`, which `wait_for_function` needs"
-    for _ in range(120):
-        if page.evaluate(condition): return
-        page.wait_for_timeout(100)
-    assert page.evaluate(condition), condition
-
-def chosen(page): return int(page.evaluate('new URLSearchParams(location.hash.slice(1)).get("image")'))
-def epoch(page): return int(page.evaluate('new URLSearchParams(location.hash.slice(1)).get("epoch")'))
-def strip(page):
-    return page.evaluate("""[...document.querySelectorAll('.strip .item')]
-        .sort((a, b) => a.getAttribute('aria-posinset')-b.getAttribute('aria-posinset')).map(e => e.getAttribute('aria-label'))""")
-def cards(page):
-    return page.evaluate("[...document.querySelectorAll('.panel section:not([hidden]) .go')].map(e => e.getAttribute('aria-label'))")
-
-_contrast = """() => {
-  const lum = c => {
-    const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4 });
-    return .2126*r+.7152*g+.0722*b;
-  };
-  const rgb = s => s.match(/[\\d.]+/g).map(Number);
-  const of = el => rgb(getComputedStyle(el).backgroundColor);
-  const ground = el => {
-    for (; el; el = el.parentElement) { const c = of(el); if (c.length < 4 || c[3] === 1) return c.slice(0, 3) }
-    return of(document.body).slice(0, 3);
-  };
-  const low = [];
-  for (const el of document.querySelectorAll('.psm-map *')) {
-    const own = [...el.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-    if (!own || !el.getClientRects().length || el.disabled || el.closest('dialog')) continue;
-    const style = getComputedStyle(el), ink = rgb(el instanceof SVGElement ? style.fill : style.color).slice(0, 3);
-    const [a, b] = [lum(ink), lum(ground(el))];
-    const ratio = (Math.max(a, b)+.05)/(Math.min(a, b)+.05);
-    if (ratio < 4.5) low.push(el.className+' '+el.textContent.slice(0, 20)+' '+ratio.toFixed(2));
-  }
-  return low;
-}"""
-
-@pytest.mark.parametrize('width,scheme', [(390,'light'), (820,'dark'), (1280,'light'), (1920,'dark')])
-@pytest.mark.parametrize('labelled', [True, False], ids=['labelled','unlabelled'])
-def test_looks(shown, width, scheme, labelled):
-    "Nothing wider than the screen, nothing hard to read, nothing asked of a network"
-    vocab = ['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']
-    page = shown(fake_view(labelled=labelled, first=0, vocab=vocab), width, scheme)
-    assert page.title()=='Made up' and page.evaluate('document.documentElement.scrollWidth')<=width
-    assert page.evaluate('document.querySelector(".psm-map").dataset.theme')==scheme
-    assert page.evaluate(_contrast)==[] and not page.bad
-    box = page.locator('.map').first.bounding_box()
-    assert box['width']>.5*min(width, 900) and box['height']>250
-    if width>=1280: assert page.evaluate('document.documentElement.scrollHeight')<=900      # a wide screen needs no scrolling
-    dots = page.evaluate("""(() => {
-        const c = document.querySelector('.map canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-        let n = 0;
-        for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i]-d[0])+Math.abs(d[i+1]-d[1]) > 60;
-        return n;
-    })()""")
-    assert dots>500
 
 def test_no_word_of_right_and_wrong_without_labels(shown):
     page = shown(fake_view(labelled=False))
@@ -305,9 +236,6 @@ def test_play_moves_the_dots(shown, browser):
     until(page, "document.querySelector('.play').getAttribute('aria-label')=='Pause'")
     until(page, "document.querySelector('.play').getAttribute('aria-label')=='Play' && location.hash.endsWith('epoch=4')")
     assert not page.bad
-
-hostile = ['<script>document.title="hacked"</script>', '"><img src=x onerror="document.title=\'hacked\'">', 'שלום עולם', '=cmd()', 'x'*400,
-           '</script><script>document.title="hacked"</script>', '\udcff']
 
 def test_hostile_names(shown):
     names = [f'/photos/{o}/{i}.jpg' if '/' not in o else f'/photos/{o}' for i,o in enumerate(hostile*3)]

@@ -3,7 +3,7 @@
 import { svg } from './dom.js';
 
 const [WIDTH, HEIGHT] = [360, 150];
-const [LEFT, RIGHT, TOP, BOTTOM] = [34, 62, 14, 22];
+const [LEFT, TOP, BOTTOM] = [34, 14, 22];
 
 // Curves by name, chance apart
 export function measuresOf(view) {
@@ -52,6 +52,7 @@ export class Chart {
     this.measures = measuresOf(view);
     this.chance = chanceOf(view);
     this.ends = this.span();
+    this.right = WIDTH - (view.runs.length > 1 ? 80 : 46); // beyond it stand values, and of several runs their names
     this.el = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', class: 'chart' });
     this.el.addEventListener('click', (ev) => choose(this.epochAt(ev)));
   }
@@ -70,7 +71,7 @@ export class Chart {
 
   x(epoch) {
     const [first, last] = this.ends;
-    return LEFT + ((epoch - first) / Math.max(1, last - first)) * (WIDTH - LEFT - RIGHT);
+    return LEFT + ((epoch - first) / Math.max(1, last - first)) * (this.right - LEFT);
   }
 
   draw(name, epochIndex) {
@@ -93,7 +94,7 @@ export class Chart {
 
   grid(ticks, y) {
     const lines = ticks.flatMap((t) => [
-      svg('line', { class: 'grid', x1: LEFT, x2: WIDTH - RIGHT, y1: y(t), y2: y(t) }),
+      svg('line', { class: 'grid', x1: LEFT, x2: this.right, y1: y(t), y2: y(t) }),
       svg('text', { x: LEFT - 5, y: y(t) + 3.5, 'text-anchor': 'end' }, shown(t)),
     ]);
     const [first, last] = this.ends;
@@ -101,7 +102,7 @@ export class Chart {
     return [
       ...lines,
       svg('text', { x: LEFT, y: below }, first ? `epoch ${first}` : 'before'),
-      first === last ? null : svg('text', { x: WIDTH - RIGHT, y: below, 'text-anchor': 'end' }, String(last)),
+      first === last ? null : svg('text', { x: this.right, y: below, 'text-anchor': 'end' }, String(last)),
     ].filter(Boolean);
   }
 
@@ -116,13 +117,13 @@ export class Chart {
   // To the right of an epoch, or to the left if there is no room
   beside(epoch) {
     const x = this.x(epoch);
-    return x > WIDTH - RIGHT - 70 ? { x: x - 3, 'text-anchor': 'end' } : { x: x + 3 };
+    return x > this.right - 70 ? { x: x - 3, 'text-anchor': 'end' } : { x: x + 3 };
   }
 
   chanceLine(y) {
     return [
-      svg('line', { class: 'chance', x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y }),
-      svg('text', { class: 'note', x: WIDTH - RIGHT + 4, y: y + 3.5 }, 'chance'),
+      svg('line', { class: 'chance', x1: LEFT, x2: this.right, y1: y, y2: y }),
+      svg('text', { class: 'note', x: this.right + 4, y: y + 3.5 }, 'chance'),
     ];
   }
 
@@ -152,7 +153,7 @@ export class Chart {
       for (const t of [...taken].sort((a, b) => a - b)) if (Math.abs(l.y - t) < 12) l.y = t + (l.y < t && t === chance[0] ? -12 : 12);
       taken.push(l.y);
     }
-    return labels.map((l) => svg('text', { class: `end run${l.run % 2}`, x: WIDTH - RIGHT + 4, y: l.y + 3.5 }, l.text));
+    return labels.map((l) => svg('text', { class: `end run${l.run % 2}`, x: this.right + 4, y: l.y + 3.5 }, l.text));
   }
 
   words(measure, epoch, chance) {

@@ -11,7 +11,8 @@ export class Head {
   constructor(view, app) {
     const runs = view.runs.map((r, run) => ({ label: r.name || `run ${run + 1}`, runs: [run] }));
     if (runs.length > 1) runs.push({ label: 'side by side', runs: [0, 1] });
-    const face = (r) => h('button', { type: 'button', dir: 'auto', onclick: () => app.set({ runs: r.runs }, { filters: true }) }, r.label);
+    const face = (r) =>
+      h('button', { type: 'button', dir: 'auto', title: r.label, onclick: () => app.set({ runs: r.runs }, { filters: true }) }, r.label);
     this.runs = runs.map((r) => ({ ...r, el: face(r) }));
     const faces = this.runs.map((r) => r.el);
     const help = button('?', 'Keys and terms (?)', () => app.help.showModal(), { class: 'round' });
@@ -119,8 +120,9 @@ export class Time {
     const move = () => app.turnTo(Number(this.slider.value));
     this.slider = h('input', { type: 'range', min: 0, max: view.last, step: 1, 'aria-label': 'Epoch', oninput: move });
     this.when = h('output', { class: 'when' });
-    const earlier = button('‹', 'An epoch earlier', () => app.turnTo(app.state.epoch - 1));
-    const later = button('›', 'An epoch later', () => app.turnTo(app.state.epoch + 1));
+    const byMouse = { tabindex: -1 }; // arrows do the same
+    const earlier = button('‹', 'An epoch earlier (↓)', () => app.turnTo(app.state.epoch - 1), byMouse);
+    const later = button('›', 'An epoch later (↑)', () => app.turnTo(app.state.epoch + 1), byMouse);
     const track = h('div', { class: 'track' }, this.slider, this.starts());
     this.before = h('button', {
       type: 'button',

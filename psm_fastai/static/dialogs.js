@@ -107,7 +107,10 @@ const KEYS = [
 
 function terms(view) {
   return [
-    ['Neighbours', 'The images that the model finds most similar, by cosine similarity. Lines on the map lead to them.'],
+    [
+      'Neighbours',
+      'The images that the model finds most similar. The number below each is its cosine similarity, at most 1. Lines on the map lead to them.',
+    ],
     [
       'Pulled and trusted',
       'Training pulls an image towards those neighbours that it trusts: an estimate without labels takes them for the same thing more likely than not. A thicker line is a stronger pull. The others are near, but not pulled, and hollow. If few are trusted, little is pulled, and the training is nearly that of MoCo. It is no measure of success.',

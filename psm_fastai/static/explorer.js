@@ -145,26 +145,23 @@ export class Explorer {
     this.lassos = [];
     this.figures = this.maps.map((map, run) => {
       const name = this.view.runs[run].name;
-      return h('figure', {}, this.view.runs.length > 1 && h('figcaption', { dir: 'auto' }, name), map.el, this.buildZoom(map));
+      const title = this.view.runs.length > 1 && h('figcaption', { dir: 'auto', title: name }, name);
+      return h('figure', {}, title, map.el, this.buildZoom(map));
     });
     const maps = h('div', { class: 'maps' }, this.figures, this.tip.el);
     maps.hidden = !this.view.mapped;
     return maps;
   }
 
+  // Keys do the same, so that Tab need not stop at them
   buildZoom(map) {
-    const lasso = button('lasso', 'Lasso: select by drawing (l)', () => this.set({ lassoing: !this.state.lassoing }));
+    const act = (face, label, click) => button(face, label, click, { tabindex: -1 });
+    const lasso = act('lasso', 'Lasso: select by drawing (l)', () => this.set({ lassoing: !this.state.lassoing }));
     this.lassos.push(lasso);
-    const closer = button('plus', 'Zoom in (+)', () => map.zoom(1.6));
-    const farther = button('minus', 'Zoom out (−)', () => map.zoom(1 / 1.6));
-    return h(
-      'div',
-      { class: 'zoom' },
-      lasso,
-      closer,
-      farther,
-      button('fit', 'Show all (0)', () => map.fit()),
-    );
+    const closer = act('plus', 'Zoom in (+)', () => map.zoom(1.6));
+    const farther = act('minus', 'Zoom out (−)', () => map.zoom(1 / 1.6));
+    const all = act('fit', 'Show all (0)', () => map.fit());
+    return h('div', { class: 'zoom' }, lasso, closer, farther, all);
   }
 
   buildChart() {
@@ -175,7 +172,7 @@ export class Explorer {
     const choice = select('Training', measures, this.measure, (name) => this.drawChart(name));
     const { runs } = this.view;
     const keys = runs.length > 1 ? runs.map((r, run) => h('span', { class: `key run${run}`, dir: 'auto' }, r.name)) : [];
-    return h('section', { class: 'figures' }, h('div', { class: 'row' }, choice.box, keys), this.chart.el);
+    return h('section', { class: 'figures' }, h('div', { class: 'row' }, choice.box, h('span', { class: 'row' }, keys)), this.chart.el);
   }
 
   // --- what a person does

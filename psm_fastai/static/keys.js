@@ -39,6 +39,7 @@ export class Keys {
     if (window) return window === app.comparison.el && app.comparison.press(key);
     if (target.matches('input[type=search]') || target === this.open) {
       if (key === 'Escape') target.blur();
+      if (key === 'Enter' && target === app.tools.find) app.strip.focus();
       return false;
     }
     const arrow = key.startsWith('Arrow');

@@ -5,6 +5,7 @@ import { FAR, inPolygon, NOWHERE, spread, thinned } from './view.js';
 import { markOf } from './words.js';
 
 const PAD = 30;
+const FOOT = 40; // the buttons lie there
 const MOVE_MS = 420;
 
 const ease = (t) => (t < 0.5 ? 4 * t ** 3 : 1 - (2 - 2 * t) ** 3 / 2);
@@ -241,17 +242,23 @@ export class MapCanvas {
   // Pixels to a unit of the layout; the map may be stretched a little to fill its frame
   scales([left, top, right, bottom] = this.box) {
     const w = (this.width - 2 * PAD) / Math.max(1e-3, right - left);
-    const h = (this.height - 2 * PAD) / Math.max(1e-3, bottom - top);
+    const h = (2 * this.middle()[1] - 2 * PAD) / Math.max(1e-3, bottom - top);
     const least = Math.min(w, h);
     return [Math.min(w, 1.45 * least) * this.camera.zoom, Math.min(h, 1.45 * least) * this.camera.zoom];
+  }
+
+  // Where the middle of the layout lies, so that no dot is below the buttons
+  middle() {
+    return [this.width / 2, (this.height - FOOT / 2) / 2];
   }
 
   project() {
     const [sx, sy] = this.scales();
     const [left, top, right, bottom] = this.box;
     const { camera, now, xs, ys } = this;
-    const ox = this.width / 2 + camera.x - (sx * (left + right)) / 2;
-    const oy = this.height / 2 + camera.y - (sy * (top + bottom)) / 2;
+    const [mx, my] = this.middle();
+    const ox = mx + camera.x - (sx * (left + right)) / 2;
+    const oy = my + camera.y - (sy * (top + bottom)) / 2;
     for (let i = 0; i < xs.length; i++) {
       xs[i] = now[2 * i] * sx + ox;
       ys[i] = now[2 * i + 1] * sy + oy;
@@ -425,19 +432,37 @@ export class MapCanvas {
     this.names ??= this.findNames();
     const [sx, sy] = this.scales();
     const [left, top, right, bottom] = this.box;
-    const size = this.width < 480 ? 11 : 14;
+    const [mx, my] = this.middle();
+    const size = this.width < 480 ? 11 : 13;
     const taken = [];
     this.names.forEach((at, b) => {
       if (!at || scale.bins[b].value < 0 || this.state.hidden.has(scale.bins[b].key)) return;
-      const x = at[0] * sx + this.width / 2 + this.camera.x - (sx * (left + right)) / 2;
-      const y = at[1] * sy + this.height / 2 + this.camera.y - (sy * (top + bottom)) / 2;
+      const x = at[0] * sx + mx + this.camera.x - (sx * (left + right)) / 2;
+      const y = at[1] * sy + my + this.camera.y - (sy * (top + bottom)) / 2;
       const key = scale.bins[b].key;
       const words = key.length > 18 ? `${key.slice(0, 17)}…` : key;
-      const half = (size * 0.6 * words.length) / 2 + 4;
+      const half = (size * 0.6 * words.length) / 2 + 6;
       if (taken.some((t) => Math.abs(t.x - x) < t.half + half && Math.abs(t.y - y) < size + 4)) return;
       taken.push({ x, y, half });
-      this.text(g, words, x, y, size, 700);
+      this.label(g, words, x, y, size, scale.bins[b].color);
     });
+  }
+
+  // A name on a ground of its own, or it would be read as a part of the picture below it
+  label(g, words, x, y, size, color) {
+    g.font = `700 ${size}px system-ui, sans-serif`;
+    const [w, h] = [g.measureText(words).width + 10, size + 5];
+    g.beginPath();
+    g.roundRect(x - w / 2, y - h / 2, w, h, h / 2);
+    g.fillStyle = this.colors.ground;
+    g.fill();
+    g.strokeStyle = color;
+    g.lineWidth = 1.5;
+    g.stroke();
+    g.textAlign = 'center';
+    g.textBaseline = 'middle';
+    g.fillStyle = this.colors.text;
+    g.fillText(words, x, y + 0.5);
   }
 
   drawNegatives(g) {
@@ -480,7 +505,7 @@ export class MapCanvas {
     }));
     const own = { i: query, x, y, size: small ? 42 : 54, fixed: true };
     const seen = [own, ...boxes].filter((b) => this.visible(b.i, 0));
-    spread(seen, this.width, this.height);
+    this.framing = spread(seen, this.width, this.height - FOOT);
     for (const halo of [true, false]) {
       for (const b of boxes.toReversed()) this.line(g, [x, y], b, this.look(b.r), halo);
     }
@@ -619,7 +644,8 @@ export class MapCanvas {
   zoom(by, x = this.width / 2, y = this.height / 2) {
     const zoom = clamp(this.camera.zoom * by, 1, 60);
     const f = zoom / this.camera.zoom;
-    const [cx, cy] = [x - this.width / 2, y - this.height / 2];
+    const [mx, my] = this.middle();
+    const [cx, cy] = [x - mx, y - my];
     this.camera = { zoom, x: cx - (cx - this.camera.x) * f, y: cy - (cy - this.camera.y) * f };
     this.pan(0, 0);
   }

@@ -67,6 +67,7 @@ class Cards {
   }
 
   whyNone() {
+    if (this.view.n === 1) return 'There is no other image on this map.';
     const index = this.view.runs[this.run].method?.index;
     return index ? 'The index does not cover this image, or no image near it had a key yet.' : 'The bank held no key of another image.';
   }

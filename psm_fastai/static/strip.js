@@ -58,39 +58,37 @@ export class Strip {
   }
 
   item(i) {
-    const [canvas, bar, text] = [h('canvas', { 'aria-hidden': 'true' }), h('i', {}), h('small', {})];
-    const el = h(
-      'div',
-      { class: 'item', role: 'option', onclick: () => this.choose(i) },
-      canvas,
-      h('span', { class: 'bar' }, bar),
-      text,
-      icon('flag'),
-    );
+    const [canvas, text] = [h('canvas', { 'aria-hidden': 'true' }), h('small', {})];
+    const bars = this.view.runs.map((_, run) => h('span', { class: 'bar' }, h('i', { class: `run${run}` })));
+    const el = h('div', { class: 'item', role: 'option', onclick: () => this.choose(i) }, canvas, bars, text, icon('flag'));
     this.pictures.show(canvas, this.pictures.tileOf(i), SIZE);
     this.inner.append(el);
-    this.items.set(i, { el, bar, text });
+    this.items.set(i, { el, bars, text });
     return this.items.get(i);
   }
 
   show(i) {
-    const { el, bar, text } = this.items.get(i) ?? this.item(i);
+    const { el, bars, text } = this.items.get(i) ?? this.item(i);
     const { runs, epoch, query } = this.state;
     const p = this.at.get(i);
-    const { count, of, word } = tally(this.view, runs[0], epoch, i);
+    const counts = runs.map((run) => ({ run, ...tally(this.view, run, epoch, i) }));
+    const known = counts.filter((t) => t.of);
     el.style.left = `${p * STEP}px`;
     el.tabIndex = i === query || (p === 0 && !this.at.has(query)) ? 0 : -1;
     el.setAttribute('aria-selected', i === query);
     el.setAttribute('aria-posinset', p + 1);
     el.setAttribute('aria-setsize', this.list.length);
-    el.setAttribute(
-      'aria-label',
-      `${this.view.words(i)}${of ? `, ${count} of ${of} ${word}` : ''}${this.app.isFlagged(null, null, i) ? ', flagged' : ''}`,
-    );
+    const name = (run) => (runs.length > 1 ? `${this.view.runs[run].name} ` : '');
+    const said = known.map((t) => `${name(t.run)}${t.count} of ${t.of} ${t.word}`);
+    el.setAttribute('aria-label', [this.view.words(i), ...said, this.app.isFlagged(null, null, i) && 'flagged'].filter(Boolean).join(', '));
     el.title = el.getAttribute('aria-label');
     el.classList.toggle('flagged', this.app.isFlagged(null, null, i));
-    bar.style.width = of ? `${(100 * count) / of}%` : '0';
-    text.textContent = of ? `${count}/${of}` : '';
+    bars.forEach((bar, run) => {
+      const t = counts.find((c) => c.run === run);
+      bar.hidden = !t;
+      bar.firstChild.style.width = t?.of ? `${(100 * t.count) / t.of}%` : '0';
+    });
+    text.textContent = known.length > 1 ? known.map((t) => t.count).join(' | ') : known.map((t) => `${t.count}/${t.of}`).join('');
   }
 
   // A notebook takes the focus for itself at a click

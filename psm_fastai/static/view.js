@@ -513,8 +513,9 @@ export function spread(boxes, width, height, rounds = 80) {
       for (let b = a + 1; b < boxes.length; b++) moved = push(boxes[a], boxes[b]) || moved;
     }
     for (const o of boxes) {
-      o.x = Math.max(o.size / 2 + 2, Math.min(width - o.size / 2 - 2, o.x));
-      o.y = Math.max(o.size / 2 + 2, Math.min(height - o.size / 2 - 2, o.y));
+      const edge = o.size / 2 + 9; // a sign stands at its corner
+      o.x = Math.max(edge, Math.min(width - edge, o.x));
+      o.y = Math.max(edge, Math.min(height - edge, o.y));
     }
     if (!moved) break;
   }
