@@ -136,6 +136,7 @@ export class MapCanvas {
     this.camera = { zoom: 1, x: 0, y: 0 };
     this.stamps = null;
     this.hovered = -1;
+    this.framing = [];
     this.times = [];
     this.listen();
     this.boxes = view.epochs.map((_, e) => this.bounds(e));
