@@ -207,8 +207,11 @@ def test_the_map_answers_the_mouse(shown):
         assert chosen(page)==3*i
     assert not page.bad
     drawn = "document.querySelector('.map canvas').toDataURL()"
+    of_query = "(m => [m.xs[m.state.query], m.ys[m.state.query], m.camera.zoom])(document.querySelector('.psm-map').explorer.maps[0])"
+    before = page.evaluate(of_query)
     page.keyboard.press('+')
     until(page, "document.querySelector('.psm-map').explorer.maps[0].thumbs?.drawn")
+    assert page.evaluate(of_query)==[*map(pytest.approx, before[:2]),1.6]           # it stays where it is
     with_pictures = page.evaluate(drawn)
     page.uncheck('input[type=checkbox]')
     until(page, f"{drawn} !== {with_pictures!r}")

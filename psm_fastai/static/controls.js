@@ -60,7 +60,7 @@ export class Tools {
       { class: 'tools' },
       Object.values(this.lists).map((l) => l.box),
       h('label', { class: 'field' }, h('span', {}, 'Find'), this.find),
-      h('label', { class: 'check', title: 'Dots become pictures as you zoom in' }, this.pictures, 'Pictures'),
+      h('label', { class: 'check', title: 'Dots become pictures as you zoom in' }, this.pictures, 'Pictures if they fit'),
       this.count,
     );
   }

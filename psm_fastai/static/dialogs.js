@@ -150,12 +150,12 @@ function terms(view) {
 export function helpOf(view) {
   const rows = (list, tag) => list.map(([a, b]) => h('div', {}, h('dt', {}, tag ? h('kbd', {}, a) : a), h('dd', {}, b)));
   const el = h('dialog', { class: 'help', 'aria-label': 'Keys and terms' });
+  const close = h('button', { type: 'button', onclick: () => el.close() }, 'Close');
   el.append(
-    h('h3', { tabindex: -1, autofocus: true }, 'Keys'), // else it opens at its end, where the button is
+    h('header', {}, h('h3', {}, 'Keys and terms'), close),
     h('dl', {}, rows(KEYS, true)),
     h('h3', {}, 'Terms'),
     h('dl', {}, rows(terms(view))),
-    h('button', { type: 'button', onclick: () => el.close() }, 'Close'),
   );
   return el;
 }

@@ -642,7 +642,13 @@ export class MapCanvas {
     return best;
   }
 
-  zoom(by, x = this.width / 2, y = this.height / 2) {
+  // Where keys and buttons zoom to: the chosen image if it is in sight
+  aim() {
+    const i = this.state.query;
+    return this.visible(i, 0) ? [this.xs[i], this.ys[i]] : this.middle();
+  }
+
+  zoom(by, [x, y] = this.aim()) {
     const zoom = clamp(this.camera.zoom * by, 1, 60);
     const f = zoom / this.camera.zoom;
     const [mx, my] = this.middle();
@@ -707,7 +713,7 @@ export class MapCanvas {
     top.addEventListener('pointerup', up);
     top.addEventListener('pointercancel', up);
     top.addEventListener('pointerleave', () => this.calls.hover(-1, 0, 0, this));
-    top.addEventListener('dblclick', (ev) => this.zoom(ev.shiftKey ? 0.5 : 2, ...at(ev)));
+    top.addEventListener('dblclick', (ev) => this.zoom(ev.shiftKey ? 0.5 : 2, at(ev)));
     top.addEventListener('wheel', (ev) => this.wheel(ev, at(ev)), { passive: false });
   }
 
@@ -720,14 +726,14 @@ export class MapCanvas {
   wheel(ev, p) {
     if (!ev.ctrlKey && document.activeElement !== this.top && !this.calls.ownsWheel()) return;
     ev.preventDefault();
-    this.zoom(Math.exp(-clamp(ev.deltaY, -120, 120) * (ev.ctrlKey ? 0.01 : 0.0022)), ...p);
+    this.zoom(Math.exp(-clamp(ev.deltaY, -120, 120) * (ev.ctrlKey ? 0.01 : 0.0022)), p);
   }
 
   pinch(fingers, id, p) {
     const [, other] = [...fingers].find(([key]) => key !== id);
     const before = fingers.get(id);
     const [a, b] = [Math.hypot(before[0] - other[0], before[1] - other[1]), Math.hypot(p[0] - other[0], p[1] - other[1])];
-    this.zoom(b / Math.max(1, a), (p[0] + other[0]) / 2, (p[1] + other[1]) / 2);
+    this.zoom(b / Math.max(1, a), [(p[0] + other[0]) / 2, (p[1] + other[1]) / 2]);
   }
 
   choose(x, y) {
