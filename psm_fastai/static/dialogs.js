@@ -125,6 +125,7 @@ function terms(view) {
       'Images that the chosen one is pushed away from, marked × on the map. 1.4× means: drawn 1.4 times as often as in a uniform draw. They are kept only for the images that are followed.',
     ],
     view.labelled && ['False negative', 'A negative of the same class, marked ⚠.'],
+    ['Below an image', `How many of its neighbours are ${view.labelled ? 'right' : view.verb(0)}. Of two runs there are two numbers.`],
     ['Similarity', 'Mean cosine similarity of an image to its neighbours.'],
     ['Age', 'Training steps since the key of the image was computed. An old key comes from an older state of the network.'],
     [

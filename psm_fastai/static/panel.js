@@ -53,7 +53,7 @@ class Cards {
     const name = view.runs.length > 1 ? `${view.runs[run].name}: ` : '';
     this.title.textContent = this.near.length
       ? `${name}${countsOf(this.near, mines && view.verb(run)) || `${this.near.length} nearest`}`
-      : `${name}no neighbours`;
+      : `${name || 'It has '}no neighbours`;
     this.said.textContent = this.near.length ? this.about(e) : this.whyNone();
     for (const [j, c] of this.cards.entries()) this.fillCard(c, this.near[j], state, mines);
     const shown = this.near.map((_, j) => this.cards[j].el);
