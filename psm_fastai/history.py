@@ -617,8 +617,6 @@ def _check_table(df, meta):
     "The table in its types. Raises `ValueError` if it belongs to another history"
     if not len(df): return df
     if {*df}!={*_columns}: raise ValueError(f"the table has the columns {short([*df])}")
-    if bad := [c for c in df if not (np.issubdtype(df[c].dtype, np.number) or df[c].dtype==bool)]:
-        raise ValueError(f"the column {bad[0]} holds no numbers")
     df = df[[*_columns]].astype(_columns)
     epochs = {m['epoch'] for m in meta['epochs']}
     if not {*df['query']} <= {*(meta['ids'] or ())} or not {*df.epoch} <= epochs:

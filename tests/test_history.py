@@ -4,6 +4,8 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import CancelFitException, set_seed
 from psm_fastai.all import *
 from psm_fastai.history import images_at
+from safetensors import safe_open
+from safetensors.torch import save_file
 from common import *
 from data import Images, by_label, digit_files, loaders
 from fake_view import unpacked
@@ -188,6 +190,15 @@ def test_what_is_refused(learn):
     for widget in (NeighbourExplorer,NeighbourAudit):
         with pytest.raises(ValueError, match='Nothing was kept yet'): widget(NeighbourHistory())
     assert 'empty history' in NeighbourHistory()._repr_html_()
+
+def test_a_table_of_texts_is_refused(learn, tmp_path):
+    "Its columns become tensors, which hold numbers only"
+    NeighbourHistory(n_probes=4).look(learn).save(tmp_path/'h')
+    table,pictures = tmp_path/'h.parquet',tmp_path/'h.safetensors'
+    pd.read_parquet(table).assign(id='seven').to_parquet(table)
+    with safe_open(pictures, 'pt') as f: said,tensors = f.metadata(),{n: f.get_tensor(n) for n in f.keys()}
+    save_file(tensors, pictures, metadata=dict(psm_history=said['psm_history']))        # as version 0.1.0 wrote it, without digests
+    with pytest.raises(ValueError, match='no history that `save` wrote'): NeighbourHistory.load(tmp_path/'h')
 
 def test_ids_of_the_bank_are_ids(learn):
     assert mined_neighbours(learn, learn.model.bank.ids[:2]).equals(mined_neighbours(learn, learn.model.bank.ids[:2].tolist()))
