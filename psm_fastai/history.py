@@ -61,6 +61,7 @@ def filled_bank(
     if not len(bank): raise ValueError("The bank is empty: train first, if only for one epoch")
     return bank
 
+# %% ../nbs/08a_history.ipynb #d485139b
 def mining_pool(
     learn, # A learner with `PSMCallback`
 ):
@@ -158,6 +159,26 @@ def _false_negatives(probs, labels, bank):
     wrong = (labels[:,None]==bank.labels) & known
     return ((wrong*probs).sum(1)/(known*probs).sum(1)).nanmean().item()
 
+# %% ../nbs/08a_history.ipynb #h0000023
+@patch
+def probes(self:NeighbourHistory,
+    learn, # A learner with `PSMCallback` whose bank is not empty
+)->tuple: # Two views, queries and keys `[n, D]`, ids and labels `[n]`
+    "The probes as the networks see them now"
+    bank,dls,pool = filled_bank(learn),learn.dls,mining_pool(learn)
+    if self.ids is None: self.ids = pick_images(bank, self.n_probes, self.seed)
+    views,q,k,ids,labels = queries_and_keys(learn, self.ids, self.seed)
+    self.norm = find_normalize(plain_dls(dls).train)
+    self.vocab = [str(o) for o in dls.vocab] if getattr(dls, 'vocab', None) is not None else None
+    for some,of in ((bank.ids, bank.labels),(pool.ids, pool.labels),(ids, labels)): self._learn_labels(some, of)
+    return views,q,k,ids,labels
+
+@patch
+def _learn_labels(self:NeighbourHistory, ids, labels):
+    "Remember the labels that are known"
+    self.labels.update({i: l for i,l in zip(ids.tolist(), labels.tolist()) if l>=0})
+
+# %% ../nbs/08a_history.ipynb #525694a1
 @patch
 def mined(self:NeighbourHistory,
     q, # Queries `[n, D]`
@@ -186,25 +207,6 @@ def mined(self:NeighbourHistory,
         table.attrs['rows'] = allowed.sum(1).tolist()        # number of rows that a uniform draw would choose from
         return table,_false_negatives(probs, labels, bank) if loss.n_neg!=0 else math.nan,probs
 
-# %% ../nbs/08a_history.ipynb #h0000023
-@patch
-def probes(self:NeighbourHistory,
-    learn, # A learner with `PSMCallback` whose bank is not empty
-)->tuple: # Two views, queries and keys `[n, D]`, ids and labels `[n]`
-    "The probes as the networks see them now"
-    bank,dls,pool = filled_bank(learn),learn.dls,mining_pool(learn)
-    if self.ids is None: self.ids = pick_images(bank, self.n_probes, self.seed)
-    views,q,k,ids,labels = queries_and_keys(learn, self.ids, self.seed)
-    self.norm = find_normalize(plain_dls(dls).train)
-    self.vocab = [str(o) for o in dls.vocab] if getattr(dls, 'vocab', None) is not None else None
-    for some,of in ((bank.ids, bank.labels),(pool.ids, pool.labels),(ids, labels)): self._learn_labels(some, of)
-    return views,q,k,ids,labels
-
-@patch
-def _learn_labels(self:NeighbourHistory, ids, labels):
-    "Remember the labels that are known"
-    self.labels.update({i: l for i,l in zip(ids.tolist(), labels.tolist()) if l>=0})
-
 # %% ../nbs/08a_history.ipynb #h0000026
 def _method(m):
     "The settings of mining that were in use in an epoch"
@@ -212,11 +214,13 @@ def _method(m):
     return dict(mining=bool(loss.mining and (loss.n_pos or loss.n_neg)), n_pos=loss.n_pos, n_neg=loss.n_neg, hard_weight=loss.hard_weight,
         index=loss.pool(m.bank) is not m.bank)
 
+# %% ../nbs/08a_history.ipynb #0f9b3d0b
 def _purities(bank, ks):
     "Purity of the bank for each number of neighbours, and chance"
     purities,chance = bank_purities(bank, ks)
     return dict({f'purity_{j}': v for j,v in zip(ks, purities)}, chance=chance)
 
+# %% ../nbs/08a_history.ipynb #70c434c8
 def _agreement(q, k, ids, bank, n):
     "How far queries and keys `[n, D]` of the same images have the same `n` neighbours in the bank: 0 as by chance, 1 all"
     by_key = mine_positives(k @ bank.feats.T.to(k), admissible(ids, bank.ids, bank.ready), n)
@@ -250,6 +254,29 @@ def add_picture(self:NeighbourHistory,
         return im
     thumbs.add(str(i), picture)
 
+# %% ../nbs/08a_history.ipynb #h0000031
+@patch
+def _native(self:NeighbourHistory, dls, i):
+    "Width and height of an image in its file if Pillow can read it, else as training sees it"
+    try:
+        with Image.open(self.files[i]) as im: return im.size
+    except (KeyError, OSError): return train_image(dls, i).size
+
+@patch
+def _choose_size(self:NeighbourHistory, dls):
+    "Begin the thumbnails, of a size for which all images find room if possible"
+    ids = self.map.ids.tolist() if len(self.map) else self.ids
+    largest = max(max(self._native(dls, i)) for i in ids[::math.ceil(len(ids)/8)])
+    self.thumbs = Thumbnails(thumb_size(len(ids)+2*len(self.ids), self.budget*1e6, largest))
+
+# %% ../nbs/08a_history.ipynb #7be2aca0
+@patch
+def _add_views(self:NeighbourHistory, kind, x):
+    "Add thumbnails of the views `x` of the probes, as training sees them but without normalisation"
+    x = self.norm.decode(TensorImage(x)) if self.norm else x
+    x = x.as_subclass(torch.Tensor).float().clamp(0,1).cpu()
+    for i,t in zip(self.ids, x): self.thumbs.add(f'{kind}{i}', lambda: to_pil_image(t[:3] if len(t)>2 else t[:1]))
+
 # %% ../nbs/08a_history.ipynb #c7eec7d8
 @patch
 def _add_pictures_of_epoch(self:NeighbourHistory, dls, xq, xk):
@@ -267,29 +294,45 @@ def _add_pictures_of_epoch(self:NeighbourHistory, dls, xq, xk):
     for i in table.id.unique().tolist():
         if i>=0 and str(i) not in self.thumbs.place: self.add_picture(self.recent, dls, i)
 
+# %% ../nbs/08a_history.ipynb #9006f017
 @patch
-def _add_views(self:NeighbourHistory, kind, x):
-    "Add thumbnails of the views `x` of the probes, as training sees them but without normalisation"
-    x = self.norm.decode(TensorImage(x)) if self.norm else x
-    x = x.as_subclass(torch.Tensor).float().clamp(0,1).cpu()
-    for i,t in zip(self.ids, x): self.thumbs.add(f'{kind}{i}', lambda: to_pil_image(t[:3] if len(t)>2 else t[:1]))
+def begin_map(self:NeighbourHistory,
+    learn, # A learner with `PSMCallback`
+):
+    "Choose the images of the map. The probes are among them as soon as they are known"
+    self.map.begin(psm_model(learn), map_ids(plain_dls(learn.dls).train.n, self.n_map, self.ids or ()))
 
-# %% ../nbs/08a_history.ipynb #h0000031
+# %% ../nbs/08a_history.ipynb #3fbb674c
 @patch
-def _native(self:NeighbourHistory, dls, i):
-    "Width and height of an image in its file if Pillow can read it, else as training sees it"
-    try:
-        with Image.open(self.files[i]) as im: return im.size
-    except (KeyError, OSError): return train_image(dls, i).size
+def look_at_map(self:NeighbourHistory,
+    learn, # A learner with `PSMCallback`
+    epoch:int, # Counted from 1
+    rows:list, # For each probe, the number of rows that its negatives are drawn from
+):
+    "Record one more epoch of the map, and the labels and files of its images"
+    self.begin_map(learn)
+    losses,self.losses = self.losses,None
+    loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
+    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss)
+    self._learn_labels(self.map.ids, self.map.labels)
+    if not self.files:
+        files = item_files(learn.dls.train_ds)
+        self.files = {i: files[i] for i in self.map.ids.tolist() if files[i] is not None}
 
-@patch
-def _choose_size(self:NeighbourHistory, dls):
-    "Begin the thumbnails, of a size for which all images find room if possible"
-    ids = self.map.ids.tolist() if len(self.map) else self.ids
-    largest = max(max(self._native(dls, i)) for i in ids[::math.ceil(len(ids)/8)])
-    self.thumbs = Thumbnails(thumb_size(len(ids)+2*len(self.ids), self.budget*1e6, largest))
+# %% ../nbs/08a_history.ipynb #ea716c33
+def _error_of(f, j):
+    try: f(j)
+    except Exception as e: return e
+
+def _errors_of_each(dls, f, numbers):
+    "Call `f` with each number, in threads if `image_dls` reads files, and return the errors"
+    if image_reader(dls.train_ds): return [e for _,e in in_threads(lambda j: f(numbers[j]), len(numbers))]
+    return [e for j in numbers if (e := _error_of(f, j))]
 
 # %% ../nbs/08a_history.ipynb #f6e72e44
+def _say_gone(errors, n):
+    say(f"! {len(errors):,} of {n:,} images could not be read again, so the map has no pictures of them: {errors[0]}")
+
 @patch
 def picture_map(self:NeighbourHistory,
     dls, # `DataLoaders`
@@ -307,42 +350,6 @@ def picture_map(self:NeighbourHistory,
             self.thumbs.add(str(i), lambda: im)
         found.clear()
     if gone: _say_gone(gone, len(self.map.ids))
-
-def _say_gone(errors, n):
-    say(f"! {len(errors):,} of {n:,} images could not be read again, so the map has no pictures of them: {errors[0]}")
-
-def _errors_of_each(dls, f, numbers):
-    "Call `f` with each number, in threads if `image_dls` reads files, and return the errors"
-    if image_reader(dls.train_ds): return [e for _,e in in_threads(lambda j: f(numbers[j]), len(numbers))]
-    return [e for j in numbers if (e := _error_of(f, j))]
-
-def _error_of(f, j):
-    try: f(j)
-    except Exception as e: return e
-
-# %% ../nbs/08a_history.ipynb #9006f017
-@patch
-def begin_map(self:NeighbourHistory,
-    learn, # A learner with `PSMCallback`
-):
-    "Choose the images of the map. The probes are among them as soon as they are known"
-    self.map.begin(psm_model(learn), map_ids(plain_dls(learn.dls).train.n, self.n_map, self.ids or ()))
-
-@patch
-def look_at_map(self:NeighbourHistory,
-    learn, # A learner with `PSMCallback`
-    epoch:int, # Counted from 1
-    rows:list, # For each probe, the number of rows that its negatives are drawn from
-):
-    "Record one more epoch of the map, and the labels and files of its images"
-    self.begin_map(learn)
-    losses,self.losses = self.losses,None
-    loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
-    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss)
-    self._learn_labels(self.map.ids, self.map.labels)
-    if not self.files:
-        files = item_files(learn.dls.train_ds)
-        self.files = {i: files[i] for i in self.map.ids.tolist() if files[i] is not None}
 
 # %% ../nbs/08a_history.ipynb #52bcc0b8
 @patch
@@ -376,6 +383,14 @@ def look(self:NeighbourHistory,
     if self.learn is None: self.picture_map(dls)              # in a training this follows at its end
     return self
 
+# %% ../nbs/08a_history.ipynb #1f56a919
+@patch
+def _count_on(self:NeighbourHistory):
+    "Set the offset that continues the count of epochs in a second fit"
+    last = self.epochs[-1]['epoch'] if self.epochs else 0
+    self.offset = 0 if last<=self.epoch else last-self.epoch
+    self.begins = False
+
 # %% ../nbs/08a_history.ipynb #h0000013
 @patch
 def before_fit(self:NeighbourHistory): self.active,self.begins = False,True      # an earlier fit may have been interrupted
@@ -397,12 +412,11 @@ def _look_before(self:NeighbourHistory):
     try: self.look(self.learn, 0)
     finally: loss.mining = was
 
+# %% ../nbs/08a_history.ipynb #8a5a7209
 @patch
-def _count_on(self:NeighbourHistory):
-    "Set the offset that continues the count of epochs in a second fit"
-    last = self.epochs[-1]['epoch'] if self.epochs else 0
-    self.offset = 0 if last<=self.epoch else last-self.epoch
-    self.begins = False
+def _half_turn(self:NeighbourHistory, bank, step):
+    "Number of steps in which half of the bank's rows are replaced"
+    return max(1, len(bank.ids)//(2*len(step.ids)*n_ranks(self.learn)))
 
 # %% ../nbs/08a_history.ipynb #h0000015
 @patch
@@ -414,11 +428,6 @@ def after_batch(self:NeighbourHistory):
     if m.loss.index is None and (self.iter+1)%self._half_turn(m.bank, step)==0:
         self.begin_map(self.learn)
         self.map.take(m)
-
-@patch
-def _half_turn(self:NeighbourHistory, bank, step):
-    "Number of steps in which half of the bank's rows are replaced"
-    return max(1, len(bank.ids)//(2*len(step.ids)*n_ranks(self.learn)))
 
 # %% ../nbs/08a_history.ipynb #h0000017
 @patch
@@ -479,6 +488,7 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, w
     kind = np.where(df.negative, 'negative', 'positive')
     return df.assign(kind=kind, query_label=name('query'), label=name('id'), right=right)[_shown_columns]
 
+# %% ../nbs/08a_history.ipynb #90194cc4
 @patch
 def metrics(self:NeighbourHistory)->pd.DataFrame: # A row for each kept epoch
     """The figures of each kept epoch, counted from 1, and 0 is the state before training.
@@ -489,6 +499,19 @@ def metrics(self:NeighbourHistory)->pd.DataFrame: # A row for each kept epoch
     - `agreement`, `estimated` and `trusted`, which need no labels
     - `train_loss`, and `knn_acc` if it was measured"""
     return pd.DataFrame(self.epochs)
+
+# %% ../nbs/08a_history.ipynb #47effbcb
+@patch
+def _since(self:NeighbourHistory):
+    "For each table a dict from a positive's query and id to the epoch since which it has been one"
+    known,n = self._lineage,0                # pairs of a table and its dict, of which the first `n` are here now
+    while n<min(len(known), len(self.tables)) and known[n][0] is self.tables[n]: n += 1
+    del known[n:]
+    for meta,t in zip(self.epochs[n:], self.tables[n:]):
+        pos,before = t[~t.negative],known[-1][1] if known else {}
+        keys = zip(pos['query'].tolist(), pos['id'].tolist())
+        known.append((t, {key: before.get(key, meta['epoch']) for key in keys}))
+    return [since for _,since in known]
 
 # %% ../nbs/08a_history.ipynb #h0000038
 @patch
@@ -517,19 +540,6 @@ def _by_probe(self:NeighbourHistory, at):
         res[r['query']][r['negative']].append(r)
     return res
 
-# %% ../nbs/08a_history.ipynb #47effbcb
-@patch
-def _since(self:NeighbourHistory):
-    "For each table a dict from a positive's query and id to the epoch since which it has been one"
-    known,n = self._lineage,0                # pairs of a table and its dict, of which the first `n` are here now
-    while n<min(len(known), len(self.tables)) and known[n][0] is self.tables[n]: n += 1
-    del known[n:]
-    for meta,t in zip(self.epochs[n:], self.tables[n:]):
-        pos,before = t[~t.negative],known[-1][1] if known else {}
-        keys = zip(pos['query'].tolist(), pos['id'].tolist())
-        known.append((t, {key: before.get(key, meta['epoch']) for key in keys}))
-    return [since for _,since in known]
-
 # %% ../nbs/08a_history.ipynb #h0000041
 @patch
 def worst(self:NeighbourHistory,
@@ -543,6 +553,7 @@ def worst(self:NeighbourHistory,
         return share,q
     return min(self.ids, key=share_and_id)
 
+# %% ../nbs/08a_history.ipynb #1a7bc8c9
 @patch
 def map_layout(self:NeighbourHistory,
     layout:str='tsne', # As for `lay_out`
@@ -623,6 +634,14 @@ def _check_table(df, meta):
         raise ValueError("the table and the pictures are of different histories")
     return df
 
+# %% ../nbs/08a_history.ipynb #b07fa21e
+def _count_from_one(meta, df, record):
+    "Add one to the epochs of a history that an older version wrote, which counted them from 0"
+    for m in [*meta['epochs'], *meta['audits']]: m['epoch'] += 1
+    if len(df): df['epoch'] += 1
+    record.epochs = [e+1 for e in record.epochs]
+
+# %% ../nbs/08a_history.ipynb #9062fe42
 def _restore_thumbs(sprites, kind, names):
     "Thumbnails from those sprites whose names begin with `kind`"
     return Thumbnails.restore([bytes(t.cpu().numpy()) for n,t in sorted(sprites.items()) if n.startswith(kind)], names)
@@ -640,12 +659,6 @@ def load_state_dict(self:NeighbourHistory, state):
     self.labels,self.files,self.pixels = (dict(meta[n]) for n in ('labels','files','pixels'))
     self.thumbs,self.recent,self.map = thumbs,recent,record
     self.tables = [df[df.epoch==m['epoch']].reset_index(drop=True) for m in self.epochs]
-
-def _count_from_one(meta, df, record):
-    "Add one to the epochs of a history that an older version wrote, which counted them from 0"
-    for m in [*meta['epochs'], *meta['audits']]: m['epoch'] += 1
-    if len(df): df['epoch'] += 1
-    record.epochs = [e+1 for e in record.epochs]
 
 # %% ../nbs/08a_history.ipynb #1d0da7f0
 def _sha(path):
@@ -674,6 +687,7 @@ def _check_digests(said, tensors, pictures, table):
         raise ValueError(f"the digest in {pictures.name} is another one, so something in it has changed")
     if said['table']!=_sha(table): raise ValueError(f"{table.name} was changed, or it is of another history than {pictures.name}")
 
+# %% ../nbs/08a_history.ipynb #4b4d5cc6
 def _read_state(table, pictures):
     "What `state_dict` gave, from two files"
     with safe_open(regular(pictures), 'pt') as f: said,tensors = f.metadata() or {},{n: f.get_tensor(n) for n in f.keys()}
