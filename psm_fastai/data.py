@@ -263,39 +263,48 @@ class Labels(Categorize):
     def decodes(self, o): return ClassName('' if o<0 else self.vocab[o])
 
 # %% ../nbs/00b_data.ipynb #32880927
-def _read_all(read, files, put, name):
+def _tell_skipped(failed, name):
+    what = "1 image can't be read and is left out" if len(failed)==1 else f"{len(failed):,} images can't be read and are left out"
+    say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {' '.join(str(failed[0][1]).split())}")
+
+def _read_all(read, files, put, name, skip=False):
     """Read each file, and call `put` with its number, its pixels and their `pixel_mark`. Returns the marks.
-    Raises `ValueError` that names what can't be read"""
+    Raises `ValueError` that names what can't be read, or tells it and gives None as its mark, if `skip`"""
     n = len(files)
     marks = [None]*n
     def one(i):
         x = read.pixels(files[i])
-        marks[i] = pixel_mark(x)
-        put(i, x, marks[i])
+        mark = pixel_mark(x)
+        put(i, x, mark)
+        marks[i] = mark
     read.clipped = []
-    refuse_failed(in_threads(one, n), n, name)
+    failed = in_threads(one, n)
+    full = [(i,e) for i,e in failed if getattr(e, 'errno', None)==errno.ENOSPC]
+    if skip and failed and not full: _tell_skipped(failed, name)
+    else: refuse_failed(full or failed, n, name, 'Mend them or take them out, or pass skip_broken=True (psm_pretrain: --skip-broken)')
     tell_clipped(read, n)
     return marks
 
 # %% ../nbs/00b_data.ipynb #c6cb116d
-def _into_memory(read, files, name):
+def _into_memory(read, files, name, skip=False):
     "Pixels of all files `[N, C, H, W]`, and the `pixel_mark` of each"
     pixels = _room(len(files), (read.channels,*read.size), torch.uint8).numpy()
     def put(i, x, mark): pixels[i] = x
-    return pixels,_read_all(read, files, put, name)
+    return pixels,_read_all(read, files, put, name, skip)
 
-def _into_cache(cache, rows, name, tell):
+def _into_cache(cache, rows, name, tell, skip=False):
     "The same of some rows of an `ImageCache`. Reads the files that it lacks"
     with locked(cache.path):            # a second process waits here, and finds all images decoded
         todo = cache.missing(rows)
         cache.check_room(len(todo))
         if tell: cache.tell(len(rows), len(todo))
         def put(j, x, mark): cache.put(todo[j], x, mark)
-        try: _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]))
+        try: new = _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]), skip)
         except ValueError as e:
             if getattr(e.__cause__, 'errno', None)!=errno.ENOSPC: raise
             raise cache.no_room(len(cache.missing(todo))) from e
-    return Rows(cache.pixels.view(np.ndarray), np.array(rows)),[cache.mark(i) for i in rows]
+    broken = {i for i,mark in zip(todo, new) if mark is None}
+    return Rows(cache.pixels.view(np.ndarray), np.array(rows)),[None if i in broken else cache.mark(i) for i in rows]
 
 # %% ../nbs/00b_data.ipynb #bac591ff
 def _data_sets(read, files, labels, to_label, n_train):
@@ -331,6 +340,18 @@ def _check_stats(stats, channels):
     if len(stats[0])==len(stats[1])==channels: return
     raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
 
+def _check_skip(skip, reads):
+    if skip and not reads: raise ValueError("skip_broken=True finds broken files by reading each of them once first, so it needs verify=True")
+
+def _without_broken(files, labels, pixels, marks, n_train):
+    "The same without the images that have no mark"
+    keep = [i for i,m in enumerate(marks) if m is not None]
+    n = sum(i<n_train for i in keep)
+    if not n or n==len(keep) and n_train<len(marks):
+        raise ValueError(f"Without the files that can't be read, {n} images are left for training and {len(keep)-n} for validation")
+    if pixels is not None: pixels = pixels[np.array(keep)]
+    return [files[i] for i in keep],labels and [labels[i] for i in keep],pixels,[marks[i] for i in keep],n
+
 # %% ../nbs/00b_data.ipynb #a25a14ad
 def image_dls(
     source, # A folder of images, a CSV file, a DataFrame, or a list of files
@@ -350,6 +371,7 @@ def image_dls(
     seed:int=0, # Seed for drawing the validation set and the images for `limit`
     stats:tuple|None=None, # Mean and standard deviation of each channel, for `Normalize`. None: .5 and .5
     verify:bool=True, # Read each file once first, if the images are not kept in memory
+    skip_broken:bool=False, # Leave out the files that can't be read, and name them
     path=None, # Folder that names in a table or a list are relative to. None: that of the CSV file, or the current one
     fn_col:int|str=0, # Column of a table with the file names
     label_col:int|str|None=1, # Column of a table with the labels. None: no labels, also for a folder
@@ -361,6 +383,7 @@ def image_dls(
     Raises `ValueError` that says what is wrong with the source, or that names all files which can't be read"""
     _check_options(kwargs)
     _check_cache(cache, source)
+    _check_skip(skip_broken, verify or in_memory or cache is not None)
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
     n_train = len(train)
@@ -375,9 +398,11 @@ def image_dls(
     stats = stats or ([.5]*channels,)*2
     _check_stats(stats, channels)
     pixels,marks = None,None
-    if cache is not None: pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), train+valid, named, tell=first)
-    elif in_memory: pixels,marks = _into_memory(read, files, name)
-    elif verify: marks = _read_all(read, files, noop, name)
+    if cache is not None:
+        pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), train+valid, named, first, skip_broken)
+    elif in_memory: pixels,marks = _into_memory(read, files, name, skip_broken)
+    elif verify: marks = _read_all(read, files, noop, name, skip_broken)
+    if marks and None in marks: files,labels,pixels,marks,n_train = _without_broken(files, labels, pixels, marks, n_train)
     if marks and first:
         for line in same_images(marks, n_train, name, labels): say(line)
 

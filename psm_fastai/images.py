@@ -453,7 +453,7 @@ def in_threads(f, n):
     finally: ex.shutdown(cancel_futures=True)     # an interrupt need not wait for all the rest
     return sorted(failed, key=itemgetter(0))
 
-def refuse_failed(failed, n, name):
+def refuse_failed(failed, n, name, advice='Mend them or take them out'):
     "Raise an error that names the items which failed, out of `n`. `name` is a function from a number to the name of the item"
     if not failed: return
     i,e = failed[0]
@@ -461,7 +461,7 @@ def refuse_failed(failed, n, name):
     if len(failed)>10: names += f' and {len(failed)-10} more'
     why = ' '.join(str(e).split()) or type(e).__name__
     kind = TypeError if all(isinstance(e, TypeError) for _,e in failed) else ValueError
-    raise kind(f"{len(failed)} of {n} images can't be read: {names}. Mend them or take them out. {name(i)}: {why}") from e
+    raise kind(f"{len(failed)} of {n} images can't be read: {names}. {advice}. {name(i)}: {why}") from e
 
 # %% ../nbs/00_images.ipynb #eea554ec
 def _drop_marks(v):

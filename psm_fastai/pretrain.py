@@ -180,7 +180,7 @@ def _load_named(data, size, workers, in_memory, kwargs):
         raise ValueError(f"{data} could not be fetched: {e}. Connect to the internet once, or put it into fastai's data folder") from e
 
 def _load_digits(kwargs):
-    for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache').items():
+    for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache', skip_broken='skip-broken').items():
         if n in kwargs: raise ValueError(f"--{option} is for folders and tables of images, not for the digits")
     return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
 
@@ -381,6 +381,7 @@ def load(self:PretrainRun):
     if o.data!='digits': asked['seed'] = o.seed
     if o.no_labels: asked['label_col'] = None
     if o.cache: asked['cache'] = o.cache
+    if o.skip_broken: asked['skip_broken'] = True
     if o.valid_pct is not None: asked['valid_pct'] = o.valid_pct
     self.dls = _load(o.data, reading, o.size, o.workers, not o.from_disk, **asked)
     self.fit_batches(len(self.dls.train_ds))
@@ -495,11 +496,13 @@ class EpochLines(Callback):
     order = 61      # after the Recorder (50), as fastai's bar
     def before_fit(self):
         if self.learn.logger is noop: return
-        self.learn.logger = self.write
-        self.write(self.recorder.metric_names)
+        self.learn.logger,self.begun = self.write,False
     def after_fit(self):
         if self.learn.logger==self.write: self.learn.logger = print
     def write(self, row):
+        if not self.begun:          # after everything that is told before training
+            self.begun = True
+            self.write(self.recorder.metric_names)
         epoch,*figures = [f'{o:.6f}' if isinstance(o, float) else '' if o is None else str(o) for o in row]
         print(f'{epoch:<10}' + ''.join(f'{o:<12}' for o in figures), flush=True)
 
@@ -639,6 +642,7 @@ def psm_pretrain(
     from_disk:bool=False, # Read images from disk in each epoch instead of decoding them once into memory
     workers:int=0, # Processes that read images from disk
     no_labels:bool=False, # Folders are not classes, and a table's second column holds no labels
+    skip_broken:bool=False, # Leave out the files that can't be read, and name them
     valid_pct:float=None, # Share of the images set aside for validation (default: 0.2, or as a folder is split). 0: train on all
     channels:int=None, # 1 gray, 3 RGB, 4 with opacity, or the number of bands (default: found in the files)
     min_value:float=None, # Black of images with more than 8 bits (default: found in the files)

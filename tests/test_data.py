@@ -277,6 +277,24 @@ def test_unreadable_files_are_named_together(classes, in_memory):
     for f in files: f.write_text('')
     with pytest.raises(ValueError, match="24 of 24 images can't be read: .* and 14 more"): small_dls(classes, in_memory=in_memory)
 
+@pytest.mark.parametrize('how', [{}, dict(in_memory=False, num_workers=0), dict(cache=True)])
+def test_unreadable_files_are_left_out_if_asked(classes, tmp_path_factory, capsys, how):
+    if 'cache' in how: how = dict(cache=tmp_path_factory.mktemp('cache'))
+    files = sorted(classes.rglob('*.png'))
+    files[0].write_text('no image')
+    for _ in range(2):          # the second time from the cache
+        dls = small_dls(classes, skip_broken=True, **how)
+        assert "! 1 image can't be read and is left out: " in capsys.readouterr().out
+        assert len(dls.train_ds)+len(dls.valid_ds)==23 and files[0] not in [*dls.train_ds.items, *dls.valid_ds.items]
+        x,y = next(iter(dls.valid.new(bs=99)))
+        assert dls.vocab[y[0]]==dls.valid_ds.items[0].parent.name and len(x)==len(dls.valid_ds)
+        pixels = torch.from_numpy(ReadImage(8).pixels(dls.valid_ds.items[0]))
+        assert torch.allclose(x[0]*.5+.5, pixels/255, atol=1e-6)
+    with pytest.raises(ValueError, match='skip_broken=True finds broken files .* verify=True'):
+        small_dls(classes, skip_broken=True, in_memory=False, verify=False)
+    for f in files: f.write_text('')
+    with pytest.raises(ValueError, match="0 images are left for training and 0 for validation"): small_dls(classes, skip_broken=True)
+
 def test_memory_is_checked_first(classes, monkeypatch):
     class Little: available = 1000
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
