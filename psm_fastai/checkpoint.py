@@ -67,6 +67,7 @@ def _other_names(then, now, names):
     if said: return ' and '.join(said)
     return '' if was==there else 'the files are the same, but their order or the split into training and validation differs'
 
+# %% ../nbs/07b_checkpoint.ipynb #c39e02c6
 def other_images(
     then:dict, # From `image_files`
     dls, # `DataLoaders`
@@ -89,6 +90,7 @@ def _plain(o):
     if is_listy(o): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
 
+# %% ../nbs/07b_checkpoint.ipynb #46170f02
 def _unreadable(parts):
     "Names the first of these values that torch can't read back without executing anything, or None if there is none"
     for name,v in parts.items():
@@ -113,6 +115,7 @@ def _opt_name(f):
     fixed = ', '.join(f'{n}={v}' for n,v in f.keywords.items() if isinstance(v, (int,float,str)))
     return '/'.join([_opt_name(f.func), *inner]) + f'({fixed})'*bool(fixed)
 
+# %% ../nbs/07b_checkpoint.ipynb #07b8702c
 def _by_name(cbs):
     "Callbacks by name. A second one of the same name gets a number"
     res = {}
@@ -163,6 +166,7 @@ def settings(self:CheckpointCallback, learn):
     method = {n: v for n,v in psm.items() if n!='bank_size'}       # shapes of the model tell bank_size
     return _plain(dict(method, optimizer=_opt_name(learn.opt_func), batch_size=plain_dls(learn.dls).train.bs))
 
+# %% ../nbs/07b_checkpoint.ipynb #0b7a2037
 @patch
 def all_randomness(self:CheckpointCallback):
     "Random states, a list with one entry per process"
@@ -172,6 +176,7 @@ def all_randomness(self:CheckpointCallback):
     torch.distributed.all_gather_object(res, mine)
     return res
 
+# %% ../nbs/07b_checkpoint.ipynb #89a75cd0
 @patch
 def waiting_gradients(self:CheckpointCallback):
     "Gradients that `GradientAccumulation` has not yet used for a step, and how many images they come from, or None if there are none"
@@ -214,6 +219,7 @@ def write(self:CheckpointCallback, s):
             _refuse_unreadable(_unreadable(parts))
             raise
 
+# %% ../nbs/07b_checkpoint.ipynb #498591f6
 @patch
 def look(self:CheckpointCallback):
     "Look at callbacks and images before the first epoch. Raises `ValueError` if a callback's state could not be read back"
@@ -229,6 +235,7 @@ def pause_trackers(self:CheckpointCallback, on):
     if on: self.table,self.learn.logger = self.learn.logger,noop
     elif self.table: self.learn.logger,self.table = self.table,None
 
+# %% ../nbs/07b_checkpoint.ipynb #5c01c389
 @patch
 def restore_callbacks(self:CheckpointCallback):
     "Give callbacks back what they remembered"
@@ -277,6 +284,7 @@ def _odd_part(s):
     for n,t in s['model'].items():
         if not isinstance(t, torch.Tensor): return f'model.{n}'
 
+# %% ../nbs/07b_checkpoint.ipynb #5f6b9153
 def _not_ours(path, part): return ValueError(f"{path} is not a checkpoint that CheckpointCallback wrote: its part {part} is something else")
 
 @patch
@@ -311,6 +319,7 @@ def compare(self:CheckpointCallback, learn, s):
         raise ValueError(f"{self.path} was written by a training on other images: {other}. "
             "Put them back as they were, or begin a new training")
 
+# %% ../nbs/07b_checkpoint.ipynb #9d2dec27
 @patch
 def check_model(self:CheckpointCallback, model, s):
     "Raise `ValueError` if the weights of the file don't fit the model"
@@ -331,6 +340,7 @@ def load_opt(self:CheckpointCallback, learn, s):
         raise ValueError(f"{self.path} was written by a training with another optimizer than {_opt_name(learn.opt_func)}, "
             f"or with other parameter groups. {_build_again}") from e
 
+# %% ../nbs/07b_checkpoint.ipynb #c1f16c2f
 @patch
 def tell_threads(self:CheckpointCallback, s):
     "Say if torch has another number of threads than it had"
@@ -375,16 +385,7 @@ def check_run(self:CheckpointCallback, s):
         raise ValueError(f"{self.path} was written by a training in {len(s['random'])} processes, and this one has {n}: "
             "its batches would differ. Start as many processes")
 
-# %% ../nbs/07b_checkpoint.ipynb #f83072a3
-@patch
-def restore(self:CheckpointCallback, s):
-    "Put back everything but model and optimizer"
-    self.restore_callbacks()
-    for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
-    if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
-    self.restore_gradients(s.get('waiting'))
-    set_randomness(self.dls, s['random'][rank_distrib() if len(s['random'])>1 else 0])
-
+# %% ../nbs/07b_checkpoint.ipynb #b6ef100f
 @patch
 def restore_gradients(self:CheckpointCallback, waiting):
     "Remove all gradients, and put those back that wait for a step"
@@ -395,6 +396,17 @@ def restore_gradients(self:CheckpointCallback, waiting):
     for name,p in m.named_parameters():
         if name in waiting['grads']: p.grad = waiting['grads'][name].to(p)
 
+# %% ../nbs/07b_checkpoint.ipynb #f83072a3
+@patch
+def restore(self:CheckpointCallback, s):
+    "Put back everything but model and optimizer"
+    self.restore_callbacks()
+    for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
+    if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
+    self.restore_gradients(s.get('waiting'))
+    set_randomness(self.dls, s['random'][rank_distrib() if len(s['random'])>1 else 0])
+
+# %% ../nbs/07b_checkpoint.ipynb #cd77b5a2
 @patch
 def take_up(self:CheckpointCallback, s):
     "Continue the training that was stopped, at the start of its next epoch"
