@@ -29,6 +29,7 @@ def data_url(
     "An image as an address that holds it"
     return f'data:image/{format.lower()};base64,{base64.b64encode(image_bytes(im, format, **options)).decode()}'
 
+# %% ../nbs/08e_panel.ipynb #d89e9b11
 def picture_url(
     history:NeighbourHistory,
     name:str, # Of a thumbnail
@@ -48,6 +49,7 @@ def picture_inline(
     url = picture_url(history, name)
     return _img(url, alt) if url else f'<span class="t none" role=img aria-label="{escape(alt)}, no picture kept">?</span>'
 
+# %% ../nbs/08e_panel.ipynb #1610c40c
 def large_picture(
     history:NeighbourHistory,
     i:int, # Id of an image
@@ -71,6 +73,7 @@ def _weight(r):
     if math.isnan(r['weight']): return ''
     return f"<br>weight {r['weight']:.2f}" if r['weight']>0 else '<br>weight 0'
 
+# %% ../nbs/08e_panel.ipynb #d5987443
 def _positive(h, r, pic, first):
     "A mined positive, a row of `h.rows`, as an item of a list. `first` is the first epoch that was kept"
     cls,mark,word = _marks[r['right']]
@@ -80,6 +83,7 @@ def _positive(h, r, pic, first):
         f'<meter min=0 max=1 value={max(0, r["similarity"]):.2f} aria-label=similarity></meter>'
         f'<small>{r["similarity"]:.2f}{_weight(r)}<br>age {r["age"]} · {since}</small></li>')
 
+# %% ../nbs/08e_panel.ipynb #210b9a1c
 def _negative(h, r, pic):
     "A negative as an item of a list"
     cls,mark,word = ('wrong','⚠ ',', a false negative') if r['right'] is True else ('','','')
@@ -97,6 +101,7 @@ def _counts(pos, verb):
     said = ' and '.join(parts)
     return said and f'{said[0].upper()}{said[1:]}.'
 
+# %% ../nbs/08e_panel.ipynb #887e8bea
 def _verb(meta):
     "What happens to the neighbours that an index trusts, None if there is no index"
     if not meta.get('index'): return None
@@ -128,6 +133,7 @@ def _query(h, query, pic):
 
 def _list(items, cls='', none=''): return f'<ol{cls}>{"".join(items)}</ol>' if items else f'<p>{none}</p>'
 
+# %% ../nbs/08e_panel.ipynb #aa9dfb5a
 def neighbour_panel(
     history:NeighbourHistory,
     query:int, # Id of a probe
@@ -175,6 +181,7 @@ def _curve(epochs, points, dash):
     dots = [f'<circle cx={_x(epochs, e):.1f} cy={_y(v):.1f} r=1.6 />' for e,v in points]
     return f'<polyline points="{line}" stroke-dasharray="{dash}"/>{"".join(dots) if len(points)<40 else ""}'
 
+# %% ../nbs/08e_panel.ipynb #4cace660
 def _axes(epochs):
     "Lines at 0, 0.5 and 1, and the first and the last epoch"
     def level(v):
@@ -219,6 +226,7 @@ def static_text(
     "A style or a script of the pages"
     return files('psm_fastai').joinpath('static', name).read_text(encoding='utf-8')
 
+# %% ../nbs/08e_panel.ipynb #7d878683
 def still(
     html:str,
 )->str: # HTML
@@ -238,6 +246,7 @@ def _cell(h, i, alt, right=None):
     return (f'<span class="{cls}" style="display:inline-block;text-align:center;line-height:1.1">{picture_inline(h, str(i), alt)}'
         f'<b style="display:block;font-size:.75rem">{mark or "&nbsp;"}</b></span>')
 
+# %% ../nbs/08e_panel.ipynb #f307af11
 def neighbour_grid(
     history:NeighbourHistory, # Not empty
     epoch:int, # One that was kept, counted from 1
