@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import silent
+from in_browser import faint, misplaced
 
 @pytest.fixture(scope='module')
 def history():
@@ -110,6 +111,16 @@ def test_in_the_browser(browser, jupyter, history):
     seen = json.loads((folder/'seen.json').read_text())
     assert seen['query']==last and seen['epoch']==2 and seen['order']=='id' and len(seen['picked'])>200
     assert seen['flagged']['query']==[last] and seen['flagged']['kind']==['image']
+    app.locator('button.play').focus()
+    for theme in ('true','false'):
+        page.evaluate(f"document.body.dataset.jpThemeLight = '{theme}'")
+        until(page, lambda: app.get_attribute('data-theme')==('light' if theme=='true' else 'dark'))
+        for key in ('','?'):
+            if key: page.keyboard.press(key)
+            assert misplaced(page)==faint(page)==[]
+            if key: assert app.locator('dt').first.bounding_box()['width']>140        # notebooks have a style for lists of their own
+            if key: page.keyboard.press('Escape')
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
     nb.run(3)
     until(page, lambda: name.inner_text()==f'image {history.ids[7]}' and when.inner_text()=='epoch 1 of 3')
     page.wait_for_timeout(2500)                # the picture is drawn anew at a pause

@@ -6,7 +6,7 @@ from fastai.vision.all import set_seed
 from psm_fastai.all import *
 from common import silent
 from fake_view import checkered, fake_view, hostile
-from in_browser import cards, chosen, epoch, open_page, strip, until
+from in_browser import cards, chosen, epoch, faint, misplaced, open_page, strip, until
 
 @pytest.fixture
 def shown(browser, tmp_path):
@@ -138,6 +138,12 @@ def test_a_screen_readers_tree(shown):
     assert unnamed==[]
     page.keyboard.press('ArrowDown')
     assert 'epoch 3' in page.locator('[role=status]').first.inner_text()
+    for key,said in (('e',('dialog "Side by side"','button "Next ›"','button "Flag as wrong"','paragraph: "Neighbour 1 of 5: ')),
+                     ('?',('dialog "Keys and terms"','button "Close"','term: Stability'))):
+        page.keyboard.press(key)
+        tree = page.locator('.psm-map').aria_snapshot()
+        assert all(o in tree for o in said), tree
+        page.keyboard.press('Escape')
 
 def test_two_runs(shown):
     "Side by side or one at a time, linked; the chart shows both, chance, and where mining starts"
@@ -148,7 +154,12 @@ def test_two_runs(shown):
     chart = page.locator('.chart')
     assert chart.locator('polyline').count()==2 and chart.locator('.chance').count()==2-1 and chart.locator('.start').count()==1
     first = chosen(page)
+    of = [int((view['labels'][r['near'][3,first//3]]==view['labels'][first//3]).sum()) for r in view['runs']]
+    item = page.locator('.item[aria-selected=true]')
+    assert item.locator('small').inner_text()==f'{of[0]} | {of[1]}' and item.locator('.bar').count()==2
+    assert item.get_attribute('aria-label').endswith(f', MoCo {of[0]} of 5 right, PSM {of[1]} of 5 right')
     page.get_by_role('button', name='PSM', exact=True).click()
+    assert item.locator('.bar:visible').count()==1
     assert page.locator('figure:not([hidden]) .map').count()==1 and chosen(page)==first
     r = view['runs'][1]
     of = [(view['labels'][r['near'][3,i]]==view['labels'][i]).sum() for i in range(60)]
@@ -288,6 +299,10 @@ def test_many_images(shown):
     n = page.evaluate("document.querySelectorAll('.strip .item').length")
     assert n<60 and page.locator('.head .soft').inner_text()=='50,000 images' and not page.bad
     times = page.evaluate("document.querySelector('.psm-map').explorer.maps[0].times.slice().sort((a, b) => a-b)")
+    page.set_viewport_size(dict(width=390, height=844))
+    page.emulate_media(color_scheme='dark')
+    until(page, "document.querySelector('.psm-map').dataset.theme === 'dark'")
+    assert misplaced(page)==faint(page)==[]
     print('ms a draw of 50,000 dots, in the middle and at most:', times[len(times)//2], times[-1])
 
 def test_the_page_of_a_history(browser, tmp_path):
