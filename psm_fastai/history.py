@@ -664,11 +664,14 @@ def load_state_dict(self:NeighbourHistory, state):
 def _sha(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def _files(path): return [Path(path).with_name(Path(path).name+e) for e in ('.parquet','.safetensors')]
+def _files(path):
+    path = Path(path)
+    if path.is_dir(): path = path/'neighbours'
+    return [path.with_name(path.name+e) for e in ('.parquet','.safetensors')]
 
 @patch
 def save(self:NeighbourHistory,
-    path, # Without an ending: `.parquet` and `.safetensors` are added
+    path, # Without an ending: `.parquet` and `.safetensors` are added. In a folder that is there the name is `neighbours`
 ):
     "Write the table, the thumbnails and the map"
     s,(table,pictures) = self.state_dict(),_files(path)
@@ -698,7 +701,7 @@ def _read_state(table, pictures):
 
 @patch(cls_method=True)
 def load(cls:NeighbourHistory,
-    path, # As given to `save`
+    path, # As given to `save`, or the folder of a run of `psm_pretrain`
 )->NeighbourHistory:
     "Read a history. Raises `ValueError` for files that hold none, that were changed, or that belong to different histories"
     res,(table,pictures) = cls(),_files(path)

@@ -169,6 +169,13 @@ def encoder_reader(
 # %% ../nbs/07a_transfer.ipynb #83e572fe
 def _is_file(o): return isinstance(o, (str,Path))
 
+def _items(images):
+    "A list of the images that `image_features` was given"
+    if not _is_file(images): return list(images)
+    path = Path(images)
+    if not path.exists(): raise ValueError(f"{path} is neither a folder nor a file that exists")
+    return list(folder_files(path)[0]) if path.is_dir() else [path]
+
 def _read_part(read, items, at, n):
     "Pixels `[n, C, H, W]` of the items from place `at` on. Raises `ValueError` that names the items that can't be read"
     part = items[at:at+n]
@@ -181,13 +188,13 @@ def _read_part(read, items, at, n):
 @torch.no_grad()
 def image_features(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
-    images, # A folder, or a list of what `ReadImage` reads: files, PIL images, arrays
+    images, # A folder, a file, or a list of what `ReadImage` reads: files, PIL images, arrays
     bs:int=64, # Images at a time
 )->pd.DataFrame: # `file` (None for images that are no files) and `features`, an array `[F]` of float32
     "Features of new images, read as the encoder's own images were. Raises `ValueError` that names the images that can't be read"
     m = encoder if isinstance(encoder, nn.Module) else load_encoder(encoder)
     read,device = encoder_reader(m),next(m.parameters()).device
-    items = list(folder_files(Path(images))[0]) if _is_file(images) else list(images)
+    items = _items(images)
     mean,std = (torch.tensor(m.images.get(n, [v]), device=device).view(-1,1,1) for n,v in (('mean',0.),('std',1.)))
     res = []
     for at in range(0, len(items), bs):

@@ -24,6 +24,7 @@ def test_digits_and_moco(tmp_path, capsys):
     assert names=={'encoder.safetensors','features.parquet','before_after.png','history.csv','history_moco.csv','curves.png',
                    'neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth','neighbours.parquet','neighbours.safetensors',
                    'neighbours_moco.parquet','neighbours_moco.safetensors'}
+    assert NeighbourHistory.load(tmp_path/'run').title=='PSM'
     assert NeighbourHistory.load(tmp_path/'run/neighbours_moco').metrics().knn_acc[1:].notna().all()
     h = pd.read_csv(tmp_path/'run/history.csv')
     assert {'epoch','train_loss','valid_loss','purity','false_neg','trusted','knn_acc','lr','seconds'} <= set(h.columns) and len(h)==2

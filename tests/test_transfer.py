@@ -220,10 +220,12 @@ def test_features_of_new_images_from_a_folder(tmp_path):
         assert np.abs(np.stack(got.features)-want).max()<1e-5
     got.to_parquet(tmp_path/'f.parquet')
     assert (np.stack(pd.read_parquet(tmp_path/'f.parquet').features)==np.stack(got.features)).all()
+    assert np.abs(image_features(tmp_path, tmp_path/'new/1.png').features[0]-want[1]).max()<1e-5
     one,many = (learn.nearest(images[0], n=4, among=learn.features(one_column=c)) for c in (True,False))
     pd.testing.assert_frame_equal(one, many)
     (tmp_path/'new/x.png').write_text('no image')
     with pytest.raises(ValueError, match="1 of 4 images can't be read: .*x.png"): image_features(tmp_path, tmp_path/'new')
+    with pytest.raises(ValueError, match="gone is neither a folder nor a file that exists"): image_features(tmp_path, tmp_path/'gone')
 
 @pytest.mark.parametrize('kind,kwargs', [('16 bits', dict(min_value=1000, max_value=1300)), ('pad', dict(fit='pad', ground='black')),
                                          ('ground', dict(ground=(9,100,200))), ('bands', dict(alpha=False, channels=4)),
@@ -280,6 +282,6 @@ def test_weights_that_cannot_be_fetched_are_named(folder, monkeypatch):
     def no_network(*args, **kwargs): raise URLError('no network')
     monkeypatch.setattr(ResNet18_Weights, 'get_state_dict', no_network)
     dls = image_dls(folder, size=32, bs=8)
-    with pytest.raises(ValueError, match="weights of resnet18 can't be fetched: <urlopen error no network>. Pass pretrained=False"):
+    with pytest.raises(ValueError, match="weights of resnet18 can't be fetched: <urlopen error no network>. To start from random weights pass pretrained=False"):
         psm_learner(dls, 'resnet18')
     assert image_stats(dls)['mean']==[.5]
