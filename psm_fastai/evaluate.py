@@ -38,6 +38,7 @@ def learner_encoder(
     is_classifier = isinstance(m, nn.Sequential) and len(m)==3 and isinstance(m[1], PoolFeatures)
     return m[0] if is_classifier else m
 
+# %% ../nbs/07_evaluate.ipynb #bcef21fe
 def batch_features(
     m:nn.Module, # An encoder
     x:Tensor, # `[B, C, H, W]`, of any type, on any device
@@ -46,6 +47,7 @@ def batch_features(
     x = as_floats(x.to(next(m.parameters(), x).device)).as_subclass(Tensor)
     return pool_features(m(x)).float().cpu()
 
+# %% ../nbs/07_evaluate.ipynb #3c4d9d06
 @torch.no_grad()
 def encoder_features(
     learn:Learner,
@@ -79,6 +81,7 @@ def _files_of_rows(ds, table):
     except Exception: return []                     # of whatever kind its rows are
     return [read(row) for _,row in table.iterrows()] if isinstance(first, (str,PurePath)) else []
 
+# %% ../nbs/07_evaluate.ipynb #5c013a7c
 def item_files(
     ds, # A data set
 )->list: # A path for each item, None for items that are no files
@@ -100,6 +103,7 @@ def image_table(
     names = [None]*len(ds) if labels is None else [name(l) for l in labels.tolist()]
     return pd.DataFrame(dict(id=range(len(ds)), file=pd.Series(item_files(ds), dtype=object), label=pd.Series(names, dtype=object)))
 
+# %% ../nbs/07_evaluate.ipynb #c6b26b23
 def weights_number(
     encoder:nn.Module,
 )->int:
@@ -109,6 +113,7 @@ def weights_number(
         res = crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), res)
     return res
 
+# %% ../nbs/07_evaluate.ipynb #80b8efac
 @patch
 def features(self:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
@@ -183,6 +188,7 @@ def _labelled(feats, labels):
     known = labels>=0
     return (feats,labels) if known.all() else (feats[known],labels[known])
 
+# %% ../nbs/07_evaluate.ipynb #5146cdbf
 def labelled_features(
     learn:Learner,
     encoder:nn.Module|None=None, # None: the learner's encoder
@@ -194,6 +200,7 @@ def labelled_features(
         raise ValueError(f"Accuracy needs a label for each image, and none is known in the {' and the '.join(none)} set")
     return res
 
+# %% ../nbs/07_evaluate.ipynb #83bd02dc
 @patch
 def knn_accuracy(self:Learner,
     k:int=20, # Number of neighbours that vote
@@ -209,19 +216,20 @@ def knn_accuracy(self:Learner,
     return Accuracy(int((pred==yv).sum()), len(yv), k=min(k, len(x)), temp=temp)
 
 # %% ../nbs/07_evaluate.ipynb #ff1ba1ee
-def _check_all_labelled(dls):
-    "Raise `ValueError` if the training or the validation set has no labels"
-    sets = dict(training=dls.train, validation=dls.valid)
-    if none := [what for what,dl in sets.items() if not has_labels(DataLoaders(dl))]:
-        raise ValueError(f"KNNCallback needs a label for each image, and those of the {' and the '.join(none)} set have none. "
-            "Leave it out, and look at `learn.show_neighbours()`")
-
 def _check_patience(cbs, every):
     "Raise `ValueError` if a callback waits for improvement of an accuracy that isn't measured each epoch"
     def waits(cb): return isinstance(cb, TrackerCallback) and hasattr(cb, 'patience') and cb.monitor=='knn_acc'
     if every>1 and (waiting := [cb.name for cb in cbs if waits(cb)]):
         raise ValueError(f"{', '.join(waiting)} would take each epoch without a measurement for one without improvement. "
             f"Measure each epoch: KNNCallback() with every=1 in place of every={every}")
+
+# %% ../nbs/07_evaluate.ipynb #4249c666
+def _check_all_labelled(dls):
+    "Raise `ValueError` if the training or the validation set has no labels"
+    sets = dict(training=dls.train, validation=dls.valid)
+    if none := [what for what,dl in sets.items() if not has_labels(DataLoaders(dl))]:
+        raise ValueError(f"KNNCallback needs a label for each image, and those of the {' and the '.join(none)} set have none. "
+            "Leave it out, and look at `learn.show_neighbours()`")
 
 class KNNCallback(GuestCallback):
     "Measure kNN accuracy at the end of an epoch, in column `knn_acc`, and when `learn.validate` is called"
@@ -292,6 +300,7 @@ def normal_like(
     drawn = torch.randn(len(feats), len(s), generator=torch.Generator().manual_seed(seed)).to(feats)
     return mean + drawn*(s/len(feats)**.5) @ axes
 
+# %% ../nbs/07_evaluate.ipynb #0ab22ea8
 def grouping(
     feats:Tensor, # `[N, F]` features of at least 30 images
     k:int=10, # Neighbours of each image
@@ -310,6 +319,7 @@ def spread_ids(
     "Some images to look at, spread over all"
     return list(range(0, n, math.ceil(n/most)))
 
+# %% ../nbs/07_evaluate.ipynb #35b20a11
 def _view_features(learn, m, ids):
     "Features by `m` of two views of images, and of two weak views, each `[n, F]`"
     views = learn.psm.loss_cb
@@ -321,6 +331,7 @@ def _view_features(learn, m, ids):
         found = [of_batch(x.as_subclass(Tensor)) for x,*_ in plain_batches(learn.dls, ids=ids)]
     return [torch.cat(o) for o in zip(*found)]
 
+# %% ../nbs/07_evaluate.ipynb #16eebd80
 def shared_neighbours(
     a:Tensor, # `[N, F]` features of images
     b:Tensor, # `[N, F]` other features of the same images
