@@ -34,6 +34,7 @@ def small_gray(
     x = x-x.amin((1,2), keepdim=True)
     return (x/x.amax((1,2), keepdim=True).clamp(min=1e-6)*255).round().byte()
 
+# %% ../nbs/07c_collection.ipynb #987ebdf1
 def pixel_digest(
     x, # A tensor `[C, H, W]`, or a PIL image
 )->str:
@@ -82,6 +83,7 @@ class Collection:
         except (OSError, TypeError, AttributeError):        # moved, or of a kind that Pillow can't show
             return Image.fromarray(self.gray[i].numpy())
 
+# %% ../nbs/07c_collection.ipynb #af749f87
 @patch
 def collection(self:Learner)->Collection:
     "All images of a learner, training images first. Look once, and ask the collection several questions"
@@ -118,6 +120,7 @@ class Answer(pd.DataFrame):
                 ax.imshow(self.collection.picture(i), cmap='gray')
                 ax.set_title(title, fontsize=7)
 
+# %% ../nbs/07c_collection.ipynb #7caaeef8
 def _short(file, n=18): return short_name(Path(file).name, n) if isinstance(file, str) else ''
 
 def _one_a_row(table, ncols): return list(chunked([(r.row, _short(r.file)) for r in table.itertuples()], ncols))
@@ -153,6 +156,7 @@ def first_alike(self:Collection)->list: # `[N]`
     firsts = {}
     return [firsts.setdefault(d, i) for i,d in enumerate(self.table.pixels)]
 
+# %% ../nbs/07c_collection.ipynb #cf962d47
 @patch
 def _pairs(self:Collection, near=10):
     "Pairs of rows that may be copies: each with the nearest by features, and equal pixels with the first of their kind"
@@ -163,6 +167,7 @@ def _pairs(self:Collection, near=10):
     pairs = torch.cat([pairs, torch.stack([first, rows], 1)[first!=rows]])
     return pairs.sort(1).values.unique(dim=0)
 
+# %% ../nbs/07c_collection.ipynb #07470670
 def _two_a_row(table, ncols):
     pairs = [[(r.row, _short(r.file)),(r.other_row, _short(r.other))] for r in table.itertuples()]
     return [sum(l, []) for l in chunked(pairs, max(1, ncols//2))]
@@ -228,6 +233,7 @@ def _kinds(self:Collection, n):
     known[n] = res.assign(rank=res.groupby('cluster').cumcount()+1)
     return known[n]
 
+# %% ../nbs/07c_collection.ipynb #144cb930
 def _one_a_cluster(table, ncols):
     kinds = [table[table.cluster==c].head(ncols) for c in sorted(table.cluster.unique())]
     return [[(r.row, f"{r.cluster}: {_short(r.file, 12)}") for r in t.itertuples()] for t in kinds]
@@ -242,6 +248,27 @@ def clusters(self:Collection,
     return self.answer(res.row.tolist(), _one_a_cluster, cluster=res.cluster.to_numpy(), rank=res['rank'].to_numpy())
 
 # %% ../nbs/07c_collection.ipynb #e674214b
+def _check_unlabelled(path):
+    "Raise `ValueError` if a CSV that is about to be written holds labels"
+    if not path.exists(): return
+    there = read_table(path)
+    if 'label' not in there: raise ValueError(f"{path} has no column label, so to_label did not write it. Give another path")
+    done = int(there.label.notna().sum())
+    if done: raise ValueError(f"{path} holds {done} labels that were filled in, which would be lost. Give another path")
+
+# %% ../nbs/07c_collection.ipynb #f9750e04
+def _write_to_label(table, path):
+    "Write a row a file, relative to the folder of the CSV if the file is below it"
+    _check_unlabelled(path)
+    if table.file.isna().any():
+        raise ValueError("These images come from no files, so a CSV could not name them. Leave path out, and take the column row")
+    folder = path.absolute().parent
+    def name(f):
+        f = Path(f).absolute()
+        return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
+    with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(name), label='')).to_csv(tmp, index=False)
+
+# %% ../nbs/07c_collection.ipynb #7e5d7782
 @patch
 def to_label(self:Collection,
     n:int=20, # Number of images
@@ -254,25 +281,6 @@ def to_label(self:Collection,
     res = self.answer(best.row.tolist(), stands_for=kinds.groupby('cluster').size().loc[best.cluster].to_numpy())
     if path is not None: _write_to_label(res, Path(path))
     return res
-
-def _check_unlabelled(path):
-    "Raise `ValueError` if a CSV that is about to be written holds labels"
-    if not path.exists(): return
-    there = read_table(path)
-    if 'label' not in there: raise ValueError(f"{path} has no column label, so to_label did not write it. Give another path")
-    done = int(there.label.notna().sum())
-    if done: raise ValueError(f"{path} holds {done} labels that were filled in, which would be lost. Give another path")
-
-def _write_to_label(table, path):
-    "Write a row a file, relative to the folder of the CSV if the file is below it"
-    _check_unlabelled(path)
-    if table.file.isna().any():
-        raise ValueError("These images come from no files, so a CSV could not name them. Leave path out, and take the column row")
-    folder = path.absolute().parent
-    def name(f):
-        f = Path(f).absolute()
-        return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
-    with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(name), label='')).to_csv(tmp, index=False)
 
 # %% ../nbs/07c_collection.ipynb #8e034950
 def _draw_nearest(asked, found, size):
@@ -305,6 +313,7 @@ def _neighbours(feats, asked, k):
     unit = F.normalize(feats-feats.mean(0), dim=1)
     return nearest_images(unit, k, unit[asked], asked)[1].tolist()
 
+# %% ../nbs/07c_collection.ipynb #53a23c84
 @patch
 def show_before_after(self:Collection,
     before:Tensor, # `[n, F]` earlier features of the images in `rows`
@@ -356,6 +365,7 @@ def as_utf8(
 
 def _absolute(file): return None if file is None or file!=file else as_utf8(Path(file).absolute())
 
+# %% ../nbs/07c_collection.ipynb #88d8a53f
 @patch
 def save(self:Collection,
     path, # Parquet file to write
@@ -376,6 +386,7 @@ def _tell_gone(files, n=200):
     if gone: say(f"! {len(gone)} of {len(files)} files are not where they were, such as {shown(gone[0])}. Their pictures are drawn from "
         "16 x 16 gray pixels")
 
+# %% ../nbs/07c_collection.ipynb #25c0118a
 def load_collection(
     path, # A file that `Collection.save` wrote, or a folder that `psm_pretrain` wrote
 )->Collection:
@@ -399,6 +410,7 @@ def as_picture(
     "Pixels to look at: the first channel of one or two, the first three of more"
     return a[:3].transpose(1,2,0) if len(a)>2 else a[0]
 
+# %% ../nbs/07c_collection.ipynb #0a12bf25
 @patch
 def _as_read(self:Collection, read, row):
     "An image as training read it, cropped like the one that was asked about"
