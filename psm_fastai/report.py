@@ -69,6 +69,7 @@ def environment()->dict:
     hardware = dict(system=platform.system(), machine=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads())
     return dict(versions=dict(psm_fastai=__version__, **versions, python=platform.python_version()), hardware=dict(hardware, gpus=gpus))
 
+# %% ../nbs/09d_report.ipynb #5d776464
 def write_run(
     path, # `run.json`
     **what, # What to add or to replace, by name
@@ -86,6 +87,7 @@ def method_title(
     "A method's name for tables and figures"
     return dict(moco='MoCo', nnclr='NNCLR-like', msf='MSF-like', from_bank='PSM from the bank').get(method, method.upper())
 
+# %% ../nbs/09d_report.ipynb #092da2a0
 _labelled = dict(train_loss='training loss', knn_acc='kNN accuracy', bank_purity='purity of the bank')
 _unlabelled = dict(train_loss='training loss', **{n: curve_labels[n] for n in ('agreement','stability')})
 
@@ -97,6 +99,7 @@ def _measured(log, history):
     curves = [c for c in map_curves(history) if not c['labelled']]
     return res | {c['name']: pd.Series(c['values'], c['epochs']) for c in curves}
 
+# %% ../nbs/09d_report.ipynb #83ee6838
 def _draw_run(axs, j, name, found, panels):
     "Draw the curves of run number `j`"
     first = axs[0].twinx() if j else axs[0]
@@ -145,6 +148,7 @@ def _score_lines(kind, scores):
     head = f"{title:<26}{'':>8}   95 % interval"
     return ['', head] + [f"  {n:<24}{float(a):>8.3f}   {a.interval[0]:.3f} to {a.interval[1]:.3f}" for n,a in rows.items()]
 
+# %% ../nbs/09d_report.ipynb #c4ad39c3
 def _purity_lines(logs, k):
     log = next(iter(logs.values()))
     if math.isnan(log.chance): return []
