@@ -22,6 +22,12 @@ from .neighbours import nearest_images
 from .mining import admissible, mine_positives, soft_weights
 
 # %% ../nbs/09_explore.ipynb #521d06bb
+def _row_of(pool):
+    "A dict from the id of an image to its latest row in a bank or an index"
+    ids = pool.ids.tolist()
+    return {ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if ids[r]>=0 and pool.ready[r]}
+
+# %% ../nbs/09_explore.ipynb #e7917511
 def _nearest(loss, bank, ids, rows, k):
     "Rows of neighbours, whether there is one, similarities and weights, each `[n, k]`, of images with the rows `rows` in the bank or index"
     pool = loss.pool(bank)
@@ -32,11 +38,6 @@ def _nearest(loss, bank, ids, rows, k):
     idx,found = mine_positives(sims, admissible(ids, bank.ids, bank.ready), k)
     top = sims.gather(1, idx)
     return idx,found,top,soft_weights(top, found, loss.soft_temp)
-
-def _row_of(pool):
-    "A dict from the id of an image to its latest row in a bank or an index"
-    ids = pool.ids.tolist()
-    return {ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if ids[r]>=0 and pool.ready[r]}
 
 # %% ../nbs/09_explore.ipynb #r0000003
 def _check_any(ids):
@@ -57,6 +58,7 @@ def _name(learn, label):
 
 def _none_for_nan(names): return names.astype(object).where(names.notna(), None)       # pandas makes nan of None among strings
 
+# %% ../nbs/09_explore.ipynb #f0d5f942
 def _neighbour_table(learn, ids, labels, near, pool_ids, pool_labels):
     "A table of neighbours. `near`: their rows, whether there is one, similarities and weights, each `[n, k]`"
     labels,pool_ids,pool_labels = labels.tolist(),pool_ids.tolist(),pool_labels.tolist()
@@ -109,8 +111,6 @@ def mined_neighbours(
     return _neighbour_table(learn, ids, pool.labels[at], near, pool.ids, pool.labels)
 
 # %% ../nbs/09_explore.ipynb #7d33aa9c
-_right,_wrong,_unknown = ('✓','#1a7f37'),('✗','#c4320a'),('','black')
-
 def _show_image(ax, dls, i, alpha=1.):
     "Draw a training image"
     im = train_image(dls, i)
@@ -123,6 +123,9 @@ def _grid(n_rows, n_cols, figsize):
     _,axs = plt.subplots(n_rows, n_cols, figsize=figsize, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.set_axis_off()
     return axs
+
+# %% ../nbs/09_explore.ipynb #64fad61c
+_right,_wrong,_unknown = ('✓','#1a7f37'),('✗','#c4320a'),('','black')
 
 @patch
 def show_neighbours(self:Learner,
@@ -159,6 +162,7 @@ def _positive_shares(learn, id, label, similarity, weight, share, rows):
     res = _share_table(learn, 'positive', ids, labels, similarity, weight, share)
     return res[(res.index==0) | (res.weight>0)]
 
+# %% ../nbs/09_explore.ipynb #955e55aa
 def _negative_shares(learn, bank, mined, similarity, share):
     "Shares of the negatives, the largest first"
     at = torch.where(mined.neg_mask[0])[0]
