@@ -161,7 +161,7 @@ def test_readmes_python_runs(tmp_path):
 def test_readmes_table_is_what_was_measured():
     "Accuracy of PSM and the share of pulled neighbours that are right, from the stored rows"
     import pandas as pd
-    found = re.findall(r'^\|.* (\d) seeds \| (0\.\d+) \|.*\| (0\.\d+) \|$', (root/'README.md').read_text(), re.M)
+    found = re.findall(r'^\|.* (\d+) seeds \| (0\.\d+) \|.*\| (0\.\d+) \|$', (root/'README.md').read_text(), re.M)
     assert len(found)==3
     for (seeds,knn,right),name in zip(found, ('digits_ablation','cifar10_ablation','cifar10_longer')):
         rows = pd.read_csv(root/f'results/{name}.csv')
