@@ -80,10 +80,11 @@ def _tile(view, i):
     return Image.open(io.BytesIO(t['sprites'][s])).convert('RGB').crop((x*px, y*px, (x+1)*px, (y+1)*px))
 
 def _near(view, query, epoch, run):
-    "The neighbours of an image: their positions, their weights, and whether they are right, None if that is not known"
+    "The neighbours of an image: their positions, their weights, 0 while nothing is mined, and whether they are right, None if unknown"
     r,labels = view['runs'][run],view['labels']
+    mines = r['mining'][epoch] and r['method']['n_pos']!=0
     for j,w in zip(r['near'][epoch,query].tolist(), r['weight'][epoch,query].tolist()):
-        if j>=0: yield j,w,None if min(labels[query], labels[j])<0 else bool(labels[query]==labels[j])
+        if j>=0: yield j,w*mines,None if min(labels[query], labels[j])<0 else bool(labels[query]==labels[j])
 
 def _dash(weight, right):
     "Length of the dashes of a line to a neighbour, 0 for a solid line"

@@ -9,6 +9,7 @@ import {
   cell,
   csv,
   finder,
+  firstOrder,
   fitting,
   inPolygon,
   ordered,
@@ -144,10 +145,11 @@ test('without labels nothing is called right or wrong', () => {
   assert.deepEqual(
     near.map((r) => markOf(r, true)),
     [
-      { kind: 'plain', hollow: false, sign: '' },
-      { kind: 'plain', hollow: true, sign: '○' },
+      { kind: 'plain', dotted: false, faint: false, sign: '' },
+      { kind: 'plain', dotted: true, faint: true, sign: '○' },
     ],
   );
+  assert.deepEqual(markOf(near[0], false), { kind: 'plain', dotted: true, faint: false, sign: '' }); // nothing is mined: all are only near
   assert.equal(tally(view, 0, 1, 0).word, 'pulled');
   assert.equal(view.negatives(0, 1, 0)[0].false, false);
 });
@@ -177,6 +179,12 @@ test('a pull from one crowd into another is doubted first', () => {
   const first = ordered(view, state({ epoch: 0, order: 'doubt' }), new Uint8Array(8).fill(1));
   assert.equal(first[0], 3);
   assert.ok(view.values('doubt', 0, 0)[3] > 0.99 && view.values('doubt', 0, 0)[7] < 0.4);
+  assert.deepEqual([view.doubted(0, 0, 3), firstOrder(view, [0], 0)], [4, 'doubt']);
+  run.mining = [false]; // then nothing is pulled, and nothing can be doubted
+  const before = small({ ids, labels, labelled: false, vocab: [], files: null, epochs: [1], runs: [run], columns: [] });
+  assert.ok(before.values('doubt', 0, 0).every(Number.isNaN));
+  assert.deepEqual([before.doubted(0, 0, 3), firstOrder(before, [0], 0)], [-1, 'trust']);
+  assert.equal(firstOrder(small(), [0], 1), 'right');
 });
 
 test('nothing is called pulled before mining starts, nor by a method that pulls none', () => {

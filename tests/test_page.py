@@ -39,11 +39,101 @@ def test_before_and_after(shown):
     after = cards(page)
     button.click()
     assert button.inner_text()=='After' and when.inner_text()=='before training' and epoch(page)==0 and chosen(page)==27
-    assert page.locator('.said').first.inner_text().startswith('Nothing was trained yet') and cards(page)!=after
+    assert page.locator('.said').first.inner_text().startswith('Nothing is pulled before training') and cards(page)!=after
     assert page.locator('.map .top').get_attribute('aria-label').startswith('Map before training, ')
     page.keyboard.press('x')
     assert when.inner_text()=='epoch 2 of 3' and cards(page)==after and not page.bad
     assert not shown(fake_view()).locator('.before').is_visible()           # this training kept no such state
+
+def test_before_training_neighbours_are_only_near(shown):
+    "All are dotted, none faint, and none is marked as doubtful: nothing is pulled. So they are before mining starts"
+    page = shown(fake_view(labelled=False), address='#image=27&epoch=2')
+    marked = lambda kind: page.locator(f'.card.{kind}').count()
+    lines = lambda: page.evaluate("""(m => m.framing.slice(1).map(b => m.look(b.r).dash.length > 0))
+        (document.querySelector('.psm-map').explorer.maps[0])""")
+    until(page, "document.querySelector('.psm-map').explorer.maps[0].framing.length === 6")
+    assert marked('dotted')==marked('faint')==sum(lines())<5 and marked('doubted')==1
+    page.keyboard.press('ArrowDown')
+    assert (marked('dotted'),marked('faint'),marked('doubted'),lines())==(5,0,0,[True]*5)
+    assert page.locator('.panel h3').first.inner_text()=='5 nearest'
+    assert page.locator('.said').first.inner_text().startswith('Mining has not begun. These are the nearest images.')
+
+def test_the_most_doubtful_pull_is_marked(shown):
+    "Without labels the page begins with it. It is the pulled neighbour that shares the fewest"
+    view = fake_view(labelled=False)
+    page = shown(view)
+    r,at = view['runs'][0],chosen(page)//3
+    near = r['near'][3]
+    pulled = [j for j,w in zip(near[at], r['weight'][3,at]) if w]
+    shares = {j: len({*near[at]} & {*near[j]}) for j in pulled}
+    card = page.locator('.card.doubted')
+    assert page.locator('select').nth(1).input_value()=='doubt' and card.count()==1
+    j = near[at][int(card.locator('.go').get_attribute('aria-label').split(':')[0].split()[1])-1]
+    assert shares[j]==min(shares.values()) and card.inner_text().endswith(f'most doubtful\nshares {shares[j]} of 5')
+    until(page, "document.querySelector('.psm-map').explorer.maps[0].framing.length > 1")
+    assert page.evaluate("document.querySelector('.psm-map').explorer.maps[0].framing.filter(b => b.doubted).map(b => b.i)")==[j]
+    page.select_option('select >> nth=1', 'id')
+    assert card.count()==0 and not page.locator('.lines .doubted').is_visible()
+
+def test_the_strip_follows_the_chosen_image(shown):
+    "Also if the order or the epoch changes. An order begins with its first image if the chosen one does not fit"
+    page = shown(fake_view(n=300), address='#image=3&epoch=4')
+    def in_sight():
+        item,strip = (page.locator(o).bounding_box() for o in ('.item[aria-selected=true]','.strip'))
+        return strip['x']<=item['x'] and item['x']+item['width']<=strip['x']+strip['width']
+    places = set()
+    for order in ('id','right','similarity','outlier'):
+        page.select_option('select >> nth=1', order)
+        places.add(page.locator('.item[aria-selected=true]').get_attribute('aria-posinset'))
+        assert in_sight() and chosen(page)==3
+    for _ in range(3):
+        page.keyboard.press('ArrowDown')
+        assert in_sight()
+    assert len(places)>2
+    page.select_option('select >> nth=2', 'outliers')
+    page.evaluate("document.querySelector('.psm-map').explorer.go(0)")
+    assert page.locator('.item[aria-selected=true]').count()==0
+    page.select_option('select >> nth=1', 'id')
+    assert page.locator('.item[aria-selected=true]').get_attribute('aria-posinset')=='1'
+
+def test_a_value_stands_beside_its_mark(shown):
+    "In the chart, and that of the last epoch at the end of the line"
+    page = shown(fake_view(first=1), address='#image=27&epoch=1')
+    box = lambda of: page.locator(f'.chart {of}').bounding_box()
+    assert page.locator('.chart .value').text_content()=='0.2' and page.locator('.chart .end').text_content()=='0.8'
+    value,mark = box('.value'),box('circle')
+    assert abs(value['x']-mark['x']-mark['width'])<8 and abs(value['y']-mark['y'])<20
+    for _ in range(3): page.keyboard.press('ArrowUp')
+    assert page.locator('.chart .value').count()==0 and page.locator('.chart .end').text_content()=='0.8'
+
+def test_flags_that_were_not_saved_hold_the_page(shown):
+    "The browser asks before they are lost, and not once they are saved or cleared. A first flag moves nothing"
+    page = shown(fake_view())
+    asked = []
+    page.on('dialog', lambda d: (asked.append(d.type), d.accept()))
+    def leave():
+        asked.clear()
+        page.reload()
+        page.wait_for_selector('body[data-ready]')
+        return asked
+    place = lambda: [page.locator(o).bounding_box() for o in ('.map','.strip','.panel')]
+    before = place()
+    page.keyboard.press('f')
+    assert place()==before and page.locator('.bag').get_by_role('button', name='CSV').is_visible()
+    assert leave()==['beforeunload']
+    page.keyboard.press('f')
+    with page.expect_download(): page.get_by_role('button', name='CSV').click()
+    assert leave()==[]
+    page.keyboard.press('f')
+    page.get_by_role('button', name='Clear').click()
+    assert leave()==[]
+
+@pytest.mark.parametrize('labelled', [True,False])
+def test_the_lines_are_named_below_the_map(shown, labelled):
+    lines = shown(fake_view(labelled=labelled), width=390).locator('.lines')
+    pulled = ['pulled, right','pulled, wrong'] if labelled else ['pulled']
+    want = [*pulled, 'near, not pulled', *([] if labelled else ['most doubtful']), 'negative']
+    assert lines.is_visible() and lines.inner_text().split('\n')==want
 
 def test_neighbours_are_those_of_the_view(shown):
     view = fake_view()
@@ -75,8 +165,10 @@ def test_walking(shown):
     for key,want in (('b',second),('b',first),('n',second),('n',third)):
         page.keyboard.press(key)
         assert chosen(page)==want
+    page.get_by_role('button', name='Back to the image chosen before').click()      # an arrow to the left means the strip
+    assert chosen(page)==second
     page.keyboard.press('ArrowRight')
-    assert chosen(page)!=third and not page.bad
+    assert chosen(page)!=second and not page.bad
 
 def test_the_address(shown, browser):
     page = shown(fake_view(), address='#image=27&epoch=2')
@@ -163,8 +255,9 @@ def test_two_runs(shown):
     assert page.locator('figure:not([hidden]) .map').count()==1 and chosen(page)==first
     r = view['runs'][1]
     of = [(view['labels'][r['near'][3,i]]==view['labels'][i]).sum() for i in range(60)]
-    bars = page.evaluate("[...document.querySelectorAll('.strip .item small')].map(e => Number(e.textContent.split('/')[0]))")
-    assert sorted(bars)==sorted(of)[:len(bars)]          # the order follows the run that is shown
+    bars = page.evaluate("""[...document.querySelectorAll('.strip .item')]
+        .map(e => [Number(e.getAttribute('aria-posinset')), Number(e.querySelector('small').textContent.split('/')[0])])""")
+    assert all(count==sorted(of)[at-1] for at,count in bars) and len(bars)>5          # the order follows the run that is shown
     page.select_option('select >> nth=1', 'differ')
     assert not page.bad
 
@@ -233,6 +326,8 @@ def test_compare_side_by_side(shown):
     page.keyboard.press('e')
     said = page.locator('dialog.compare p')
     assert said.inner_text().startswith('Neighbour 2 of 5')
+    left,right = (o.bounding_box() for o in page.locator('dialog.compare figure').all())
+    assert left['width']==right['width'] and page.locator('dialog.compare figcaption wbr').count()>2
     page.keyboard.press('ArrowRight')
     assert said.inner_text().startswith('Neighbour 3 of 5')
     page.keyboard.press('f')

@@ -46,6 +46,19 @@ function valueAt(line, epoch) {
 
 const shown = (v) => (v === null || v === undefined ? 'unknown' : Number(v.toPrecision(3)).toString());
 
+const rounded = (v) => shown(Number(v.toFixed(2)));
+
+// Labels from top to bottom, moved so that none stands over another or over a place that is taken
+function apart(labels, kept = []) {
+  const taken = [...kept];
+  labels.sort((a, b) => a.y - b.y);
+  for (const l of labels) {
+    for (const t of [...taken].sort((a, b) => a - b)) if (Math.abs(l.y - t) < 12) l.y = t + (l.y < t && t === kept[0] ? -12 : 12);
+    taken.push(l.y);
+  }
+  return labels;
+}
+
 export class Chart {
   constructor(view, choose) {
     this.view = view;
@@ -87,7 +100,8 @@ export class Chart {
       ...(chance === null ? [] : this.chanceLine(y(chance))),
       svg('line', { class: 'now', x1: this.x(epoch), x2: this.x(epoch), y1: TOP - 6, y2: HEIGHT - BOTTOM }),
       ...measure.lines.flatMap((l) => this.line(l, y, epoch)),
-      ...this.names(measure, y, epoch),
+      ...this.names(measure, y),
+      ...this.valuesAt(measure, y, epoch),
     );
     this.el.setAttribute('aria-label', this.words(measure, epoch, chance));
   }
@@ -138,22 +152,25 @@ export class Chart {
     ].filter(Boolean);
   }
 
-  // Names of the runs at the right, with the value at this epoch, none over another
-  names(measure, y, epoch) {
+  // Names of the runs at the right, with the value at the end of each line
+  names(measure, y) {
     const chance = this.view.labelled && this.chance !== null ? [y(this.chance)] : [];
     const labels = measure.lines.map((l) => {
-      const v = valueAt(l, epoch);
       const last = Array.from(l.values).findLast((o) => o !== null);
       const name = this.view.runs.length > 1 ? `${this.view.runs[l.run].name.slice(0, 6)} ` : '';
-      return { run: l.run, y: y(last), text: `${name}${v === null ? '' : shown(Number(v.toFixed(2)))}` };
+      return { run: l.run, y: y(last), text: `${name}${rounded(last)}` };
     });
-    labels.sort((a, b) => a.y - b.y);
-    const taken = [...chance];
-    for (const l of labels) {
-      for (const t of [...taken].sort((a, b) => a - b)) if (Math.abs(l.y - t) < 12) l.y = t + (l.y < t && t === chance[0] ? -12 : 12);
-      taken.push(l.y);
-    }
-    return labels.map((l) => svg('text', { class: `end run${l.run % 2}`, x: this.right + 4, y: l.y + 3.5 }, l.text));
+    return apart(labels, chance).map((l) => svg('text', { class: `end run${l.run % 2}`, x: this.right + 4, y: l.y + 3.5 }, l.text));
+  }
+
+  // The values at an epoch, beside their marks. Those of the last epoch stand at the right already
+  valuesAt(measure, y, epoch) {
+    if (epoch === this.ends[1]) return [];
+    const x = this.x(epoch);
+    const place = x > this.right - 40 ? { x: x - 7, 'text-anchor': 'end' } : { x: x + 7 };
+    const known = measure.lines.map((l) => ({ run: l.run, v: valueAt(l, epoch) })).filter((l) => l.v !== null);
+    const labels = known.map((l) => ({ run: l.run, y: Math.max(TOP + 4, y(l.v) - 6), text: rounded(l.v) }));
+    return apart(labels).map((l) => svg('text', { class: `value run${l.run % 2}`, ...place, y: l.y + 3.5 }, l.text));
   }
 
   words(measure, epoch, chance) {

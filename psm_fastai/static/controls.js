@@ -45,7 +45,7 @@ export class Tools {
         recolour,
         'The column that colours the dots',
       ),
-      order: select('Order', ordersOf(view), state.order, (order) => app.set({ order }), 'Which images come first in the strip'),
+      order: select('Order', ordersOf(view), state.order, (order) => filter({ order }), 'Which images come first in the strip'),
       show: select('Show', showsOf(view), state.show, (show) => filter({ show }), 'Which images are shown'),
     };
     this.find = h('input', {
@@ -113,6 +113,25 @@ export class Legend {
   }
 }
 
+// What lines and marks on the map mean
+export class Lines {
+  constructor(view) {
+    const verb = view.verb(0);
+    const item = (kind, words) => h('span', { class: kind }, words);
+    const pulled = view.labelled ? [item('right', `${verb}, right`), item('wrong', `${verb}, wrong`)] : [item('pulled', verb)];
+    const mines = view.runs.some((_, run) => view.mines(run, view.last));
+    const pushed = view.runs.some((run) => Object.keys(run.negatives ?? {}).length);
+    this.doubted = item('doubted', 'most doubtful');
+    const items = [mines && pulled, item('near', `near, not ${verb}`), this.doubted, pushed && item('negative', 'negative')];
+    this.el = h('div', { class: 'lines', role: 'group', 'aria-label': 'Lines and marks on the map' }, items.flat());
+    this.el.hidden = !view.mapped;
+  }
+
+  draw({ state }) {
+    this.doubted.hidden = state.order !== 'doubt';
+  }
+}
+
 export class Time {
   constructor(view, app) {
     this.view = view;
@@ -161,8 +180,9 @@ export class Bag {
   constructor(app) {
     const group = (save, clear) => {
       const said = h('span', {});
-      return { said, el: h('span', { class: 'group' }, said, button('CSV', 'CSV', save), button('Clear', 'Clear', clear)) };
+      return { said, el: h('span', { class: 'group' }, said, button('CSV', 'Save as CSV', save), button('Clear', 'Clear', clear)) };
     };
+    this.hint = h('span', { class: 'soft' }, 'Flag or select images to save a list of them.');
     this.picked = group(
       () => app.savePicked(),
       () => app.set({ selected: new Set() }),
@@ -171,10 +191,11 @@ export class Bag {
       () => app.saveFlags(),
       () => app.set({ flags: [] }),
     );
-    this.el = h('div', { class: 'bag' }, this.picked.el, this.flags.el);
+    this.el = h('div', { class: 'bag' }, this.hint, this.picked.el, this.flags.el);
   }
 
   draw({ state }) {
+    this.hint.hidden = state.selected.size > 0 || state.flags.length > 0;
     this.picked.el.hidden = !state.selected.size;
     this.flags.el.hidden = !state.flags.length;
     this.picked.said.textContent = `${many(state.selected.size)} selected`;

@@ -1,6 +1,6 @@
 // Windows above the page: two pictures side by side, and the keys with the terms
 
-import { button, h, icon } from './dom.js';
+import { breakable, button, h, icon } from './dom.js';
 import { wordsOf } from './words.js';
 
 export class Compare {
@@ -68,7 +68,7 @@ export class Compare {
     const r = this.row();
     const show = (part, i) => {
       this.pictures.show(part.canvas, this.pictures.tileOf(i), size);
-      part.name.textContent = this.view.words(i);
+      part.name.replaceChildren(...breakable(this.view.words(i)));
     };
     show(this.left, query);
     this.right.el.hidden = !r;
@@ -90,12 +90,12 @@ export class Compare {
 }
 
 const KEYS = [
-  ['← →', 'image before, image after'],
+  ['← →', 'the image before in the strip, the image after'],
   ['↑ ↓', 'a later epoch, an earlier one'],
   ['p', 'play the epochs, or stop'],
   ['x', 'before training, and back'],
   ['Shift and an arrow', 'the nearest image on the map in that direction'],
-  ['b, n', 'back to the image before, forward again'],
+  ['b, n', 'back to the image that was chosen before, forward again: the buttons with a curved arrow'],
   ['f', 'flag the image, or the neighbour that has the focus'],
   ['s', 'select the image, or deselect it'],
   ['e', 'enlarge: the image and its neighbour side by side'],
@@ -113,7 +113,7 @@ function terms(view) {
     ],
     [
       'Pulled and trusted',
-      'Training pulls an image towards those neighbours that it trusts: an estimate without labels takes them for the same thing more likely than not. A thicker line is a stronger pull. The others are near, but not pulled, and hollow. If few are trusted, little is pulled, and the training is nearly that of MoCo. It is no measure of success.',
+      'Training pulls an image towards those neighbours that it trusts: an estimate without labels takes them for the same thing more likely than not. A thicker line is a stronger pull. The others are near, but not pulled, and have a dotted line and frame. If few are trusted, little is pulled, and the training is nearly that of MoCo. It is no measure of success.',
     ],
     view.labelled && [
       'Right and wrong',

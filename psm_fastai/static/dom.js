@@ -28,8 +28,8 @@ const ICONS = {
   fit: 'M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4',
   plus: 'M8 3v10M3 8h10',
   minus: 'M3 8h10',
-  back: 'M13 8H3m4-4L3 8l4 4',
-  forward: 'M3 8h10M9 4l4 4-4 4',
+  back: 'M6 2.500 2.500 6 6 9.500M2.500 6H10a3.750 3.750 0 0 1 0 7.500H6',
+  forward: 'M10 2.500 13.500 6 10 9.500M13.500 6H6a3.750 3.750 0 0 0 0 7.500h4',
   play: 'M5 3v10l8-5z',
   pause: 'M5.500 3v10M10.500 3v10',
 };
@@ -42,6 +42,11 @@ export function icon(name) {
 export function button(face, label, click, more = {}) {
   const name = typeof face === 'string' && label !== face ? { title: label, 'aria-label': label.replace(/ \(.+\)$/, '') } : {};
   return h('button', { type: 'button', ...name, onclick: click, ...more }, ICONS[face] ? icon(face) : face);
+}
+
+// A name as nodes, to be broken after / _ - or a space rather than inside a word
+export function breakable(name) {
+  return name.split(/(?<=[/\\_ -])/).flatMap((part) => [part, h('wbr')]);
 }
 
 export function select(label, options, value, change, help) {

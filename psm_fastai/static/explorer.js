@@ -1,7 +1,7 @@
 // The explorer: map, panel, strip and chart of one state, which a page or a notebook keeps
 
 import { Chart } from './chart.js';
-import { Bag, Head, Legend, Time, Tip, Tools } from './controls.js';
+import { Bag, Head, Legend, Lines, Time, Tip, Tools } from './controls.js';
 import { Compare, helpOf } from './dialogs.js';
 import { button, copy, download, h, isDark, select, watchTheme } from './dom.js';
 import { flagOf, flagTable, isIn, pickedTable, toggled } from './flags.js';
@@ -12,7 +12,7 @@ import { Panel } from './panel.js';
 import { Pictures } from './pictures.js';
 import { Strip } from './strip.js';
 import { asAddress, asTraits, fromAddress, give, PlainModel, TRAITS, take } from './sync.js';
-import { fitting, ordered, ordersOf, tally, unpack, View } from './view.js';
+import { firstOrder, fitting, ordered, tally, unpack, View } from './view.js';
 
 const PLAY_MS = 1000;
 const PAUSE_MS = 1500; // after which a notebook draws its still picture
@@ -36,11 +36,12 @@ export class Explorer {
 
   initial() {
     const { view } = this;
+    const runs = view.runs.length > 1 && this.el.clientWidth > 1100 ? [0, 1] : [0];
     return {
-      runs: view.runs.length > 1 && this.el.clientWidth > 1100 ? [0, 1] : [0],
+      runs,
       epoch: view.last,
       query: 0,
-      order: ordersOf(view)[0].name,
+      order: firstOrder(view, runs, view.last),
       colour: ['class', 'cluster', 'trust'].find((name) => view.column(name)) ?? 'none',
       show: 'all',
       find: '',
@@ -119,13 +120,15 @@ export class Explorer {
     this.head = new Head(view, this);
     this.tools = new Tools(view, this);
     this.legend = new Legend(this);
+    this.lines = new Lines(view);
     this.time = new Time(view, this);
     this.bag = new Bag(this);
     this.panel = new Panel(view, pictures, this);
     this.strip = new Strip(view, pictures, this);
     this.comparison = new Compare(view, pictures, this);
     this.help = helpOf(view);
-    const left = h('div', { class: 'left' }, this.legend.el, this.buildMaps(), this.time.el, this.strip.el, this.bag.el);
+    const below = [this.lines.el, this.time.el, this.strip.el, this.bag.el];
+    const left = h('div', { class: 'left' }, this.legend.el, this.buildMaps(), below);
     this.panel.el.append(this.buildChart());
     const main = h('div', { class: 'main' }, left, this.panel.el);
     this.root.append(this.head.el, this.tools.el, main, this.said, this.comparison.el, this.help);
@@ -295,6 +298,7 @@ export class Explorer {
 
   saveFlags() {
     download('flagged.csv', flagTable(this.view, this.state.flags));
+    this.saved = this.state.flags;
   }
 
   savePicked() {
@@ -311,7 +315,7 @@ export class Explorer {
     const { view, state } = this;
     this.root.dataset.theme = this.dark ? 'dark' : 'light';
     this.root.classList.toggle('both', state.runs.length > 1);
-    for (const part of [this.head, this.tools, this.legend, this.time, this.bag]) part.draw(this);
+    for (const part of [this.head, this.tools, this.legend, this.lines, this.time, this.bag]) part.draw(this);
     this.drawMaps();
     this.strip.draw(state, this.list);
     this.panel.draw(state);
@@ -369,10 +373,15 @@ export class Explorer {
     for (const name of TRAITS) this.model.on(`change:${name}`, pull);
     const moved = () => this.set(fromAddress(this.view, location.hash));
     if (this.page) addEventListener('hashchange', moved);
+    const leave = (ev) => {
+      if (this.state.flags.length && this.state.flags !== this.saved) ev.preventDefault(); // the browser asks
+    };
+    if (this.page) addEventListener('beforeunload', leave);
     this.remove = () => {
       clearInterval(this.timer);
       clearTimeout(this.pause);
       removeEventListener('hashchange', moved);
+      removeEventListener('beforeunload', leave);
       stopTheme();
       for (const name of TRAITS) this.model.off(`change:${name}`, pull);
       for (const part of [...this.maps, this.strip, this.keys]) part.remove();

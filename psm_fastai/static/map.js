@@ -317,6 +317,7 @@ export class MapCanvas {
       wrong: read('--wrong'),
       accent: read('--accent'),
       soft: read('--soft'),
+      second: read('--second'),
     };
   }
 
@@ -485,14 +486,20 @@ export class MapCanvas {
   }
 
   look(r) {
-    const { kind, hollow, sign } = markOf(r, this.state.mines);
-    const color = { right: this.colors.right, wrong: this.colors.wrong, plain: this.colors.accent }[kind];
-    if (hollow) return { color: kind === 'plain' ? this.colors.soft : color, dash: [1, 4], width: 1.6, hollow, sign };
-    return { color, dash: kind === 'wrong' ? [7, 5] : [], width: 1.3 + 3.2 * (r.share ?? 0.3), hollow, sign };
+    const mark = markOf(r, this.state.mines);
+    const { right, wrong, accent, soft } = this.colors;
+    if (mark.dotted) return { ...mark, color: { right, wrong, plain: soft }[mark.kind], dash: [1, 4], width: 1.6 };
+    return {
+      ...mark,
+      color: { right, wrong, plain: accent }[mark.kind],
+      dash: mark.kind === 'wrong' ? [7, 5] : [],
+      width: 1.3 + 3.2 * r.share,
+    };
   }
 
   drawEdges(g) {
-    const { query, epoch, mines } = this.state;
+    const { query, epoch, order } = this.state;
+    const doubted = order === 'doubt' ? this.view.doubted(this.run, epoch, query) : -1;
     const [x, y] = [this.xs[query], this.ys[query]];
     if (Number.isNaN(x)) return;
     const near = this.view.neighbours(this.run, epoch, query).filter((r) => !Number.isNaN(this.xs[r.at]));
@@ -500,8 +507,9 @@ export class MapCanvas {
     const small = this.width < 420;
     const boxes = near.map((r) => ({
       i: r.at,
-      r: { ...r, share: mines ? r.weight / most : 0.1 },
+      r: { ...r, share: r.weight / most },
       ...this.outward(r.at, x, y),
+      doubted: r.at === doubted,
       size: small ? 26 : 32,
     }));
     const own = { i: query, x, y, size: small ? 42 : 54, fixed: true };
@@ -536,7 +544,7 @@ export class MapCanvas {
     if (halo) return;
     g.beginPath();
     g.arc(dx, dy, 3.5, 0, 2 * Math.PI);
-    g.fillStyle = look.hollow ? this.colors.ground : look.color;
+    g.fillStyle = look.dotted ? this.colors.ground : look.color;
     g.fill();
     g.lineWidth = 1.5;
     g.stroke();
@@ -545,8 +553,19 @@ export class MapCanvas {
   neighbour(g, b) {
     const look = this.look(b.r);
     const lit = this.hovered === b.i;
-    this.framed(g, b.i, b.x, b.y, b.size + (lit ? 8 : 0), look.color, look.hollow ? 1 : 2.5, look.hollow && !lit ? 0.6 : 1);
+    this.framed(g, b.i, b.x, b.y, b.size + (lit ? 8 : 0), look.color, look.dotted ? 1 : 2.5, look.faint && !lit ? 0.6 : 1);
+    if (b.doubted) this.ring(g, b);
     if (look.sign) this.badge(g, look, b.x + b.size / 2, b.y - b.size / 2);
+  }
+
+  // Around the most doubtful pull
+  ring(g, { x, y, size }) {
+    const half = size / 2 + 6;
+    g.strokeStyle = this.colors.second;
+    g.lineWidth = 3;
+    g.beginPath();
+    g.roundRect(x - half, y - half, 2 * half, 2 * half, 8);
+    g.stroke();
   }
 
   badge(g, look, x, y) {

@@ -1,6 +1,6 @@
 // Next to the map: the chosen image, its two views, its neighbours and its negatives
 
-import { button, h, icon } from './dom.js';
+import { breakable, button, h, icon } from './dom.js';
 import { aboutMining, countsOf, markOf, wordsOf } from './words.js';
 
 const [ONE_RUN, SEVERAL] = [62, 50]; // width of a picture
@@ -21,6 +21,7 @@ class Cards {
     const row = () => this.near[j];
     const canvas = h('canvas', { 'aria-hidden': 'true' });
     const [sign, figure, bar] = [h('span', { class: 'sign' }), h('span', { class: 'figure' }), h('i', {})];
+    const doubt = h('small', { class: 'doubt' });
     const go = h(
       'button',
       {
@@ -36,13 +37,14 @@ class Cards {
       sign,
       h('span', { class: 'bar' }, bar),
       figure,
+      doubt,
     );
     const mini = { class: 'mini', tabindex: -1 };
     const flag = button('flag', 'Flag as wrong (f)', () => this.app.flag(this.run, row()), mini);
     const larger = button('larger', 'Compare (e)', () => this.app.compare(this.run, j), mini);
     const el = h('div', { class: 'card' }, go, h('div', { class: 'minis' }, flag, larger));
     go.card = { cards: this, j };
-    return { el, go, canvas, sign, figure, bar, flag };
+    return { el, go, canvas, sign, figure, bar, doubt, flag };
   }
 
   draw(state) {
@@ -62,7 +64,7 @@ class Cards {
   }
 
   about(e) {
-    if (this.view.epochs[e] === 0) return 'Nothing was trained yet. These are near to the network as it begins.';
+    if (this.view.epochs[e] === 0) return 'Nothing is pulled before training. These are the nearest images.';
     return aboutMining(this.view.runs[this.run], e);
   }
 
@@ -74,15 +76,20 @@ class Cards {
 
   fillCard(c, r, state, mines) {
     if (!r) return;
-    const { kind, hollow, sign } = markOf(r, mines);
+    const { kind, dotted, faint, sign } = markOf(r, mines);
     const words = wordsOf(this.view, this.run, state.epoch, state.query, r);
+    const doubted = state.order === 'doubt' && r.at === this.view.doubted(this.run, state.epoch, state.query);
     this.pictures.show(c.canvas, this.pictures.tileOf(r.at), state.runs.length > 1 ? SEVERAL : ONE_RUN);
     c.el.dataset.mark = kind;
-    c.el.classList.toggle('hollow', hollow);
+    c.el.classList.toggle('dotted', dotted);
+    c.el.classList.toggle('faint', faint);
+    c.el.classList.toggle('doubted', doubted);
     c.sign.textContent = sign;
+    const shared = this.view.shared(this.run, state.epoch, state.query, r.at);
+    c.doubt.replaceChildren(...(doubted ? [h('span', {}, 'most doubtful'), h('span', {}, `shares ${shared} of ${this.near.length}`)] : []));
     c.figure.textContent = r.similarity.toFixed(2);
     c.bar.style.width = `${Math.round(100 * Math.max(0, r.similarity))}%`;
-    c.go.setAttribute('aria-label', `Neighbour ${r.rank}: ${words}`);
+    c.go.setAttribute('aria-label', `Neighbour ${r.rank}: ${words}${doubted ? ', the most doubtful pull' : ''}`);
     c.go.title = words;
     const on = this.app.isFlagged(this.run, r);
     c.flag.setAttribute('aria-pressed', on);
@@ -126,8 +133,8 @@ export class Panel {
     this.copy = button('copy', 'Copy its path', () => app.copyPath(app.state.query));
     this.about = h('div', { class: 'about', dir: 'auto' });
     this.views = h('div', { class: 'views', title: 'What training saw of this image: one view as the query, the other as the key' });
-    this.back = button('back', 'Back to the image before (b)', () => app.travel(-1));
-    this.forward = button('forward', 'Forward again (n)', () => app.travel(1));
+    this.back = button('back', 'Back to the image chosen before (b)', () => app.travel(-1));
+    this.forward = button('forward', 'Forward again, after going back (n)', () => app.travel(1));
     this.flag = h('button', { type: 'button', title: 'Flag this image (f)', onclick: () => app.flag() }, icon('flag'), ' Flag');
     this.pick = button('Select', 'Select this image (s)', () => app.toggleSelected());
     this.sections = view.runs.map((_, run) => new Cards(view, run, pictures, app));
@@ -146,7 +153,7 @@ export class Panel {
     const { query } = state;
     pictures.show(this.canvas, pictures.tileOf(query), 116);
     this.big.setAttribute('aria-label', `Chosen: ${view.words(query)}. Compare with its neighbours`);
-    this.name.textContent = view.name(query);
+    this.name.replaceChildren(...breakable(view.name(query)));
     this.name.title = view.paths?.[query] ?? view.name(query);
     this.copy.hidden = !(view.paths?.[query] ?? view.files?.[query]);
     this.about.textContent = this.facts(state);

@@ -27,7 +27,7 @@ export class Strip {
   }
 
   draw(state, list) {
-    const moved = this.state?.query !== state.query;
+    const moved = this.state?.query !== state.query || this.list !== list;
     const focused = this.el.contains(document.activeElement);
     Object.assign(this, { state, list, at: new Map(list.map((i, p) => [i, p])) });
     this.inner.style.width = `${list.length * STEP}px`;

@@ -113,6 +113,13 @@ export class View {
     return res;
   }
 
+  // The position of the pulled neighbour that is doubted most, -1 if none is pulled
+  doubted(run, e, i) {
+    const pulled = this.mines(run, e) ? this.neighbours(run, e, i).filter((r) => r.trusted) : [];
+    const doubts = pulled.map((r) => doubtOf(this, run, e, i, r.at));
+    return pulled[doubts.indexOf(Math.max(...doubts))]?.at ?? -1;
+  }
+
   isNear(run, e, i, j) {
     const k = this.k(run);
     const s = (e * this.n + i) * k;
@@ -226,11 +233,15 @@ function largest(f) {
 
 const LONGEST = largest(distance);
 const LONGEST_WRONG = largest((view, run, e, i, j) => (view.right(i, j) === false ? distance(view, run, e, i, j) : null));
-// Of neighbours that share equally many the farther one counts
-const DOUBT = largest((view, run, e, i, j) => {
+
+// How few neighbours two images share. Of neighbours that share equally many the farther one counts
+function doubtOf(view, run, e, i, j) {
   const nearness = (Math.SQRT2 - distance(view, run, e, i, j)) / 1000;
   return 1 - view.shared(run, e, i, j) / view.k(run) - nearness;
-});
+}
+
+const LARGEST_DOUBT = largest(doubtOf);
+const DOUBT = (view, run, e) => (view.mines(run, e) ? LARGEST_DOUBT(view, run, e) : new Float32Array(view.n).fill(NaN));
 
 const SHARE_RIGHT = meanNear((view, _r, _e, i, _s, j) => view.right(i, j));
 const MEAN_TRUST = meanNear((view, run, e, _i, s) => (view.mines(run, e) ? view.runs[run].weight[s] / 255 : null));
@@ -323,6 +334,12 @@ const ordersFor = (view) => [
 export function ordersOf(view) {
   const res = ordersFor(view).filter((o) => view.column(o.column));
   return [...res, { name: 'file', label: 'by name' }, { name: 'id', label: 'by id' }];
+}
+
+// The order to begin with. Without labels those come first that are pulled to what they have least in common with
+export function firstOrder(view, runs, e) {
+  const pulls = runs.some((run) => view.values('trusted', run, e).some((share) => share > 0));
+  return !view.labelled && pulls ? 'doubt' : ordersOf(view)[0].name;
 }
 
 export function showsOf(view) {

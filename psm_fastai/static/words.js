@@ -5,7 +5,7 @@ export function aboutMining(run, e) {
   const { n_pos: mined, n_neg: drawn, hard_weight: hard } = run.method ?? {};
   if (mined === 0) return 'This method mines nothing. These are its nearest images.';
   if (run.mining && !run.mining[e]) {
-    return `Mining has not begun. Training pulls only the other view${drawn === 0 ? '' : ', and pushes away the whole bank'}.`;
+    return `Mining has not begun. These are the nearest images. Training pulls only the other view${drawn === 0 ? '' : ', and pushes away the whole bank'}.`;
   }
   if (hard === 1) return 'This method pulls none of them. The trusted ones are left out of the negatives.';
   return '';
@@ -36,9 +36,10 @@ export function wordsOf(view, run, e, query, r) {
     .join(', ');
 }
 
-// How a neighbour is drawn: right or wrong if that is known, hollow if it is not pulled
+// How a neighbour is drawn: right or wrong if that is known, dotted if it is only near, and faint among others that are pulled
 export function markOf(r, mines) {
-  const hollow = mines && !r.trusted;
-  if (r.right === null) return { kind: 'plain', hollow, sign: hollow ? '○' : '' };
-  return { kind: r.right ? 'right' : 'wrong', hollow, sign: r.right ? '✓' : '✗' };
+  const dotted = !mines || !r.trusted;
+  const faint = mines && dotted;
+  if (r.right === null) return { kind: 'plain', dotted, faint, sign: faint ? '○' : '' };
+  return { kind: r.right ? 'right' : 'wrong', dotted, faint, sign: r.right ? '✓' : '✗' };
 }
