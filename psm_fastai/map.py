@@ -12,7 +12,7 @@ __all__ = ['curve_labels', 'shared_epochs', 'histories_of', 'map_parts', 'kept_s
 import math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Learner, Path
 from os.path import commonpath, dirname
-from .collection import Collection, best_number, small_gray
+from .collection import Collection, best_number, small_gray, with_file_digests
 from .folders import shown
 from .history import NeighbourHistory
 from .layout import nowhere
@@ -164,7 +164,7 @@ def keys_collection(
     at = np.flatnonzero(np.isfinite(feats).all(1))
     ids = h.map.ids[at].tolist()
     table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids]))
-    table['pixels'] = [h.pixels.get(i, f'image {i}') for i in ids]
+    table = with_file_digests(table.assign(pixels=[h.pixels.get(i, f'image {i}') for i in ids]))
     gray = [_gray(h, i) for i in ids]
     return Collection(torch.from_numpy(feats[at]), torch.cat(gray), table),at
 

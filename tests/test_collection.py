@@ -177,3 +177,73 @@ def test_names_of_files_do_not_write_to_a_terminal(tmp_path):
     photos = psm_learner(image_dls(tmp_path, size=16, bs=3, valid_pct=0)).collection()
     with pd.option_context('display.max_colwidth', None): said = repr(photos.outliers(2))
     assert '\x1b' not in said and '\\x1b[31m.png' in said
+
+def write_signs(path):
+    "Two signs that differ above and below only, where training cuts, the second as PNG and as BMP, and others"
+    noise_files(path, [(16,16)]*6)
+    for name,top in (('treble',0),('bass',255)):
+        a = np.full((60,20,3), top, np.uint8)
+        a[10:50] = np.arange(40)[:,None,None]*6
+        Image.fromarray(a).save(path/f'{name}.png')
+    Image.open(path/'bass.png').save(path/'bass copy.bmp')
+
+def test_pictures_that_only_the_crop_makes_equal_are_no_copies(tmp_path):
+    "Somebody will delete one of two that have the same pixels"
+    write_signs(tmp_path)
+    c = learner(tmp_path, valid_pct=0).collection()
+    at = {Path(f).stem: i for i,f in enumerate(c.table.file)}
+    assert torch.equal(c.feats[at['treble']], c.feats[at['bass']]), 'training sees no difference'
+    d = c.duplicates(200)
+    copies = d[d.same_pixels]
+    assert [{*p} for p in zip(stems(copies), stems(copies, 'other'))]==[{'bass','bass copy'}]
+    assert {'treble','bass'} in [{*p} for p in zip(stems(d[:3]), stems(d[:3], 'other'))], 'but they look alike'
+    c.save(tmp_path/'f.parquet')
+    t = pd.read_parquet(tmp_path/'f.parquet')
+    assert {*stems(t[t.duplicate_of.notna()])} < {'bass','bass copy'} and t.duplicate_of.notna().sum()==1
+
+@pytest.mark.parametrize('collected', [False,True])
+def test_the_map_calls_only_whole_pictures_copies(tmp_path, collected):
+    write_signs(tmp_path)
+    history = NeighbourHistory(n_probes=2, n_pos=2)
+    learn = quiet(image_dls(tmp_path, size=16, bs=3, valid_pct=0), model=tiny(3),
+                  cbs=[PSMCallback(bank_size=9, mine_after=0., refresh=1, n_pos=2), history], loss_func=no_loss)
+    learn.fit(1)
+    if collected: history.collection = learn.collection()
+    view = map_view(history)
+    copy_of = next(c['values'] for c in view['columns'] if c['name']=='duplicate_of')
+    found = [{view['files'][i], view['files'][j]} for i,j in enumerate(copy_of) if j>=0]
+    assert found==[{'bass.png','bass copy.bmp'}]
+
+def test_files_of_any_kind_have_a_digest(tmp_path):
+    "Pixels that RGBA can't hold, several pictures in a file, and what Pillow can't read, are told apart by their bytes"
+    deep = np.arange(400, dtype=np.uint16).reshape(20,20)*100
+    for i,a in enumerate((deep, deep+1)): Image.fromarray(a).save(tmp_path/f'{i}.png')
+    pages = [Image.new('L', (8,8), i) for i in range(3)]
+    for i in (1,2): pages[0].save(tmp_path/f'pages{i}.tif', save_all=True, append_images=[pages[i]])
+    for i in range(2): (tmp_path/f'{i}.npy').write_bytes(b'%d'%i)
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    upright.save(tmp_path/'upright.png')
+    upright.rotate(90, expand=True).save(tmp_path/'turned.png', exif=exif)
+    digests = {f.name: file_digest(f) for f in tmp_path.iterdir()}
+    assert digests['upright.png']==digests.pop('turned.png') and len({*digests.values()})==len(digests) and all(digests.values())
+    assert file_digest(None)==file_digest(tmp_path/'gone.png')==''
+
+def test_transparent_pictures_are_drawn_over_white(tmp_path):
+    "Whatever colours lie behind"
+    rng,folder = np.random.default_rng(0),tmp_path/'signs'
+    folder.mkdir()
+    for i in range(12):
+        a = rng.integers(0, 256, (20,20,4), dtype=np.uint8)
+        a[...,3] = 255
+        a[:10,:,3] = 0
+        Image.fromarray(a).save(folder/f'{i}.png')
+    Image.fromarray(a[...,0]).convert('P').save(folder/'palette.png', transparency=int(a[0,0,0]))
+    learner(folder, valid_pct=0).collection().save(tmp_path/'f.parquet')
+    c = load_collection(tmp_path/'f.parquet')
+    for i,f in enumerate(c.table.file):
+        got = np.asarray(c.picture(i))
+        with Image.open(f) as im: want = np.asarray(im.convert('RGBA'))
+        clear = want[...,3]==0
+        assert got.shape==(20,20,3) and clear.any() and (got[clear]==255).all() and (got[~clear]==want[~clear][:,:3]).all()
