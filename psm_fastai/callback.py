@@ -6,7 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/callback.html.md"""
 
 # %% auto #0
 __all__ = ['enough_agreement', 'mining_rules', 'psm_methods', 'PSMLossCallback', 'OriginalLoss', 'MomentumCallback',
-           'data_fingerprint', 'MemoryBankCallback', 'IndexCallback', 'PSMCallback', 'method_settings', 'psm_learner']
+           'data_fingerprint', 'MemoryBankCallback', 'IndexCallback', 'momentum_features', 'PSMCallback',
+           'method_settings', 'psm_learner']
 
 # %% ../nbs/06_callback.ipynb #ba7acc78
 import inspect, math, numpy as np, pandas as pd, torch, warnings
@@ -457,15 +458,19 @@ class IndexCallback(Callback):
         if not self.index.made or self.index.since>=loss.refresh: self.make()
 
 # %% ../nbs/06_callback.ipynb #fcc96acf
-@patch
-def features(self:IndexCallback, ids, view=as_floats):
-    "Features of the `view` of images by the momentum encoder, `[n, F]`"
-    m,share = psm_model(self.learn),split_ranks(self.learn, ids)
+@torch.no_grad()
+def momentum_features(
+    learn:Learner,
+    ids:Tensor, # `[n]` places in the training set
+    view=as_floats, # Function from a batch to what the encoder sees of it. By default the images as they are
+)->Tensor: # `[n, F]`. Each of several processes computes its share, and all get all
+    "Features of training images by the momentum encoder, in the mode that it is in"
+    m,share = psm_model(learn),split_ranks(learn, ids)
     feats = []
-    for x,*_ in plain_batches(self.dls, ids=share.tolist()):
+    for x,*_ in plain_batches(learn.dls, ids=share.tolist()):
         seen = view(x.to(m.bank.feats.device)).as_subclass(Tensor)
         feats.append(pool_features(m.momentum_encoder(seen)).float())
-    return gather_ranks(self.learn, torch.cat(feats))[:len(ids)]
+    return gather_ranks(learn, torch.cat(feats))[:len(ids)]
 
 # %% ../nbs/06_callback.ipynb #ae604c14
 @patch
@@ -482,8 +487,8 @@ def make(self:IndexCallback):
         m.momentum_encoder.eval()
         asked = index.ids[index.asked_rows()]
         with self.precision():
-            feats = self.features(index.ids)
-            weak = torch.stack([self.features(asked, self.weak_view) for _ in range(weak_views)])
+            feats = momentum_features(self.learn, index.ids)
+            weak = torch.stack([momentum_features(self.learn, asked, self.weak_view) for _ in range(weak_views)])
     share = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
     with torch.autocast(feats.device.type, enabled=False):      # similarities in half precision could not tell neighbours apart
         index.fit(feats, weak, m.loss.trust, share, lambda t: gather_ranks(self.learn, t)[:len(feats)])

@@ -56,7 +56,7 @@ def map_table(self:NeighbourHistory,
     epoch:int|None=None, # Counted from 1. None: the last one
     layout:str='tsne', # As for `lay_out`
 )->pd.DataFrame: # `id`, `filepath`, `image`, `projection_x`, `projection_y`, `neighbors`, `embedding`, and the columns of the map
-    "A row for each image that has a key at an epoch. `embedding` is the newest key. Raises `ValueError` for an epoch that was not kept"
+    "A row for each image that has a place at an epoch. `embedding` is its newest key. Raises `ValueError` for an epoch that was not kept"
     h, = histories_of(self)
     i,ids = _index_of(h, epoch),h.map.ids
     parts,xy = map_parts(h, h.map.epochs),unit_places(h.map_layout(layout)[i])

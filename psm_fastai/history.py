@@ -16,7 +16,7 @@ from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
-from .callback import data_fingerprint
+from .callback import data_fingerprint, momentum_features
 from .collection import pixel_digest
 from .data import image_reader, train_image
 from .encoder import keep_modes
@@ -303,6 +303,13 @@ def begin_map(self:NeighbourHistory,
     self.map.begin(psm_model(learn), map_ids(plain_dls(learn.dls).train.n, self.n_map, self.ids or ()))
 
 # %% ../nbs/08a_history.ipynb #3fbb674c
+def _plain_features(learn, ids):
+    "Features of images as they are, by the momentum encoder, `[n, F]`"
+    m = psm_model(learn).momentum_encoder
+    with keep_modes(m), no_random():
+        m.eval()
+        return momentum_features(learn, torch.from_numpy(ids.astype(np.int64))).cpu().numpy()
+
 @patch
 def look_at_map(self:NeighbourHistory,
     learn, # A learner with `PSMCallback`
@@ -313,7 +320,7 @@ def look_at_map(self:NeighbourHistory,
     self.begin_map(learn)
     losses,self.losses = self.losses,None
     loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
-    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss)
+    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss, _plain_features(learn, self.map.ids))
     self._learn_labels(self.map.ids, self.map.labels)
     if not self.files:
         files = item_files(learn.dls.train_ds)

@@ -123,12 +123,13 @@ class Losses:
 
 # %% ../nbs/07e_record.ipynb #f6011649
 def in_short(
-    feats:np.ndarray, # `[n, D]`, nan if an image has no key
+    feats:np.ndarray, # `[n, D]`, nan if an image has none
     d:int=32, # Maximum number of directions
 )->np.ndarray: # `[n, min(D, d)]` float16
-    "Keys along the directions in which they lie most, scaled to length 1 again"
+    "Centred features along the directions in which they lie most, scaled to length 1"
     x = np.asarray(feats, np.float32)
     there = np.isfinite(x).all(1)
+    x = x-x[there].sum(0)/max(1, there.sum())
     res = x @ np.linalg.eigh(x[there].T @ x[there])[1][:,:-d-1:-1]
     return (res/np.linalg.norm(res, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float16)
 
@@ -175,11 +176,13 @@ def look(self:MapRecord,
     k:int, # Neighbours of each
     rows, # For each probe the number of rows of the bank that its negatives are drawn from
     loss=None, # `[n]`. None: not known
+    feats=None, # `[n, F]` features of the images as they are, which give them their places. None: their newest keys
 ):
     "Keep one more epoch"
     self.take(m)
     if loss is None: loss = np.full(len(self.ids), np.nan)
-    new = dict(feats=in_short(self.keys.feats), age=self.keys.age, rows=np.array(rows), loss=loss, **nearest_by_rule(m, self.keys, k))
+    feats = in_short(self.keys.feats if feats is None else feats)
+    new = dict(feats=feats, age=self.keys.age, rows=np.array(rows), loss=loss, **nearest_by_rule(m, self.keys, k))
     for n,dtype in _kinds.items(): self.parts[n].append(new[n].astype(dtype))
     self.epochs.append(epoch)
     self.layouts = {}                 # they lack this epoch

@@ -1,7 +1,7 @@
 "A map shows the images, the neighbours and the epochs that it says, for any images, and costs next to nothing while training"
 import io, json, re, sys, types
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import CancelFitException, ImageDataLoaders, Image, TensorCategory
+from fastai.vision.all import CancelFitException, ImageDataLoaders, Image, TensorCategory, TensorImage
 from pathlib import Path
 from PIL import ImageOps
 from safetensors import safe_open
@@ -259,6 +259,16 @@ def test_twelve_bands():
     assert (view['thumbs']['place']>=0).all() and view['files']==[None]*32 and not view['labelled']
 
 @pytest.mark.parametrize('n', [2,3,5])
+def test_copies_lie_together():
+    "Their keys are of other views, but their features are the same"
+    dls = digits_dls(limit=48)
+    twice = [dls.train_ds[i] for _ in range(2) for i in range(48)]
+    history = NeighbourHistory(n_pos=4)
+    train(history, 3, dls=loaders([(TensorImage(np.asarray(x)[None]/255).float(),y) for x,y in twice]))
+    xy = map_view(history)['runs'][0]['xy'].astype(float)
+    apart = np.abs(xy[:,:48]-xy[:,48:]).max(2)/65534
+    assert np.median(apart)<.01 and (apart<.05).mean()>.95
+
 @rules()
 def test_few_images(n, rule):
     dls = digits_dls(bs=n, limit=n)
@@ -361,7 +371,7 @@ def test_columns_count_neighbours():
         n,before = [j for j in near[2][p] if j>=0],{j for j in near[1][p] if j>=0}
         assert abs(columns['right'][2][p]-np.mean([labels[j]==labels[p] for j in n]))<1e-6
         assert abs(columns['stability'][2][p]-np.mean([j in before for j in n]))<1e-6
-    feats = torch.nn.functional.normalize(torch.tensor(history.map.keys.feats).float(), dim=1)
+    feats = torch.nn.functional.normalize(torch.tensor(history.map.parts['feats'][-1]).float(), dim=1)
     far = 1-(feats@feats.T).fill_diagonal_(-9).topk(10).values.mean(1)
     np.testing.assert_allclose(columns['outlier'], far, atol=1e-3)
 
