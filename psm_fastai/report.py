@@ -204,6 +204,7 @@ def told_trusted(
     shares = history.metrics().get('trusted', pd.Series()).dropna()
     if not len(shares): return ''
     return (f"The estimate trusts {shares.iloc[-1]:.0%} of the mined neighbours at the end, and only these are used. "
+        "(The column trusted counts the images that have at least one.) "
         "It is no measure of success: if it trusts few, the training is nearly MoCo's.")
 
 # %% ../nbs/09d_report.ipynb #d25a8f66
