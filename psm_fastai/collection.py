@@ -9,7 +9,7 @@ __all__ = ['small_gray', 'pixel_digest', 'file_digest', 'with_file_digests', 'Co
            'as_utf8', 'load_collection', 'as_picture']
 
 # %% ../nbs/07c_collection.ipynb #b794a75b
-import hashlib, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.functional as F
+import hashlib, math, os, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import Image, Learner, Path, Tensor, chunked, patch, store_attr
 from PIL import ImageOps
 from sklearn.cluster import KMeans
@@ -157,10 +157,12 @@ def answer(self:Collection,
     rows, # Row numbers of the images
     lines=_one_a_row, # Function from an `Answer` and the images in a line to lines of `(row number, title)`
     **columns, # Further columns
-)->Answer:
+)->Answer: # `file`, the further columns, `label` if any image has one, `row`
     "A table about some images"
     rows = list(rows)
-    res = Answer(self.table.iloc[rows][['file','label']].assign(**columns, row=rows).reset_index(drop=True))
+    about = self.table.iloc[rows]
+    label = {} if self.table.label.isna().all() else dict(label=about.label)
+    res = Answer(about[['file']].assign(**columns, **label, row=rows).reset_index(drop=True))
     res.collection,res.lines = self,lines
     return res
 
@@ -262,9 +264,13 @@ def _kinds(self:Collection, n):
     return known[n]
 
 # %% ../nbs/07c_collection.ipynb #144cb930
-def _one_a_cluster(table, ncols):
-    kinds = [table[table.cluster==c].head(ncols) for c in sorted(table.cluster.unique())]
-    return [[(r.row, f"{r.cluster}: {_short(r.file, 12)}") for r in t.itertuples()] for t in kinds]
+def _one_a_cluster(sizes):
+    "Lines of the most typical images, with number and size of their cluster over the first"
+    def title(r): return f"{r.cluster} ({sizes[r.cluster]} image{'s'*(sizes[r.cluster]!=1)})" if r.rank==1 else _short(r.file)
+    def lines(table, ncols):
+        kinds = [table[table.cluster==c].head(ncols) for c in sorted(table.cluster.unique())]
+        return [[(r.row, title(r)) for r in t.itertuples()] for t in kinds]
+    return lines
 
 @patch
 def clusters(self:Collection,
@@ -273,7 +279,7 @@ def clusters(self:Collection,
     "Kinds of images, found by k-means. `show` draws the most typical images of each"
     if n is not None: check_number('n', n, 1, len(self), whole=True)
     res = self._kinds(n)
-    return self.answer(res.row.tolist(), _one_a_cluster, cluster=res.cluster.to_numpy(), rank=res['rank'].to_numpy())
+    return self.answer(res.row.tolist(), _one_a_cluster(res.cluster.value_counts().to_dict()), cluster=res.cluster.to_numpy(), rank=res['rank'].to_numpy())
 
 # %% ../nbs/07c_collection.ipynb #e674214b
 def _check_unlabelled(path):
@@ -290,9 +296,9 @@ def _write_to_label(table, path):
     _check_unlabelled(path)
     if table.file.isna().any():
         raise ValueError("These images come from no files, so a CSV could not name them. Leave path out, and take the column row")
-    folder = path.absolute().parent
+    folder = Path(os.path.abspath(path)).parent
     def name(f):
-        f = Path(f).absolute()
+        f = Path(os.path.abspath(f))
         return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
     with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(name), label='')).to_csv(tmp, index=False)
 
@@ -391,7 +397,7 @@ def as_utf8(
     "Text that a file can hold: the name of a file need not be text"
     return None if o is None or o!=o else str(o).encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
 
-def _absolute(file): return None if file is None or file!=file else as_utf8(Path(file).absolute())
+def _absolute(file): return None if file is None or file!=file else as_utf8(os.path.abspath(file))
 
 # %% ../nbs/07c_collection.ipynb #88d8a53f
 @patch
@@ -447,8 +453,8 @@ def _as_read(self:Collection, read, row):
 
 def _check_encoder(folder):
     if folder is not None and (folder/'encoder.safetensors').exists(): return
-    raise ValueError("There is no encoder next to these features, so new images have none. "
-        "Load the folder of a run of psm_pretrain, or ask the learner: learn.show_nearest(image)")
+    raise ValueError("There is no encoder.safetensors next to these features, so new images have none. Put it there with "
+        "learn.save_encoder, load the folder of a run of psm_pretrain, or ask the learner: learn.show_nearest(image)")
 
 @patch
 def show_nearest(self:Collection,

@@ -137,7 +137,7 @@ def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
     for row,i in zip(axes, (5,20)):
         best = (photos.unit@photos.unit[i]).topk(3)
         assert [ax.get_title().split()[0] for ax in row[1:]]==[f'{s:.2f}' for s in best.values] and row[1].get_title().startswith('1.00')
-    with pytest.raises(ValueError, match='There is no encoder next to these features'): photos.show_nearest(files)
+    with pytest.raises(ValueError, match='There is no encoder.safetensors next to these features'): photos.show_nearest(files)
 
 def test_asked_picture_and_neighbours_are_cut_alike(tmp_path):
     "Files of other proportions than training's squares"
@@ -247,3 +247,29 @@ def test_transparent_pictures_are_drawn_over_white(tmp_path):
         with Image.open(f) as im: want = np.asarray(im.convert('RGBA'))
         clear = want[...,3]==0
         assert got.shape==(20,20,3) and clear.any() and (got[clear]==255).all() and (got[~clear]==want[~clear][:,:3]).all()
+
+def test_mirror_images_are_as_alike_as_copies_and_no_more():
+    x = torch.randint(0, 256, (200,16,16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for y in (x, x.flip(2)): assert (likeness(x, y)<=1).all() and (likeness(x, y)>.999).all()
+
+def test_files_are_saved_by_their_plain_path(folder, monkeypatch):
+    (folder/'in').mkdir()
+    c = learner(folder/'in'/'..', valid_pct=0).collection()
+    c.save(folder/'f.parquet')
+    assert {*load_collection(folder/'f.parquet').table.file}=={str(f) for f in folder.glob('?*.png')} | {str(folder/'z copy.bmp')}
+    c.to_label(3, folder/'in'/'..'/'todo.csv')
+    assert all('/' not in f for f in pd.read_csv(folder/'todo.csv').file)
+
+def test_what_counts_of_a_pair_comes_first(folder):
+    names = ['file','other','same_pixels','likeness','similarity']
+    c = learner(folder).collection()
+    assert [*c.duplicates(3)]==[*names,'other_row','row']
+    c.table['label'] = ['a']+[None]*37                          # known for some
+    assert [*c.duplicates(3)]==[*names,'other_row','label','row'] and 'label' in c.outliers(3)
+
+def test_a_cluster_is_drawn_with_its_size(folder):
+    (folder/'stranger.png').unlink()
+    (folder/'z copy.bmp').unlink()
+    kinds = learner(folder).clusters(3)
+    first = [drawn(lambda: kinds.show(n, ncols=2)).axes[0].get_title() for n in (None,2)]
+    assert first==['0 (12 images)']*2, 'all of them, also if few are drawn'
