@@ -311,6 +311,13 @@ def _plain_features(learn, ids):
         return momentum_features(learn, torch.from_numpy(ids.astype(np.int64))).cpu().numpy()
 
 @patch
+def _affords_features(self:NeighbourHistory, epoch, n):
+    "Whether to compute features after this epoch of `n` images: the first and the last time, else for a tenth of the training's time"
+    passes = sum(np.isfinite(f).any() for f in self.map.parts['feats'])
+    last = self.learn is None or self.learn.epoch+1==self.learn.n_epoch
+    return last or not passes or passes*len(self.map.ids)<=.4*epoch*n       # a step has four passes
+
+@patch
 def look_at_map(self:NeighbourHistory,
     learn, # A learner with `PSMCallback`
     epoch:int, # Counted from 1
@@ -320,7 +327,9 @@ def look_at_map(self:NeighbourHistory,
     self.begin_map(learn)
     losses,self.losses = self.losses,None
     loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
-    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss, _plain_features(learn, self.map.ids))
+    afford = self._affords_features(epoch, plain_dls(learn.dls).train.n)
+    feats = _plain_features(learn, self.map.ids) if afford else np.full_like(self.map.parts['feats'][-1], np.nan)
+    self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss, feats)
     self._learn_labels(self.map.ids, self.map.labels)
     if not self.files:
         files = item_files(learn.dls.train_ds)

@@ -109,21 +109,24 @@ def _straight(ys, at, n):
     "`[n, ...]`, places in `n` epochs, from the places `ys` in the epochs `at`"
     if len(at)==1: return np.repeat(ys, n, axis=0)
     e = np.arange(n)
-    j = np.searchsorted(at, e).clip(min=1)
-    share = ((at[j]-e)/(at[j]-at[j-1]))[:,None,None]
+    j = np.searchsorted(at, e).clip(1, len(at)-1)
+    share = ((at[j]-e)/(at[j]-at[j-1])).clip(0, 1)[:,None,None]
     before,after = ys[j-1],ys[j]
     return np.where(np.isfinite(before), before*share + after*(1-share), after)
 
 # %% ../nbs/07f_layout.ipynb #cfd4a1f7
 def lay_out(
-    feats:list, # For each epoch `[n, D]` keys of unit length, nan if an image has none
+    feats:list, # For each epoch `[n, D]` features of unit length, nan if an image has none. An epoch may have none at all
     method:str='tsne', # 'tsne', or 'pca', which takes almost no time and shows less
     seed:int=0, # For t-SNE
     most:int=20, # Maximum number of epochs to lay out
 )->np.ndarray: # `[E, n, 2]` uint16
-    "Places of images on a map, epoch by epoch. The same keys give the same places. Raises `ValueError` for an unknown method"
+    """Places of images on a map, epoch by epoch. The same features give the same places. In an epoch without features, places lie between
+    those before and after it. Raises `ValueError` for an unknown method"""
     if method not in layouts: raise ValueError(f"layout must be one of {', '.join(layouts)}, got {method!r}")
-    at = np.unique(np.linspace(len(feats)-1, 0, min(most, len(feats))).round().astype(int))
+    seen = np.flatnonzero([np.isfinite(f).any() for f in feats])
+    if not len(seen): return np.full((len(feats),len(feats[0]),2), nowhere, np.uint16)
+    at = seen[np.unique(np.linspace(len(seen)-1, 0, min(most, len(seen))).round().astype(int))]
     ys = _straight(_laid_out([feats[i] for i in at], method, seed), at, len(feats))
-    there = np.stack([np.isfinite(f).all(1) for f in feats])
+    there = np.stack([np.isfinite(f).all(1) | (i not in seen) for i,f in enumerate(feats)])
     return _whole_numbers(np.where(there[:,:,None], ys, np.nan))

@@ -160,7 +160,8 @@ def map_collection(
     h:NeighbourHistory, # With a map
 )->tuple: # A `Collection` of the images that have features at the last epoch, and their positions
     "The images of a map as a collection, which knows copies, outliers and clusters"
-    feats = np.asarray(h.map.parts['feats'][-1], np.float32)
+    known = [f for f in h.map.parts['feats'] if np.isfinite(f).any()]       # not every epoch has features
+    feats = np.asarray((known or h.map.parts['feats'])[-1], np.float32)
     at = np.flatnonzero(np.isfinite(feats).all(1))
     ids = h.map.ids[at].tolist()
     table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids]))

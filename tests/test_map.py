@@ -1,4 +1,4 @@
-"A map shows the images, the neighbours and the epochs that it says, for any images, and costs next to nothing while training"
+"A map shows the images, the neighbours and the epochs that it says, for any images, and costs little while training"
 import io, json, re, sys, types
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import CancelFitException, ImageDataLoaders, Image, TensorCategory, TensorImage
@@ -268,6 +268,18 @@ def test_copies_lie_together():
     xy = map_view(history)['runs'][0]['xy'].astype(float)
     apart = np.abs(xy[:,:48]-xy[:,48:]).max(2)/65534
     assert np.median(apart)<.01 and (apart<.05).mean()>.95
+
+def test_features_for_the_map_take_a_tenth_of_the_training():
+    "Epochs in between have places between"
+    history = NeighbourHistory(n_pos=4)
+    train(history, 10)
+    known = [bool(np.isfinite(f).any()) for f in history.map.parts['feats']]
+    assert np.flatnonzero(known).tolist()==[0,3,5,8,10]
+    xy = map_view(history)['runs'][0]['xy'].astype(float)
+    assert (xy<nowhere).all() and np.abs(xy[4]-(xy[3]+xy[5])/2).max()<2
+    restored = NeighbourHistory()
+    restored.load_state_dict(history.state_dict())
+    assert [np.isfinite(f).any() for f in restored.map.parts['feats']]==known
 
 @rules()
 def test_few_images(n, rule):
