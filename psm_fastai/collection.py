@@ -279,7 +279,8 @@ def clusters(self:Collection,
     "Kinds of images, found by k-means. `show` draws the most typical images of each"
     if n is not None: check_number('n', n, 1, len(self), whole=True)
     res = self._kinds(n)
-    return self.answer(res.row.tolist(), _one_a_cluster(res.cluster.value_counts().to_dict()), cluster=res.cluster.to_numpy(), rank=res['rank'].to_numpy())
+    lines = _one_a_cluster(res.cluster.value_counts().to_dict())
+    return self.answer(res.row.tolist(), lines, cluster=res.cluster.to_numpy(), rank=res['rank'].to_numpy())
 
 # %% ../nbs/07c_collection.ipynb #e674214b
 def _check_unlabelled(path):

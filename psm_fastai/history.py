@@ -312,10 +312,10 @@ def _plain_features(learn, ids):
 
 @patch
 def _affords_features(self:NeighbourHistory, epoch, n):
-    "Whether to compute features after this epoch of `n` images: the first and the last time, else for a tenth of the training's time"
+    "Whether to compute features after this epoch of `n` images: the first and the last time, else for a twentieth of the training's time"
     passes = sum(np.isfinite(f).any() for f in self.map.parts['feats'])
     last = self.learn is None or self.learn.epoch+1==self.learn.n_epoch
-    return last or not passes or passes*len(self.map.ids)<=.4*epoch*n       # a step has four passes
+    return last or not passes or passes*len(self.map.ids)<=.2*epoch*n       # a step has four passes
 
 @patch
 def look_at_map(self:NeighbourHistory,
