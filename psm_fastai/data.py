@@ -341,7 +341,8 @@ def _check_stats(stats, channels):
     raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
 
 def _check_skip(skip, reads):
-    if skip and not reads: raise ValueError("skip_broken=True finds broken files by reading each of them once first, so it needs verify=True")
+    if skip and not reads:
+        raise ValueError("skip_broken=True finds broken files by reading each of them once first, so it needs verify=True")
 
 def _without_broken(files, labels, pixels, marks, n_train):
     "The same without the images that have no mark"

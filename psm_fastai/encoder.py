@@ -89,7 +89,8 @@ def _fetched(name, make, folder):
     except (OSError, RuntimeError) as e:
         reason = ' '.join(str(e).split()) or type(e).__name__
         raise ValueError(
-            f"The weights of {name} can't be fetched: {reason}. To start from random weights pass pretrained=False (psm_pretrain: leave out --pretrained). "
+            f"The weights of {name} can't be fetched: {reason}. "
+            "To start from random weights pass pretrained=False (psm_pretrain: leave out --pretrained). "
             f"On a machine without a network, copy {folder} from one that has fetched them") from e
 
 def _default_weights(name):
@@ -136,7 +137,8 @@ def _without_head(f, name, n_in, pretrained):
 def _refuse_unknown(name, timm):
     such = 'such as timm/resnet18' if timm else 'once it is installed: pip install timm'
     if Path(str(name)).exists():
-        raise ValueError(f"{name!r} is a file, not an architecture. To begin from its weights pass encoder_from({name!r}) (psm_pretrain: --start)")
+        raise ValueError(f"{name!r} is a file, not an architecture. "
+            f"To begin from its weights pass encoder_from({name!r}) (psm_pretrain: --start)")
     raise ValueError(
         f"Unknown architecture {name!r}. Known: {', '.join(_archs)}, the models of torchvision, such as resnet18, "
         f"and those of timm, {such}")
