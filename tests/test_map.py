@@ -258,7 +258,6 @@ def test_twelve_bands():
     view = map_view(history)
     assert (view['thumbs']['place']>=0).all() and view['files']==[None]*32 and not view['labelled']
 
-@pytest.mark.parametrize('n', [2,3,5])
 def test_copies_lie_together():
     "Their keys are of other views, but their features are the same"
     dls = digits_dls(limit=48)
@@ -281,6 +280,7 @@ def test_features_for_the_map_take_a_twentieth_of_the_training():
     restored.load_state_dict(history.state_dict())
     assert [np.isfinite(f).any() for f in restored.map.parts['feats']]==known
 
+@pytest.mark.parametrize('n', [2,3,5])
 @rules()
 def test_few_images(n, rule):
     dls = digits_dls(bs=n, limit=n)
