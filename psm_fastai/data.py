@@ -265,7 +265,9 @@ class Labels(Categorize):
 # %% ../nbs/00b_data.ipynb #32880927
 def _tell_skipped(failed, name):
     what = "1 image can't be read and is left out" if len(failed)==1 else f"{len(failed):,} images can't be read and are left out"
-    say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {' '.join(str(failed[0][1]).split())}")
+    first = failed[0][1]
+    why = ' '.join(str(first).split()) or type(first).__name__
+    say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {why}")
 
 def _read_all(read, files, put, name, skip=False):
     """Read each file, and call `put` with its number, its pixels and their `pixel_mark`. Returns the marks.

@@ -290,6 +290,8 @@ def test_unreadable_files_are_left_out_if_asked(classes, tmp_path_factory, capsy
         assert dls.vocab[y[0]]==dls.valid_ds.items[0].parent.name and len(x)==len(dls.valid_ds)
         pixels = torch.from_numpy(ReadImage(8).pixels(dls.valid_ds.items[0]))
         assert torch.allclose(x[0]*.5+.5, pixels/255, atol=1e-6)
+    data_module._tell_skipped([(0,EOFError())], lambda i: 'cut.png')            # an error without a text
+    assert capsys.readouterr().out=="! 1 image can't be read and is left out: cut.png. The first one: EOFError\n"
     with pytest.raises(ValueError, match='skip_broken=True finds broken files .* verify=True'):
         small_dls(classes, skip_broken=True, in_memory=False, verify=False)
     for f in files: f.write_text('')
