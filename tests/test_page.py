@@ -15,6 +15,26 @@ def shown(browser, tmp_path):
         return open_page(browser, tmp_path/'p.html', *args, **kwargs)
     return f
 
+@pytest.mark.parametrize('width,scheme', [(390,'light'), (820,'dark'), (1280,'light'), (1920,'dark')])
+@pytest.mark.parametrize('labelled', [True, False], ids=['labelled','unlabelled'])
+def test_looks(shown, width, scheme, labelled):
+    "A page that opens in either theme, with hundreds of dots and a class whose name is longer than a phone is wide"
+    page = shown(fake_view(labelled=labelled, vocab=['a class whose name is much longer than a phone is wide, ' * 2, 'b', 'c']), width,
+                 scheme)
+    assert page.title()=='Made up' and page.evaluate('document.documentElement.scrollWidth')<=width
+    assert page.evaluate('document.querySelector(".psm-map").dataset.theme')==scheme
+    assert faint(page)==[] and not page.bad
+    box = page.locator('.map').first.bounding_box()
+    assert box['width']>.5*min(width, 900) and box['height']>250
+    if width>=1280: assert page.evaluate('document.documentElement.scrollHeight')<=900      # a wide screen needs no scrolling
+    dots = page.evaluate("""(() => {
+        const c = document.querySelector('.map canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        let n = 0;
+        for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i]-d[0])+Math.abs(d[i+1]-d[1]) > 60;
+        return n;
+    })()""")
+    assert dots>500
+
 def test_no_word_of_right_and_wrong_without_labels(shown):
     page = shown(fake_view(labelled=False))
     text = page.evaluate("""[...document.querySelectorAll('.psm-map *')].map(e => [e.title, e.placeholder, e.ariaLabel,
