@@ -41,6 +41,7 @@ class Default:
     def __init__(self, value): self.value = value
     def __repr__(self): return str(self.value)
 
+# %% ../nbs/10_pretrain.ipynb #d07d4f99
 def _reader(name, read):
     "A class that reads an option's text. Help and docs show it by its name"
     return type(name, (), dict(__new__=lambda cls, s: read(s), __module__='builtins'))
@@ -63,6 +64,7 @@ def psm_options(f):
     f.__signature__ = sig.replace(parameters=[option(n, p) for n,p in sig.parameters.items()])
     return f
 
+# %% ../nbs/10_pretrain.ipynb #42ba5bd4
 def _was_given(name, v):
     if name=='n_neg' and v is None: return True       # None is one of its values
     return not isinstance(v, Default) and v is not None and v is not False
@@ -102,6 +104,7 @@ def _check_out(data, out):
     if data.is_dir() and data.resolve() in [out, *out.parents]:
         raise ValueError(f"the results would go to {out}, into the folder of images. Give --out a folder elsewhere")
 
+# %% ../nbs/10_pretrain.ipynb #8d796fba
 def _device(name, precision):
     "The device, which is tried"
     best = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
@@ -119,6 +122,7 @@ def _left(out, name, suffix):
     files = [out/f'{name}{m}{suffix}' for m in ('', *(f'_{m}' for m in psm_methods))]
     return [f for f in files if f.exists()]
 
+# %% ../nbs/10_pretrain.ipynb #053d0c14
 _results = 'encoder.safetensors','features.parquet','curves.png','before_after.png','neighbours.html'
 
 def _check_no_run(out, resume):
@@ -129,11 +133,22 @@ def _check_no_run(out, resume):
     if left: raise ValueError(f"{out} has no record of a run, and psm_pretrain would replace its {left[0].name}. Give --out another folder")
     if resume: raise ValueError(f"there is nothing to resume in {out}. Leave out --resume")
 
+# %% ../nbs/10_pretrain.ipynb #a8f85848
 def _read_record(path):
     try: run = json.loads(regular(path).read_text(), object_hook=by_new_names)
     except (ValueError, RecursionError): run = None
     if isinstance(run, dict) and {'method','finished'} <= run.keys(): return run
     raise ValueError(f"{path} is not a record that psm_pretrain wrote. Give --out another folder")
+
+# %% ../nbs/10_pretrain.ipynb #9fdca924
+def _changed(run, settings, more):
+    "Settings that differ from those of the record, as text"
+    now = json.loads(json.dumps(settings, default=str))
+    if settings['bs'] is None: run = dict(run, bs=run.get('bs_given'))        # then the data decides, as it did then
+    def differs(n, v):
+        if n=='epochs' and (more or v is None): return False
+        return run.get(n)!=v and (n in run or v not in (None,False))        # a run of an older version lacks some
+    return [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if differs(n, v)]
 
 # %% ../nbs/10_pretrain.ipynb #553b48c3
 def _check_finished(out, run, resume, more):
@@ -145,15 +160,7 @@ def _check_finished(out, run, resume, more):
     raise ValueError(f"{out} holds a finished run. For more epochs add --resume and a larger --epochs. For another run give --out "
         "another folder, or delete this one")
 
-def _changed(run, settings, more):
-    "Settings that differ from those of the record, as text"
-    now = json.loads(json.dumps(settings, default=str))
-    if settings['bs'] is None: run = dict(run, bs=run.get('bs_given'))        # then the data decides, as it did then
-    def differs(n, v):
-        if n=='epochs' and (more or v is None): return False
-        return run.get(n)!=v and (n in run or v not in (None,False))        # a run of an older version lacks some
-    return [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if differs(n, v)]
-
+# %% ../nbs/10_pretrain.ipynb #25e164be
 def check_resume(
     out, # Folder of the results
     resume:bool, # Whether to continue the run in it
@@ -169,6 +176,12 @@ def check_resume(
     if resume and (other := _changed(run, settings, more)):
         raise ValueError(f"--resume continues with the settings of {out}, but {'; '.join(other)}")
 
+# %% ../nbs/10_pretrain.ipynb #efa94632
+def _load_digits(kwargs):
+    for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache', skip_broken='skip-broken').items():
+        if n in kwargs: raise ValueError(f"--{option} is for folders and tables of images, not for the digits")
+    return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
+
 # %% ../nbs/10_pretrain.ipynb #4fb604f1
 def _load_named(data, size, workers, in_memory, kwargs):
     if Path(data).is_dir(): say(f"{data} is the data set of that name. For the folder {data} give ./{data}")
@@ -179,17 +192,14 @@ def _load_named(data, size, workers, in_memory, kwargs):
     except OSError as e:
         raise ValueError(f"{data} could not be fetched: {e}. Connect to the internet once, or put it into fastai's data folder") from e
 
-def _load_digits(kwargs):
-    for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache', skip_broken='skip-broken').items():
-        if n in kwargs: raise ValueError(f"--{option} is for folders and tables of images, not for the digits")
-    return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
-
+# %% ../nbs/10_pretrain.ipynb #fff1211a
 def _check_path(data):
     path = Path(data)
     if not path.exists(): raise ValueError(f"{data!r} is neither digits, cifar10 nor cifar100, nor a folder or a CSV file that exists")
     if path.is_file() and path.suffix.lower() not in ('.csv','.tsv'):
         raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
 
+# %% ../nbs/10_pretrain.ipynb #fca97722
 def _load(data, reading, size, workers, in_memory, usual=64, **kwargs):
     "The `DataLoaders` of what the command was given"
     if data=='digits' and reading: raise ValueError(f"--{min(reading).replace('_', '-')} is for image files, and the digits are none")
@@ -257,28 +267,35 @@ class _RunFolder:
                 if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')      # terminals and files of any encoding
         return self
 
-    def lock(self):
-        try: self.held.enter_context(locked(self.out/'run.json', wait=0))
-        except BlockingIOError as e:
-            raise ValueError(f"another psm_pretrain is writing to {self.out}. Wait until it has finished, "
-                "or give --out another folder") from e
+# %% ../nbs/10_pretrain.ipynb #844f166d
+@patch
+def lock(self:_RunFolder):
+    try: self.held.enter_context(locked(self.out/'run.json', wait=0))
+    except BlockingIOError as e:
+        raise ValueError(f"another psm_pretrain is writing to {self.out}. Wait until it has finished, "
+            "or give --out another folder") from e
 
-    def stopped(self):
-        if not self.checkpoint: return 'stopped before the training began'
-        if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint. Start it again'
-        return f"stopped after epoch {self.checkpoint.written} of {self.name}. Continue with --resume"
+# %% ../nbs/10_pretrain.ipynb #24835a62
+@patch
+def stopped(self:_RunFolder):
+    if not self.checkpoint: return 'stopped before the training began'
+    if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint. Start it again'
+    return f"stopped after epoch {self.checkpoint.written} of {self.name}. Continue with --resume"
 
-    def foreseen(self, e):
-        "Whether the user can mend what went wrong"
-        return isinstance(e, (ValueError,OSError)) or _is_memory(e) or self.code==2 and isinstance(e, TypeError)
+# %% ../nbs/10_pretrain.ipynb #70df07c9
+@patch
+def foreseen(self:_RunFolder, e):
+    "Whether the user can mend what went wrong"
+    return isinstance(e, (ValueError,OSError)) or _is_memory(e) or self.code==2 and isinstance(e, TypeError)
 
-    def __exit__(self, kind, e, tb):
-        self.held.close()
-        if e is None or not self.in_shell: return
-        interrupted = isinstance(e, KeyboardInterrupt)
-        if not interrupted and not self.foreseen(e): return
-        print(f'psm_pretrain: {self.stopped() if interrupted else _why(e)}', file=sys.stderr)
-        raise SystemExit(130 if interrupted else self.code) from None
+@patch
+def __exit__(self:_RunFolder, kind, e, tb):
+    self.held.close()
+    if e is None or not self.in_shell: return
+    interrupted = isinstance(e, KeyboardInterrupt)
+    if not interrupted and not self.foreseen(e): return
+    print(f'psm_pretrain: {self.stopped() if interrupted else _why(e)}', file=sys.stderr)
+    raise SystemExit(130 if interrupted else self.code) from None
 
 # %% ../nbs/10_pretrain.ipynb #ab3157ef
 _mmap_max,_trim_threshold,_top_pad = -4,-1,-2        # of glibc's malloc.h
@@ -299,6 +316,7 @@ def free_cores(
     if not ours or max(ours)>=len(busy): ours = range(len(busy))         # a container may number them anew, or some are switched off
     return max(1, round(sum(1-busy[i]/100 for i in ours)))
 
+# %% ../nbs/10_pretrain.ipynb #907dc556
 def share_cores():
     "Take fewer threads if other programs use the cores. The environment variable `OMP_NUM_THREADS` decides if it is set"
     if 'OMP_NUM_THREADS' in os.environ: return
@@ -328,14 +346,16 @@ class PretrainRun:
     @property
     def reading(self): return {n: getattr(self.o, n) for n in _reading}
 
-    def of_method(self, m):
-        "Settings for method `m`. A method to compare with gets those that it takes"
-        takes = method_settings(m, self.psm.get('rule', 'index'))
-        given = {n: v for n,v in self.psm.items() if m==self.o.method or n in takes}
-        usual = {n: v for n,v in self.recipe['psm'].items() if n not in given and n in takes}
-        momentum = (.99,1.) if m=='byol' else self.recipe['momentum']
-        if self.o.momentum is not None: momentum = self.o.momentum
-        return dict(usual, **given, momentum=momentum)
+# %% ../nbs/10_pretrain.ipynb #c4995232
+@patch
+def of_method(self:PretrainRun, m):
+    "Settings for method `m`. A method to compare with gets those that it takes"
+    takes = method_settings(m, self.psm.get('rule', 'index'))
+    given = {n: v for n,v in self.psm.items() if m==self.o.method or n in takes}
+    usual = {n: v for n,v in self.recipe['psm'].items() if n not in given and n in takes}
+    momentum = (.99,1.) if m=='byol' else self.recipe['momentum']
+    if self.o.momentum is not None: momentum = self.o.momentum
+    return dict(usual, **given, momentum=momentum)
 
 # %% ../nbs/10_pretrain.ipynb #00a7537a
 def start_and_arch(
@@ -349,6 +369,7 @@ def start_and_arch(
     if names_arch and not arch: arch = getattr(load_encoder(start), 'arch', None)
     return arch or 'small_resnet',start and str(start)
 
+# %% ../nbs/10_pretrain.ipynb #809cf219
 @patch
 def check(self:PretrainRun):
     "Take what was not given from the recipe. Raises `ValueError` for what can't work"
@@ -370,6 +391,32 @@ def check(self:PretrainRun):
         psm=self.of_method(o.method))
     check_resume(self.out, o.resume, self.settings)
 
+# %% ../nbs/10_pretrain.ipynb #04ea9ad3
+@patch
+def fit_momentum(self:PretrainRun, steps):
+    "A momentum that fits the number of steps, and a line that tells if it is less than usual"
+    usual,m = self.recipe['momentum'],momentum_for(self.recipe, steps)
+    self.recipe['momentum'] = m
+    told = m<usual and self.o.momentum is None and self.o.method!='byol'
+    self.few_steps = f"{'momentum':<10} {m:g}, not {usual:g}, because {steps} steps are few. --momentum sets another one" if told else ''
+
+# %% ../nbs/10_pretrain.ipynb #a383777e
+@patch
+def fit_batches(self:PretrainRun, n):
+    "Batches and epochs that fit the number of images"
+    o = self.o
+    if n<4: raise ValueError(f"{o.data} gives {n} training images, and at least 4 are needed")
+    if self.given_bs and o.bs>n: raise ValueError(f"--bs {o.bs} is more than the {n} training images")
+    bs,epochs = by_size(n, self.recipe, self.given_bs)
+    if not self.given_bs:
+        for dl in self.dls.loaders: dl.bs = bs
+    if not self.given_epochs: o.epochs = json.loads(self.record.read_text())['epochs'] if o.resume else epochs
+    self.settings['epochs'] = o.epochs
+    self.fit_momentum(o.epochs*max(1, len(self.dls.train)))
+    if 'split_bn' in self.recipe['psm']:
+        parts = min(8, max(1, self.dls.train.bs//16))       # of 16 images or more
+        self.recipe['psm'] = dict(self.recipe['psm'], split_bn=parts)
+
 # %% ../nbs/10_pretrain.ipynb #a88e4f65
 @patch
 def load(self:PretrainRun):
@@ -388,30 +435,6 @@ def load(self:PretrainRun):
     self.dls.to(self.device)
     self.measured = measured_by(self.dls, o.eval)
 
-@patch
-def fit_batches(self:PretrainRun, n):
-    "Batches and epochs that fit the number of images"
-    o = self.o
-    if n<4: raise ValueError(f"{o.data} gives {n} training images, and at least 4 are needed")
-    if self.given_bs and o.bs>n: raise ValueError(f"--bs {o.bs} is more than the {n} training images")
-    bs,epochs = by_size(n, self.recipe, self.given_bs)
-    if not self.given_bs:
-        for dl in self.dls.loaders: dl.bs = bs
-    if not self.given_epochs: o.epochs = json.loads(self.record.read_text())['epochs'] if o.resume else epochs
-    self.settings['epochs'] = o.epochs
-    self.fit_momentum(o.epochs*max(1, len(self.dls.train)))
-    if 'split_bn' in self.recipe['psm']:
-        parts = min(8, max(1, self.dls.train.bs//16))       # of 16 images or more
-        self.recipe['psm'] = dict(self.recipe['psm'], split_bn=parts)
-
-@patch
-def fit_momentum(self:PretrainRun, steps):
-    "A momentum that fits the number of steps, and a line that tells if it is less than usual"
-    usual,m = self.recipe['momentum'],momentum_for(self.recipe, steps)
-    self.recipe['momentum'] = m
-    told = m<usual and self.o.momentum is None and self.o.method!='byol'
-    self.few_steps = f"{'momentum':<10} {m:g}, not {usual:g}, because {steps} steps are few. --momentum sets another one" if told else ''
-
 # %% ../nbs/10_pretrain.ipynb #8e88c972
 @patch
 def learner(self:PretrainRun, m):
@@ -425,20 +448,7 @@ def learner(self:PretrainRun, m):
     if o.compile: learn.model.compile()
     return learn
 
-# %% ../nbs/10_pretrain.ipynb #ad917693
-@patch
-def begin(self:PretrainRun):
-    "Build the network, open the folder of the run, and measure what there is before training"
-    o = self.o
-    self.learn = self.learner(o.method)
-    self.learn.psm.loss_cb.two_views(peek_batch(self.dls)[0])     # finds views that don't fit before anything is written
-    self.open_folder()
-    self.measure_before()
-    self.logs,self.histories,self.used = {},{},{}
-    self.order = self.dls.train.rng.getstate()
-    if self.recipe['warmup']: print(self.recipe_line())
-    if self.few_steps: print(self.few_steps)
-
+# %% ../nbs/10_pretrain.ipynb #37151513
 @patch
 def open_folder(self:PretrainRun):
     self.out.mkdir(parents=True, exist_ok=True)
@@ -448,6 +458,7 @@ def open_folder(self:PretrainRun):
     settings = dict(self.settings, bs=self.dls.train.bs, bs_given=self.given_bs)
     write_run(self.record, **settings, finished=False, scores={}, command=self.command, device=str(self.device), **environment())
 
+# %% ../nbs/10_pretrain.ipynb #4cd4edfa
 @patch
 def recipe_line(self:PretrainRun):
     o,warm = self.o,min(self.recipe['warmup'], self.o.epochs/4)
@@ -471,6 +482,16 @@ def score(self:PretrainRun, learn):
 @patch(as_prop=True)
 def before_name(self:PretrainRun): return 'at the start' if self.o.start or self.o.pretrained else 'untrained'
 
+# %% ../nbs/10_pretrain.ipynb #f3de67f7
+@patch
+def signs_before(self:PretrainRun):
+    "The signs before training, and if it begins from weights also those of a random network"
+    before = dict(before=self.learn.signs_without_labels(self.before))
+    if self.before_name=='untrained': return before
+    random = create_encoder(self.learn.model.encoder.arch, peek_batch(self.dls)[0].shape[1])
+    return dict(random=self.learn.signs_without_labels(encoder=random), **before)
+
+# %% ../nbs/10_pretrain.ipynb #3d9c5d67
 @patch
 def measure_before(self:PretrainRun):
     learn = self.learn
@@ -482,13 +503,19 @@ def measure_before(self:PretrainRun):
     self.before = encoder_features(learn, ids=self.looked_at)[0]
     self.signs = {} if {'knn','linear'} & {*self.measured} else self.signs_before()
 
+# %% ../nbs/10_pretrain.ipynb #062c878a
 @patch
-def signs_before(self:PretrainRun):
-    "The signs before training, and if it begins from weights also those of a random network"
-    before = dict(before=self.learn.signs_without_labels(self.before))
-    if self.before_name=='untrained': return before
-    random = create_encoder(self.learn.model.encoder.arch, peek_batch(self.dls)[0].shape[1])
-    return dict(random=self.learn.signs_without_labels(encoder=random), **before)
+def begin(self:PretrainRun):
+    "Build the network, open the folder of the run, and measure what there is before training"
+    o = self.o
+    self.learn = self.learner(o.method)
+    self.learn.psm.loss_cb.two_views(peek_batch(self.dls)[0])     # finds views that don't fit before anything is written
+    self.open_folder()
+    self.measure_before()
+    self.logs,self.histories,self.used = {},{},{}
+    self.order = self.dls.train.rng.getstate()
+    if self.recipe['warmup']: print(self.recipe_line())
+    if self.few_steps: print(self.few_steps)
 
 # %% ../nbs/10_pretrain.ipynb #743d7685
 class EpochLines(Callback):
@@ -529,6 +556,7 @@ class ValidateEvery(Callback):
     def after_validate(self):
         if not self.due(): self.recorder.log = self.recorder.log.map(lambda v: math.nan if v is None else v)
 
+# %% ../nbs/10_pretrain.ipynb #812a546d
 @patch(as_prop=True)
 def measured_every(self:PretrainRun): return math.ceil(self.o.epochs/20)
 @patch(as_prop=True)
@@ -561,6 +589,7 @@ def resume(self:PretrainRun, learn, m):
     print(f"{method_title(m)}: {epochs} epoch{'s'*(epochs>1)} on {len(self.dls.train_ds):,} images" + going_on(begin, before, epochs))
     return begin
 
+# %% ../nbs/10_pretrain.ipynb #c8adb77a
 @patch
 def train(self:PretrainRun, m):
     "Train by method `m`, from the checkpoint if the run is resumed"
@@ -585,6 +614,27 @@ def train(self:PretrainRun, m):
     history.map_layout()          # kept with it
     history.save(self.out/f'neighbours{tail}')
 
+# %% ../nbs/10_pretrain.ipynb #e4fb6927
+@patch
+def write_scores(self:PretrainRun):
+    def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
+    scores = {n: {e: told(a) for e,a in s.items()} for n,s in self.scores.items()}
+    seconds = round(time.time()-self.began, 1)
+    write_run(self.record, finished=True, scores=scores, without_labels=self.signs, settings=self.used, seconds=seconds)
+
+# %% ../nbs/10_pretrain.ipynb #6d297670
+@patch
+def draw(self:PretrainRun, photos):
+    "The curves, the page, and the same images before and after"
+    self.histories[method_title(self.o.method)].collection = photos       # the page's clusters and copies are those of the features
+    plot_curves(self.logs, self.out/'curves.png', self.levels, self.histories)
+    title = f'What was mined from {run_folder(self.o.data, None).name}'
+    neighbour_page(list(self.histories.values()), self.out/'neighbours.html', title=title)
+    if len(self.looked_at)<2: return
+    photos.show_before_after(self.before, self.looked_at)
+    with atomic_write(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
+    plt.close()
+
 # %% ../nbs/10_pretrain.ipynb #2c788bc7
 @patch
 def report(self:PretrainRun):
@@ -601,25 +651,6 @@ def report(self:PretrainRun):
     print(found_in(photos, out))
     files = ', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))
     print(f"\nIn {out}: {files}   ({time.time()-self.began:.0f} s)")
-
-@patch
-def draw(self:PretrainRun, photos):
-    "The curves, the page, and the same images before and after"
-    self.histories[method_title(self.o.method)].collection = photos       # the page's clusters and copies are those of the features
-    plot_curves(self.logs, self.out/'curves.png', self.levels, self.histories)
-    title = f'What was mined from {run_folder(self.o.data, None).name}'
-    neighbour_page(list(self.histories.values()), self.out/'neighbours.html', title=title)
-    if len(self.looked_at)<2: return
-    photos.show_before_after(self.before, self.looked_at)
-    with atomic_write(self.out/'before_after.png') as tmp: plt.savefig(tmp, dpi=90, format='png')
-    plt.close()
-
-@patch
-def write_scores(self:PretrainRun):
-    def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
-    scores = {n: {e: told(a) for e,a in s.items()} for n,s in self.scores.items()}
-    seconds = round(time.time()-self.began, 1)
-    write_run(self.record, finished=True, scores=scores, without_labels=self.signs, settings=self.used, seconds=seconds)
 
 # %% ../nbs/10_pretrain.ipynb #21441570
 @call_parse
