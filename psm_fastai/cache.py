@@ -12,8 +12,8 @@ import json, numpy as np
 from fastai.vision.all import Path, patch, store_attr
 from hashlib import blake2b
 from shutil import disk_usage
-from .files import locked
-from .folders import say, shown
+from .files import locked, say
+from .folders import shown
 from .images import *
 
 # %% ../nbs/00b_cache.ipynb #f8a1da07

@@ -17,8 +17,8 @@ from sklearn.metrics import silhouette_score
 from .data import train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
-from .files import atomic_write
-from .folders import read_table, say, short_name, shown
+from .files import atomic_write, say
+from .folders import read_table, short_name, shown
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows

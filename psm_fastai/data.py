@@ -15,14 +15,14 @@ from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, DataLoader, Datasets, Image, ImageBlock, IndexSplitter,
     IntToFloatTensor, ItemGetter, L, Normalize, Path, PILImageBW, RandomSplitter, SkipItemException, Tensor, TensorCategory, TensorImage,
-    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, noop, parent_label, patch, rank_distrib,
-    show_title, tuplify, untar_data)
+    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, noop, parent_label, patch, show_title,
+    tuplify, untar_data)
 from numbers import Number
 from pathlib import PurePath
 from sklearn.datasets import load_digits
 from torchvision.transforms.functional import to_pil_image
 from .cache import *
-from .files import locked
+from .files import locked, say
 from .folders import *
 from .images import *
 
@@ -294,12 +294,12 @@ def _into_memory(read, files, name, skip=False):
     def put(i, x, mark): pixels[i] = x
     return pixels,_read_all(read, files, put, name, skip)
 
-def _into_cache(cache, rows, name, tell, skip=False):
+def _into_cache(cache, rows, name, skip=False):
     "The same of some rows of an `ImageCache`. Reads the files that it lacks"
     with locked(cache.path):            # a second process waits here, and finds all images decoded
         todo = cache.missing(rows)
         cache.check_room(len(todo))
-        if tell: cache.tell(len(rows), len(todo))
+        cache.tell(len(rows), len(todo))
         def put(j, x, mark): cache.put(todo[j], x, mark)
         try: new = _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]), skip)
         except ValueError as e:
@@ -396,17 +396,16 @@ def image_dls(
 
     read = reader_for(files, size, channels, max_value, min_value, alpha, max_pixels, ground=ground, fit=fit)
     channels = read.channels
-    first = not rank_distrib()          # of several processes only the first one prints
-    if first: say(found_line(s, n_train, len(valid), channels))
+    say(found_line(s, n_train, len(valid), channels))
     stats = stats or ([.5]*channels,)*2
     _check_stats(stats, channels)
     pixels,marks = None,None
     if cache is not None:
-        pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), train+valid, named, first, skip_broken)
+        pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), train+valid, named, skip_broken)
     elif in_memory: pixels,marks = _into_memory(read, files, name, skip_broken)
     elif verify: marks = _read_all(read, files, noop, name, skip_broken)
     if marks and None in marks: files,labels,pixels,marks,n_train = _without_broken(files, labels, pixels, marks, n_train)
-    if marks and first:
+    if marks:
         for line in same_images(marks, n_train, name, labels): say(line)
 
     to_label = Labels(label_names(s.labels)) if labels else None

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from . import __version__
-from .files import digest, read_saved, regular, atomic_write
-from .folders import name_some, say, shown
+from .files import digest, read_saved, regular, atomic_write, say
+from .folders import name_some, shown
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):

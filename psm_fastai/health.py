@@ -11,7 +11,7 @@ __all__ = ['PSMWarning', 'HealthCallback', 'signs', 'Signs']
 import math, pandas as pd, torch, warnings
 from fastai.vision.all import Learner
 from fastcore.basics import patch
-from .folders import say
+from .files import say
 from .encoder import keep_modes
 from .learner import *
 from .loss import check_number, similarity_gradients

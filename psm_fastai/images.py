@@ -14,9 +14,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from fastai.vision.all import (Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, listify, merge,
-    patch, rank_distrib, show_image, store_attr)
+    patch, show_image, store_attr)
 from PIL import ImageOps, UnidentifiedImageError
-from .files import long_bar
+from .files import long_bar, say
 from threading import Lock
 from torchvision.io import decode_image
 from typing import NamedTuple
@@ -547,14 +547,10 @@ def _look(o, channels, max_pixels, values=True):
         return _Look(n, *_opacity_kind(opacity, tiff), some)
 
 # %% ../nbs/00_images.ipynb #7321f4d5
-def _say(text):
-    "Print a line, in the first of several processes"
-    if not rank_distrib(): print(text)
-
 def _tell_cut(looks):
     "Say how many images lose bits"
     if n := sum(o.cut for o in looks):
-        _say(f"{n} of {len(looks)} images looked at have colours of more than 8 bits, and only the upper 8 can be read from their format. "
+        say(f"{n} of {len(looks)} images looked at have colours of more than 8 bits, and only the upper 8 can be read from their format. "
              f"Save them as TIFF or PNG to keep all.")
 
 def _find_alpha(looks, channels):
@@ -563,11 +559,11 @@ def _find_alpha(looks, channels):
     if not clear: return False if any(o.channels==4 for o in looks) else None
     partial = np.mean([o.partial for o in clear])
     if partial>.5:
-        _say(f"The last channel of {len(clear)} of {len(looks)} images looked at is taken for one like the others, not for opacity: "
+        say(f"The last channel of {len(clear)} of {len(looks)} images looked at is taken for one like the others, not for opacity: "
              f"{partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
         return False
     if channels is None:
-        _say(f"{len(clear)} of {len(looks)} images looked at are transparent and are laid over the ground. "
+        say(f"{len(clear)} of {len(looks)} images looked at are transparent and are laid over the ground. "
              f"channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
     return None
 
@@ -612,7 +608,7 @@ def _tell_range(values, min_value):
     v = np.concatenate(values)
     black,white = value_range(v)
     if min_value is not None: black,white = min_value,max(white, min_value+1)
-    _say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: "
+    say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: "
          f"{black:,g} becomes black and {white:,g} white. min_value and max_value set another range.")
     return black,white
 
@@ -649,5 +645,5 @@ def tell_clipped(
     seen,read.clipped = read.clipped,None
     if not seen: return
     share,worst = max(seen)
-    _say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white. "
+    say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white. "
          f"The most are in {worst}: {share:.2%} of its values.")

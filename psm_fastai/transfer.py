@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from pathlib import Path
 from .data import image_reader
 from .encoder import PoolFeatures, feature_size, keep_modes, load_encoder, pool_features, write_encoder
-from .files import atomic_write
-from .folders import folder_files, say
+from .files import atomic_write, say
+from .folders import folder_files
 from .images import ReadImage, in_threads, refuse_failed
 from .evaluate import batch_features, encoder_features, image_table, learner_encoder, weights_number
 from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch, plain_batches, plain_dls

@@ -305,6 +305,22 @@ def test_a_terminal_that_cannot_show_a_letter(tmp_path, code, monkeypatch):
     out.flush()
     assert b'9 images' in out.buffer.getvalue() and b'?' in out.buffer.getvalue()
 
+def test_a_terminal_that_cannot_show_the_name_of_an_image(tmp_path, monkeypatch):
+    np.save(tmp_path/'犬.npy', np.array([[0,3000],[9,9]], np.uint16))
+    out = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, 'stdout', out)
+    image_dls(tmp_path, size=8, bs=1, max_value=2000, valid_pct=0)
+    out.flush()
+    assert b'1 of 1 images have values outside of 0 to 2,000' in out.buffer.getvalue() and b'?.npy' in out.buffer.getvalue()
+
+def test_of_several_processes_the_first_one_prints(tmp_path, monkeypatch, capsys):
+    put(tmp_path/'in', 'cat/3', 'dog/3')
+    (tmp_path/'in'/'cat'/'cut.png').write_bytes(b'')
+    for rank,prints in ((1,False),(0,True)):
+        monkeypatch.setenv('RANK', str(rank))
+        for cache in (None, tmp_path/'cache'): image_dls(tmp_path/'in', size=8, bs=2, cache=cache, skip_broken=True)
+        assert bool(capsys.readouterr().out)==prints
+
 # settings
 
 @pytest.mark.parametrize('given,near', [(dict(sizee=8),'Did you mean size'), (dict(labels=None),'Did you mean label_col'),
