@@ -19,6 +19,7 @@ from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
 from .files import atomic_write, say
 from .folders import read_table, short_name, shown
+from .images import laid_over
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
@@ -79,12 +80,6 @@ def with_file_digests(
     return table.assign(pixels=[f'{p} {file_digest(f)}'.rstrip() if s else p for p,f,s in zip(table.pixels, table.file, shared)])
 
 # %% ../nbs/07c_collection.ipynb #6f27c43a
-def _over_white(im):
-    "A picture in RGB. The colours behind transparent pixels mean nothing, so they must not show"
-    if not im.has_transparency_data: return im.convert('RGB')
-    im = im.convert('RGBA')
-    return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
-
 class Collection:
     "Images, their features, and what shows copies"
     def __init__(self,
@@ -106,7 +101,7 @@ class Collection:
         "An image to look at, over white if it is transparent"
         if self.image is not None: return self.image(i)
         try:
-            with Image.open(self.table.file[i]) as im: return _over_white(ImageOps.exif_transpose(im))
+            with Image.open(self.table.file[i]) as im: return laid_over(ImageOps.exif_transpose(im))
         except (OSError, TypeError, AttributeError):        # moved, or of a kind that Pillow can't show
             return Image.fromarray(self.gray[i].numpy())
 

@@ -441,6 +441,18 @@ def test_nearest_does_not_wait_for_a_pipe(tmp_path, learn):
 
 # ground and fit
 
+def test_pictures_are_laid_over_a_colour():
+    "By the share of the opacity. Only what is transparent changes, and RGBA keeps it"
+    rgba = Image.fromarray(rng.integers(0, 256, (9,9,4), dtype=np.uint8))
+    clear = [rgba, rgba.convert('LA'), rgba.convert('RGBa'), rgba.quantize(8)]
+    for im in (*clear, rgba.convert('L'), rgba.convert('RGB'), rgba.convert('CMYK')):
+        a = np.asarray(im.convert('RGBA')).astype(float)
+        share = a[...,3:]/255
+        got,kept = (np.asarray(laid_over(im, (10,200,30), mode)) for mode in ('RGB','RGBA'))
+        assert np.abs(got - (a[...,:3]*share + np.array([10,200,30])*(1-share))).max()<1, im.mode
+        assert (kept==a).all() and (share.min()<1)==(im in clear), im.mode
+        assert laid_over(im).tobytes()==ReadImage(9).read(im).tobytes()
+
 def test_ground(tmp_path):
     logo = Image.new('RGBA', (8,8), (255,255,255,0))
     ImageDraw.Draw(logo).rectangle((2,2,5,5), fill='white')
