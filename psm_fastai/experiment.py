@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from .callback import method_settings, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
-from .files import locked, long_bar, no_formulas, atomic_write
+from .files import atomic_write, locked, long_bar
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
@@ -208,9 +208,7 @@ def _rows(run, s, how):
     try: res = run(**s)
     except Exception as e: res = dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
     last = dict(seconds=round(time.time()-start, 1), **how, call=_call(run, s), settings=_key(s))
-    rows = pd.DataFrame([{**s, **r, **last} for r in listify(res)])
-    if 'error' in rows: rows['error'] = no_formulas(rows[['error']])
-    return rows
+    return pd.DataFrame([{**s, **r, **last} for r in listify(res)])
 
 # %% ../nbs/11_experiment.ipynb #701cb4d0
 def _stored(out):

@@ -183,6 +183,12 @@ def test_stored_results_are_whole(f):
     if 'knn' in t: assert t.knn[t.error.isna() if 'error' in t else slice(None)].between(0, 1).all()
     assert 'error' not in t or 'search' in f.name, 'a failed training outside of the search; its row is to be mended and run again'
 
+def test_no_spreadsheet_computes_an_error(tmp_path):
+    "The text of an error begins with the name of its class, whatever it says"
+    def f(x): raise ValueError('=1+1')
+    sweep([dict(x=1)], tmp_path/'t.csv', f)
+    assert pd.read_csv(tmp_path/'t.csv').error.tolist()==['ValueError: =1+1']
+
 def test_two_processes_share_a_table(tmp_path):
     "No row is lost, and what one has done the other leaves out"
     code = """import sys, time
