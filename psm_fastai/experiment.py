@@ -41,6 +41,7 @@ def some_items(
 def _all_images(data):
     with no_random(): return dict(digits=digits_dls, cifar10=cifar10_dls, cifar100=cifar100_dls)[data]()
 
+# %% ../nbs/11_experiment.ipynb #536eb54e
 def experiment_dls(
     data:str='digits', # digits, cifar10 or cifar100
     bs:int=64, # Batch size
@@ -69,6 +70,7 @@ def _of_method(method, recipe, given):
     takes = method_settings(method, given.get('rule', 'index'))
     return {**{n: v for n,v in usual.items() if n in takes}, **given}
 
+# %% ../nbs/11_experiment.ipynb #c4ecf22b
 def resolved(
     data:str='digits', # digits, cifar10 or cifar100
     method:str='psm', # One of `psm_methods`
@@ -122,6 +124,7 @@ class _Effective(MonitorCallback):
         return dict(rows=effective_number(probs))
     def sum_up(self, seen): return dict(effective_n=seen['rows'].median().item())
 
+# %% ../nbs/11_experiment.ipynb #727dc17b
 def _monitors(s):
     "Monitors that have something to look at with the settings `s`"
     res = []
@@ -242,6 +245,7 @@ def _by_key(settings, seeds):
     if len(res)<len(named)*len(seeds): raise ValueError("Two of the settings are the same. Leave one out")
     return res
 
+# %% ../nbs/11_experiment.ipynb #a1558ccd
 def _tell_failed(rows, n, out):
     "Print how many of the `n` settings failed"
     if 'error' not in rows: return
@@ -281,6 +285,7 @@ def _interval(differences):
     if len(differences)<2: return math.nan,math.nan
     return tuple(ttest_1samp(differences, 0).confidence_interval(.95))
 
+# %% ../nbs/11_experiment.ipynb #12126b74
 def paired_differences(
     table:pd.DataFrame, # Rows with a `seed`
     by:str|list, # Column, or columns, that identify the setting
