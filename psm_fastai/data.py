@@ -57,6 +57,7 @@ def _room(n, shape, dtype):
                          f"and {free/1e9:.2f} GB are available. Pass cache='a folder', to keep them in a file, or use a smaller size")
     return torch.empty(n, *shape, dtype=dtype)
 
+# %% ../nbs/00b_data.ipynb #39492f16
 @contextmanager
 def _as_validation(dl):
     "Transform items as in the validation set: crop them around the centre, not anywhere"
@@ -66,6 +67,7 @@ def _as_validation(dl):
         with getattr(dl.dataset, 'set_split_idx', nullcontext)(1): yield
     finally: fs.split_idx = split
 
+# %% ../nbs/00b_data.ipynb #8da1b700
 @patch
 def _name(self:MemoryDL, i):
     "What a message calls item `i`"
@@ -92,6 +94,7 @@ def _first_batch(self:MemoryDL):
         except Exception as e: failed.append((i,e))
         if len(failed)==n: refuse_failed(failed, n, self._name)
 
+# %% ../nbs/00b_data.ipynb #624ec8a5
 @patch
 def _decode_all(self:MemoryDL):
     "All items, as one tensor for each part of an item"
@@ -160,6 +163,11 @@ def _check_folder_settings(folder, path, fn_col, label_col, valid_col):
     raise ValueError(f"{', '.join(names)} {'is' if len(names)==1 else 'are'} for tables, and {shown(folder)} is a folder. "
                      "Labels of a folder come from its folders. label_from takes others")
 
+# %% ../nbs/00b_data.ipynb #fd5b673d
+def _check_table_settings(label_from):
+    if label_from is None: return
+    raise ValueError("label_from is for folders and lists of files. Labels of a table are in a column, label_col")
+
 def _file_source(fn, path, fn_col, label_col, valid_col, label_from):
     "The images of a folder or a CSV file"
     if fn.is_dir():
@@ -169,18 +177,7 @@ def _file_source(fn, path, fn_col, label_col, valid_col, label_from):
     _check_table_settings(label_from)
     return table_source(read_table(fn, fn_col, label_col), Path(path or fn.parent), fn_col, label_col, valid_col)
 
-def _check_cache(cache, source):
-    "Raise `ValueError` if a cache lies among the images, or is a file"
-    if cache is not None and Path(cache).is_file(): raise ValueError(f"The cache {shown(cache)} is a file. Give a folder")
-    if cache is None or not isinstance(source, (str,PurePath)) or not Path(source).is_dir(): return
-    if Path(cache).resolve().is_relative_to(Path(source).resolve()):
-        raise ValueError(f"The cache {shown(cache)} lies in the folder of images {shown(source)}, where it would be taken for an image. "
-            "Give a folder elsewhere")
-
-def _check_table_settings(label_from):
-    if label_from is None: return
-    raise ValueError("label_from is for folders and lists of files. Labels of a table are in a column, label_col")
-
+# %% ../nbs/00b_data.ipynb #bbea6169
 def _source(source, path, fn_col, label_col, valid_col, label_from):
     "The images of whatever `image_dls` is given"
     if isinstance(source, (list,tuple,L)): return list_source(source, Path(path or '.'), label_from)
@@ -196,6 +193,7 @@ def _check_draw(valid_pct, limit):
     if not isinstance(valid_pct, Number) or not 0<=valid_pct<1:
         raise ValueError(f"valid_pct must be a share of the images, at least 0 and below 1, got {valid_pct!r}")
 
+# %% ../nbs/00b_data.ipynb #a35297e4
 def _draw(s, valid_pct, limit, seed):
     "Positions of the training and of the validation images"
     _check_draw(valid_pct, limit)
@@ -251,6 +249,7 @@ def no_loss(pred, *yb):
     "Return 0, as a loss for images without labels"
     return torch.zeros((), device=pred[0].device)
 
+# %% ../nbs/00b_data.ipynb #629017b8
 class ClassName(Category):
     "The name of a class, which can be shown as the title of a picture"
     def show(self, ctx=None, **kwargs):
@@ -269,6 +268,7 @@ def _tell_skipped(failed, name):
     why = ' '.join(str(first).split()) or type(first).__name__
     say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {why}")
 
+# %% ../nbs/00b_data.ipynb #c81149a5
 def _read_all(read, files, put, name, skip=False):
     """Read each file, and call `put` with its number, its pixels and their `pixel_mark`. Returns the marks.
     Raises `ValueError` that names what can't be read, or tells it and gives None as its mark, if `skip`"""
@@ -294,6 +294,7 @@ def _into_memory(read, files, name, skip=False):
     def put(i, x, mark): pixels[i] = x
     return pixels,_read_all(read, files, put, name, skip)
 
+# %% ../nbs/00b_data.ipynb #bc58f05c
 def _into_cache(cache, rows, name, skip=False):
     "The same of some rows of an `ImageCache`. Reads the files that it lacks"
     with locked(cache.path):            # a second process waits here, and finds all images decoded
@@ -318,6 +319,7 @@ def _data_sets(read, files, labels, to_label, n_train):
         tls.append(TfmdLists(files, [parent_label,to_label], splits=splits) if by_folder else TfmdLists(labels, to_label, splits=splits))
     return Datasets(tls=tls)
 
+# %% ../nbs/00b_data.ipynb #f6897cea
 def _fill(dls, pixels, channels, labels, to_label, n_train):
     "Give the loaders all images and labels, so that they need not decode anything"
     parts = [(pixels,{1:TensorImageBW, 3:TensorImage, 4:TensorImage}.get(channels, TensorBands))]
@@ -338,6 +340,16 @@ def _check_options(kwargs):
         hint = f"Did you mean {near[0]}?" if near else f"Besides its own settings it takes {', '.join(sorted(known))}, for fastai's loaders"
         raise TypeError(f"image_dls has no {n}. {hint}")
 
+# %% ../nbs/00b_data.ipynb #23ce5efe
+def _check_cache(cache, source):
+    "Raise `ValueError` if a cache lies among the images, or is a file"
+    if cache is not None and Path(cache).is_file(): raise ValueError(f"The cache {shown(cache)} is a file. Give a folder")
+    if cache is None or not isinstance(source, (str,PurePath)) or not Path(source).is_dir(): return
+    if Path(cache).resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"The cache {shown(cache)} lies in the folder of images {shown(source)}, where it would be taken for an image. "
+            "Give a folder elsewhere")
+
+# %% ../nbs/00b_data.ipynb #68d2495b
 def _check_stats(stats, channels):
     if len(stats[0])==len(stats[1])==channels: return
     raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
@@ -346,6 +358,7 @@ def _check_skip(skip, reads):
     if skip and not reads:
         raise ValueError("skip_broken=True finds broken files by reading each of them once first, so it needs verify=True")
 
+# %% ../nbs/00b_data.ipynb #a08a5bc5
 def _without_broken(files, labels, pixels, marks, n_train):
     "The same without the images that have no mark"
     keep = [i for i,m in enumerate(marks) if m is not None]
@@ -423,6 +436,7 @@ def image_reader(
     "What reads the images of a data set of `image_dls`"
     return next((f for tl in getattr(ds, 'tls', ())[:1] for f in tl.tfms.fs if isinstance(f, ReadImage)), None)
 
+# %% ../nbs/00b_data.ipynb #d2c126c6
 def train_image(
     dls, # Loaders of images
     i:int, # Position in the data set
@@ -477,6 +491,7 @@ def _tiny_table(path):
     if other: raise ValueError(f"{notes} has labels that are no folder of {path/'train'}, such as {shown(min(other))}")
     return pd.concat([train,valid])
 
+# %% ../nbs/00b_data.ipynb #6b300cc5
 def tiny_imagenet_dls(
     path, # The folder of the unpacked tiny-imagenet-200.zip
     bs:int=256, # Batch size
