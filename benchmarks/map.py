@@ -30,7 +30,7 @@ def main(
 ):
     set_seed(0)
     history = Timed(every=every)
-    dls = DataLoaders(*(MemoryDL(Pictures(n), bs=min(n, 256), shuffle=True, drop_last=True) for n in (images,2))) if images else digits_dls()
+    dls = DataLoaders(*(MemoryDL(Pictures(n), bs=256, shuffle=True) for n in (images,256))) if images else digits_dls()
     learn = silent(psm_learner(dls, pretrained=False, cbs=[PSMCallback(momentum=.98, refresh=1), history]))
     start = time.process_time()
     learn.fit_one_cycle(epochs, 8e-3)

@@ -29,7 +29,7 @@ from .learner import *
 from .loss import PSMLoss, by_new_names, check_number
 from .mining import admissible, bank_purities, draw_probs, mine_positives, sample_negatives, view_agreement
 from .model import undisturbed
-from .record import Losses, MapRecord, map_ids
+from .record import MapRecord, OfEachImage, map_ids
 from .thumbs import Thumbnails, thumb_size
 from .views import find_normalize
 
@@ -134,7 +134,7 @@ class NeighbourHistory(GuestCallback):
         self.map = MapRecord()
         self.collection = None       # a `Collection` of the learner, to take clusters, copies and outliers of the map from
         self.source = None           # fingerprint of the training set
-        self.active,self.begins,self.offset,self.losses = False,False,0,None
+        self.active,self.begins,self.offset,self.of_epoch = False,False,0,None
         self._rows_cache,self._lineage = {},[]             # what `rows` and `_since` computed
 
     def attach(self): check_places(self.ids or (), plain_dls(self.learn.dls).train.n)
@@ -325,8 +325,8 @@ def look_at_map(self:NeighbourHistory,
 ):
     "Record one more epoch of the map, and the labels and files of its images"
     self.begin_map(learn)
-    losses,self.losses = self.losses,None
-    loss = losses and losses.of(self.map.ids, partial(gather_ranks, learn))
+    seen,self.of_epoch = self.of_epoch,None
+    loss = seen and seen.of('loss', self.map.ids, partial(gather_ranks, learn))
     afford = self._affords_features(epoch, plain_dls(learn.dls).train.n)
     feats = _plain_features(learn, self.map.ids) if afford else np.full_like(self.map.parts['feats'][-1], np.nan)
     self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss, feats)
@@ -418,7 +418,7 @@ def before_train(self:NeighbourHistory):
     self.check_source(self.learn)
     if self.begins: self._count_on()
     if not self.tables and self.epoch==0: self._look_before()
-    self.losses = Losses(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
+    self.of_epoch = OfEachImage(plain_dls(self.learn.dls).train.n, psm_model(self.learn).bank.feats.device)
 
 @patch
 def _look_before(self:NeighbourHistory):
@@ -440,10 +440,16 @@ def after_batch(self:NeighbourHistory):
     "Collect the losses, and copy the keys of the bank before it forgets them"
     m,step = psm_model(self.learn),self.learn.psm_step
     if not self.active or not self.n_map or step is None: return
-    self.losses.see(step)
+    self.of_epoch.see(step)
     if m.loss.index is None and (self.iter+1)%self._half_turn(m.bank, step)==0:
         self.begin_map(self.learn)
         self.map.take(m)
+
+@patch
+def after_train(self:NeighbourHistory):
+    if not self.active or not self.n_map: return
+    self.begin_map(self.learn)
+    self.map.see_views(self.of_epoch.of('views', self.map.ids, partial(gather_ranks, self.learn)))
 
 # %% ../nbs/08a_history.ipynb #h0000017
 @patch

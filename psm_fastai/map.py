@@ -72,7 +72,7 @@ def _from_tables(h, ids, epoch):
     t,n,k = t[~t.negative],len(ids),h.n_pos
     def blank(shape, v, dtype): return np.full(shape, v, dtype)
     res = dict(feats=blank((n,1), np.nan, np.float16), near=blank((n,k), -1, np.int32), sim=blank((n,k), 0, np.uint8))
-    res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), loss=blank(n, np.nan, np.float16), rows=None)
+    res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), rows=None, **{name: blank(n, np.nan, np.float16) for name in ('loss','views')})
     at = places(ids, t['query'].to_numpy()),t['rank'].to_numpy()-1
     res['near'][at] = places(ids, t.id.to_numpy())
     res['sim'][at] = as_bytes(t.similarity)
@@ -128,6 +128,8 @@ _help = dict(
     stability=('stability', 'Share of the neighbours that were neighbours at the last look, too. '
         'With an index they change when it is made again'),
     similarity=('similarity of its neighbours', 'Mean cosine similarity of the neighbours'),
+    views=('agreement of its views', 'Cosine similarity of the query and the key of the image, which are two views of it. '
+        'A mean over about the last five epochs'),
     age=('age of its key', 'Training steps since the key was computed'),
     loss=('loss', 'Loss of the image in this epoch. Losses of different methods, or before and after mining started, '
         "can't be compared"))
@@ -143,7 +145,7 @@ def _of_neighbours(parts, labels):
     def means(name): return [_mean(v/255, n>=0) for v,n in zip(parts[name], near)]
     trust = [t if mines else t*np.nan for t,mines in zip(means('weight'), parts['mining'])]
     found = dict(trust=trust, stability=stability(near), similarity=means('sim'))
-    found.update(age=[np.where(a<0, np.nan, a) for a in parts['age']], loss=parts['loss'])
+    found.update(age=[np.where(a<0, np.nan, a) for a in parts['age']], loss=parts['loss'], views=parts['views'])
     def right(n): return query_purity(*(torch.from_numpy(a) for a in (labels, labels[n], n>=0))).numpy()
     if (labels>=0).any(): found = dict(right=[right(n) for n in near], **found)
     return [_epoch_column(name, values) for name,values in found.items()]
@@ -166,8 +168,9 @@ def map_collection(
     ids = h.map.ids[at].tolist()
     table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids]))
     table = with_file_digests(table.assign(pixels=[h.pixels.get(i, f'image {i}') for i in ids]))
-    gray = [_gray(h, i) for i in ids]
-    return Collection(torch.from_numpy(feats[at]), torch.cat(gray), table),at
+    by_sprite = sorted(ids, key=lambda i: h.thumbs.place.get(str(i), -1))          # so that each sprite is decoded once
+    gray = {i: _gray(h, i) for i in by_sprite}
+    return Collection(torch.from_numpy(feats[at]), torch.cat([gray[i] for i in ids]), table),at
 
 # %% ../nbs/08c_map.ipynb #6074a5f5
 def _collection_of(h):

@@ -46,9 +46,10 @@ def test_a_record_holds_what_mining_has(rule):
 
 def test_a_small_bank_forgets_nothing_within_an_epoch():
     "Each image that was trained on has its newest key, though the bank holds a sixth of them"
-    keys,losses = {},{}
+    keys,losses,views = {},{},{}
     def keep(cb):
         if not cb.training: return
+        views.update(zip(cb.psm_step.ids.tolist(), (cb.psm_step.q*cb.psm_step.k).sum(1).tolist()))
         keys.update({i: k.clone() for i,k in zip(cb.psm_step.ids.tolist(), cb.psm_step.k)})
         losses.update(zip(cb.psm_step.ids.tolist(), cb.psm_step.loss.tolist()))
     history = NeighbourHistory(n_probes=4)
@@ -56,6 +57,31 @@ def test_a_small_bank_forgets_nothing_within_an_epoch():
     assert len(keys)==192
     for i,k in keys.items(): np.testing.assert_allclose(history.map.keys.feats[i], k, atol=1e-3)
     np.testing.assert_allclose(history.map.parts['loss'][1], [losses.get(i, np.nan) for i in range(200)], rtol=1e-3)
+    np.testing.assert_allclose(history.map.parts['views'][1], [views.get(i, np.nan) for i in range(200)], atol=1e-3)
+
+def test_agreement_of_views_is_a_mean_over_epochs():
+    "An epoch has a fifth of the weight, whether the history looks at it or not, and an image left out keeps its mean"
+    history,want = NeighbourHistory(n_probes=4, every=3),np.full(200, np.nan)
+    now = np.full(200, np.nan)
+    def keep(cb):
+        if cb.training: now[cb.psm_step.ids.numpy()] = (cb.psm_step.q*cb.psm_step.k).sum(1)
+    def end(cb):
+        want[:] = np.where(np.isnan(now), want, np.where(np.isnan(want), now, .8*want+.2*now))
+        now[:] = np.nan
+    train(history, 3, cb=callback({}), cbs=Spy(order=50, after_batch=keep, after_train=end))
+    assert len(history.map)==2 and np.isnan(history.map.parts['views'][0]).all()          # before training, and the third epoch
+    np.testing.assert_allclose(history.map.parts['views'][1], want, atol=1e-3)
+
+def test_records_without_views_are_read():
+    "Histories of before have no similarities of views. They are read, and the map has none"
+    history = NeighbourHistory(n_probes=4)
+    train(history, 1, cb=callback({}))
+    state = history.state_dict()
+    state['map'] = {n: v for n,v in state['map'].items() if not n.endswith('views')}
+    old = NeighbourHistory()
+    old.load_state_dict(state)
+    column = next(c for c in map_view(old)['columns'] if c['name']=='views')
+    assert np.isnan(column['values']).all() and column['values'].shape==(2,200)
 
 @rules()
 def test_a_resumed_training_keeps_its_map(tmp_path, rule):
@@ -110,7 +136,7 @@ def test_a_history_of_an_older_version_has_no_map(tmp_path):
     assert len(old.map)==0 and (view['runs'][0]['xy']==nowhere).all() and view['epochs']==[0,1,2]
     at = {i: p for p,i in enumerate(view['ids'].tolist())}
     for r in old.tables[1][lambda t: ~t.negative].itertuples(): assert view['runs'][0]['near'][1][at[r.query],r.rank-1]==at[r.id]
-    assert {c['name'] for c in view['columns']}=={'class','right','trust','stability','similarity','age','loss'}
+    assert {c['name'] for c in view['columns']}=={'class','right','trust','stability','similarity','age','loss','views'}
     with pytest.raises(ValueError, match='has no map'): old.to_parquet(tmp_path/'t.parquet')
 
 @pytest.mark.parametrize('change', [dict(near=lambda t: t.fill_(999)), dict(near=lambda t: t[:,:5]), dict(feats=lambda t: t.float()),
@@ -221,7 +247,7 @@ def test_photographs_without_labels(tmp_path):
     view = map_view(history)
     assert not view['labelled'] and view['vocab']==[] and view['thumbs']['px']==96
     columns = {c['name']: c['values'] for c in view['columns']}
-    assert {*columns}=={'trust','stability','similarity','age','loss','cluster','duplicate_of','near_duplicate_of','outlier'}
+    assert {*columns}=={'trust','stability','similarity','age','loss','views','cluster','duplicate_of','near_duplicate_of','outlier'}
     assert {c['name'] for c in view['runs'][0]['curves']} >= {'agreement','stability','similarity','estimated','trusted'}
     assert not any(c['labelled'] for c in view['runs'][0]['curves'])
     copies = {(view['files'][i],view['files'][j]) for i,j in enumerate(columns['duplicate_of']) if j>=0}
@@ -329,7 +355,7 @@ def test_runs_side_by_side():
     assert view['epochs']==[0,1,2] and [r['name'] for r in view['runs']]==['PSM','MoCo']
     assert [r['method']['n_pos'] for r in view['runs']]==[6,0]
     assert [r['method']['index'] for r in view['runs']]==[True,False] and [r['start'] for r in view['runs']]==[1,None]
-    assert {c['name'] for c in view['columns'] if c.get('run')==1}=={'right','trust','stability','similarity','age','loss'}
+    assert {c['name'] for c in view['columns'] if c.get('run')==1}=={'right','trust','stability','similarity','age','loss','views'}
     with pytest.raises(ValueError, match='same n_map='): map_view([a,other])
     with pytest.raises(ValueError, match='same ids='): map_view([a,NeighbourHistory(ids=[4]).look(train(Spy()))])
 

@@ -321,6 +321,7 @@ const ordersFor = (view) => [
   { name: 'wrong_edge', label: 'longest wrong edge first', column: 'wrong_edge', down: true },
   { name: 'trust', label: `fewest ${view.verb(0)} first`, column: 'trusted' },
   { name: 'stability', label: 'least stable first', column: 'stability' },
+  { name: 'views', label: 'views disagree most first', column: 'views' },
   { name: 'doubt', label: 'most doubtful pull first', column: 'doubt', down: true },
   { name: 'similarity', label: 'least similar first', column: 'similarity' },
   { name: 'edge', label: 'longest edge first', column: 'edge', down: true },
