@@ -37,6 +37,7 @@ def _changes(o):
     if o.ndim<3 or o.dtype.kind not in 'iu': return o,[]
     return np.concatenate([o[:1], np.diff(o, axis=0)]),[o[0].size]
 
+# %% ../nbs/09a_page.ipynb #2b6cc015
 class _Packer:
     "Collects arrays and bytes one after another, in `parts`"
     def __init__(self): self.parts,self.size = [],0
@@ -79,6 +80,7 @@ def _tile(view, i):
     y,x = divmod(j, t['cols'])
     return Image.open(io.BytesIO(t['sprites'][s])).convert('RGB').crop((x*px, y*px, (x+1)*px, (y+1)*px))
 
+# %% ../nbs/09a_page.ipynb #9508b04c
 def _near(view, query, epoch, run):
     "The neighbours of an image: their positions, their weights, 0 while nothing is mined, and whether they are right, None if unknown"
     r,labels = view['runs'][run],view['labels']
@@ -91,6 +93,7 @@ def _dash(weight, right):
     if not weight: return 5
     return 16 if right is False else 0
 
+# %% ../nbs/09a_page.ipynb #ca169257
 def _line(draw, a, b, fill, width, dash):
     "A line, or one of dashes `dash` long"
     a,b = np.array(a),np.array(b)
@@ -110,11 +113,13 @@ def _on_canvas(xy, size, pad=60):
     lo,hi = np.min(xy[there], axis=0, initial=1),np.max(xy[there], axis=0, initial=0)
     return pad + (xy-lo)/np.maximum(hi-lo, 1e-3)*(2*np.array(size)-2*pad)
 
+# %% ../nbs/09a_page.ipynb #3b1410cc
 def _kinds(view):
     "The class of each image, or else its cluster, or else 0"
     columns = {c['name']: c['values'] for c in reversed(view['columns'])}
     return next((columns[n] for n in ('class','cluster') if n in columns), np.zeros(len(view['ids']), int))
 
+# %% ../nbs/09a_page.ipynb #9a0f79a9
 def _frame(im, view, i, at, px, colour):
     "Paste the thumbnail of an image, in a frame"
     (x,y),tile = at,_tile(view, i)
@@ -149,6 +154,7 @@ def _html(title, style, body):
         f'<meta http-equiv=Content-Security-Policy content="{_policy}"><title>{escape(title)}</title><style>{style}</style>')
     return f'<!doctype html><html lang=en><head>{head}</head><body class=psm-page>{body}</body></html>'
 
+# %% ../nbs/09a_page.ipynb #e4773557
 def view_page(
     view:dict, # From `map_view`
 )->str: # HTML
@@ -180,6 +186,7 @@ def _as_histories(runs, ids):
         if ids is None: ids = hs[i].ids
     return hs
 
+# %% ../nbs/09a_page.ipynb #ddd0e625
 def neighbour_page(
     history, # A `NeighbourHistory`, a learner with `PSMCallback` as it is now, or a list of these, to be shown side by side
     path, # File to write
