@@ -131,6 +131,7 @@ class NeighbourHistory(GuestCallback):
         self.vocab,self.labels = None,{}                   # names of the classes, and the class of each id that is known
         self.files,self.pixels = {},{}                     # the file of each id, and a digest of its pixels
         self.thumbs,self.recent = Thumbnails(),Thumbnails()
+        self.unread,self.told = {},0                       # why images could not be read again, and how many were told of
         self.map = MapRecord()
         self.collection = None       # a `Collection` of the learner, to take clusters, copies and outliers of the map from
         self.source = None           # fingerprint of the training set
@@ -248,19 +249,22 @@ def add_picture(self:NeighbourHistory,
     dls, # `DataLoaders`
     i:int, # Id of an image
 ):
-    "Add a thumbnail of an image to `thumbs`, if it is not there"
+    "Add a thumbnail of an image to `thumbs`, if it is not there. An image that can't be read is noted in `unread`"
     def picture():
         im,self.pixels[i] = _small_image(dls, i, thumbs.px)
         return im
-    thumbs.add(str(i), picture)
+    try: thumbs.add(str(i), picture)
+    except Exception as e: self.unread[i] = str(e) or type(e).__name__
 
 # %% ../nbs/08a_history.ipynb #h0000031
 @patch
 def _native(self:NeighbourHistory, dls, i):
-    "Width and height of an image in its file if Pillow can read it, else as training sees it"
+    "Width and height of an image in its file if Pillow can read it, else as training sees it, or 0 and 0 if it can't be read"
     try:
         with Image.open(self.files[i]) as im: return im.size
-    except (KeyError, OSError): return train_image(dls, i).size
+    except (KeyError, OSError): pass
+    try: return train_image(dls, i).size
+    except Exception: return 0,0
 
 @patch
 def _choose_size(self:NeighbourHistory, dls):
@@ -276,6 +280,15 @@ def _add_views(self:NeighbourHistory, kind, x):
     x = self.norm.decode(TensorImage(x)) if self.norm else x
     x = x.as_subclass(torch.Tensor).float().clamp(0,1).cpu()
     for i,t in zip(self.ids, x): self.thumbs.add(f'{kind}{i}', lambda: to_pil_image(t[:3] if len(t)>2 else t[:1]))
+
+# %% ../nbs/08a_history.ipynb #06cb3ad3
+@patch
+def _tell_unread(self:NeighbourHistory, dls):
+    "Say how many images could not be read again, if it is more than was told"
+    n = len(self.unread)
+    if n<=self.told: return
+    self.told,first = n,self.unread[min(self.unread)]
+    say(f"! {n:,} of {plain_dls(dls).train.n:,} images could not be read again, so there are no pictures of them: {first}")
 
 # %% ../nbs/08a_history.ipynb #c7eec7d8
 @patch
@@ -293,6 +306,7 @@ def _add_pictures_of_epoch(self:NeighbourHistory, dls, xq, xk):
     self.recent = Thumbnails(self.thumbs.px)
     for i in table.id.unique().tolist():
         if i>=0 and str(i) not in self.thumbs.place: self.add_picture(self.recent, dls, i)
+    if not self.told: self._tell_unread(dls)
 
 # %% ../nbs/08a_history.ipynb #9006f017
 @patch
@@ -336,36 +350,31 @@ def look_at_map(self:NeighbourHistory,
         self.files = {i: files[i] for i in self.map.ids.tolist() if files[i] is not None}
 
 # %% ../nbs/08a_history.ipynb #ea716c33
-def _error_of(f, j):
-    try: f(j)
-    except Exception as e: return e
-
-def _errors_of_each(dls, f, numbers):
-    "Call `f` with each number, in threads if `image_dls` reads files, and return the errors"
-    if image_reader(dls.train_ds): return [e for _,e in in_threads(lambda j: f(numbers[j]), len(numbers))]
-    return [e for j in numbers if (e := _error_of(f, j))]
+def _for_each(dls, f, numbers):
+    "Call `f` with each number, in threads if `image_dls` reads files"
+    if image_reader(dls.train_ds): in_threads(lambda j: f(numbers[j]), len(numbers))
+    else:
+        for j in numbers: f(j)
 
 # %% ../nbs/08a_history.ipynb #f6e72e44
-def _say_gone(errors, n):
-    say(f"! {len(errors):,} of {n:,} images could not be read again, so the map has no pictures of them: {errors[0]}")
-
 @patch
 def picture_map(self:NeighbourHistory,
     dls, # `DataLoaders`
 ):
     "Add thumbnails of all images of the map, as many as fit into the budget"
     wanted = [i for i in self.map.ids.tolist() if str(i) not in self.thumbs.place] if len(self.map) else []
-    found,gone = {},[]
-    def read(j): found[wanted[j]] = _small_image(dls, wanted[j], self.thumbs.px)
+    found = {}
+    def read(i):
+        try: found[i] = _small_image(dls, i, self.thumbs.px)
+        except Exception as e: self.unread[i] = str(e) or type(e).__name__
     for first in range(0, len(wanted), 1024):           # this many are in memory at a time
         if self.thumbs.nbytes>=self.budget*1e6: break
-        some = range(first, min(first+1024, len(wanted)))
-        with no_random(): gone += _errors_of_each(dls, read, some)
+        with no_random(): _for_each(dls, read, wanted[first:first+1024])
         for i in sorted(found):
             im,self.pixels[i] = found[i]
             self.thumbs.add(str(i), lambda: im)
         found.clear()
-    if gone: _say_gone(gone, len(self.map.ids))
+    self._tell_unread(dls)
 
 # %% ../nbs/08a_history.ipynb #52bcc0b8
 @patch

@@ -276,6 +276,20 @@ def test_a_file_that_is_gone_does_not_fail_the_training(tmp_path, capsys):
     view = map_view(history)
     assert np.flatnonzero(view['thumbs']['place']<0).tolist()==[spy.lost]
 
+def test_pixels_in_memory_outlive_their_files(tmp_path, capsys):
+    "A training goes on without the files, from its first look at them on, and tells once that there are no pictures"
+    noise_files(tmp_path, [(40,40)]*30)
+    dls = image_dls(tmp_path, size=16, bs=8, valid_pct=0)
+    for f in tmp_path.glob('*.png'): f.unlink()
+    history = NeighbourHistory(n_probes=2, n_pos=2, n_neg=2)
+    learn = quiet(dls, model=tiny(3), cbs=[PSMCallback(bank_size=16), history], loss_func=no_loss)
+    capsys.readouterr()
+    learn.fit(3)
+    said = re.findall(r'([0-9]+) of 30 images could not be read again', capsys.readouterr().out)
+    assert len(said)==2 and said[1]=='30' and len(history.epochs)==4         # when it began, and all at the end
+    view = map_view(history)
+    assert (view['thumbs']['place']==-1).all() and {*history.thumbs.place}=={f'{v}{i}' for v in 'qk' for i in history.ids}
+
 def test_twelve_bands():
     dls = loaders(Images(32, (12,16,16), label=lambda i: TensorCategory(-1)), bs=8)
     history = NeighbourHistory(n_probes=4, n_pos=3)
