@@ -33,6 +33,7 @@ def _random_batch(learn):
     ids,(x,*_) = next(with_ids(dl.new(shuffle=True, drop_last=False, num_workers=0, bs=bs)))
     return ids.to(device),x.to(device)      # loaders may have no device
 
+# %% ../nbs/05b_preflight.ipynb #d85e6335
 def _first_look(learn, views):
     "Effective number of rows that negatives are drawn from now, the median over a batch, or None if none are drawn"
     m = psm_model(learn)
@@ -61,6 +62,13 @@ class _Plan:
         self.spread = _first_look(learn, views)
         self.mines = self.loss.n_pos or self.loss.n_neg
 
+# %% ../nbs/05b_preflight.ipynb #5e5caa62
+@patch
+def when(self:_Plan):
+    "When mining starts, if it doesn't start at once"
+    if self.mine_after=='agreement': return " once two views agree on neighbours"
+    return f" after {self.mine_after:.0%} of training" if self.mine_after else ''
+
 # %% ../nbs/05b_preflight.ipynb #ae1b3f43
 @patch
 def positives(self:_Plan):
@@ -72,12 +80,7 @@ def positives(self:_Plan):
         res.append(pulled + self.when())
     return ' and '.join(res)
 
-@patch
-def when(self:_Plan):
-    "When mining starts, if it doesn't start at once"
-    if self.mine_after=='agreement': return " once two views agree on neighbours"
-    return f" after {self.mine_after:.0%} of training" if self.mine_after else ''
-
+# %% ../nbs/05b_preflight.ipynb #f783063e
 @patch
 def negatives(self:_Plan):
     "What a query is pushed away from"
@@ -101,6 +104,7 @@ def index(self:_Plan):
     return (f"{images:,} images and the {p.n_pos} nearest of each, {_bytes(held)}, and {_bytes(briefly)} while it is made; "
         f"made when mining starts and every {p.refresh} epochs, {'once' if times==1 else f'{times} times'}: about {share:.0%} of the time")
 
+# %% ../nbs/05b_preflight.ipynb #8fe34120
 @patch
 def memory(self:_Plan):
     "What the networks and the bank take, and what is free"
@@ -117,6 +121,7 @@ def _few_steps(plan):
     smaller = ", or a smaller batch size" if plan.dl.bs>16 else ''
     return f"{plan.steps} steps are few: small sets take several hundred. Try more epochs{smaller}"
 
+# %% ../nbs/05b_preflight.ipynb #e94d4f98
 def _slow_momentum(plan):
     m,steps = plan.momentum,plan.steps
     less = max(.5, 1-10/steps)
@@ -124,6 +129,7 @@ def _slow_momentum(plan):
     return (f"momentum={m:g} over {steps} steps leaves the momentum network near where it began. "
         f"Try momentum={less:.2g}, as in psm_learner(dls, momentum={less:.2g})")
 
+# %% ../nbs/05b_preflight.ipynb #6d5cf6d4
 def _late_mining(plan):
     if plan.mines and plan.mining_step>=plan.steps: return f"mine_after={plan.mine_after:g} leaves no step for mining"
 
@@ -141,6 +147,7 @@ def _all_mined(plan):
     return (f"n_pos={p.n_pos} mines all {plan.filled} rows of the bank, which leaves no negatives and nothing to choose. "
         "Try an n_pos of a few rows in a hundred")
 
+# %% ../nbs/05b_preflight.ipynb #89a38ae8
 def _many_drawn(plan):
     p,rows,spread = plan.loss,plan.filled,plan.spread
     if not p.n_neg: return
@@ -189,6 +196,15 @@ class PreflightCallback(Callback):
         self.started,self.began = [],time.perf_counter()
         print('\n'.join([f"{name:<10} {text}" for name,text in res.items()] + [f"! {w}" for w in wrong]))
 
+# %% ../nbs/05b_preflight.ipynb #f1eca9ea
+@patch
+def tell(self:PreflightCallback, text):
+    "Print a line about time. A notebook's bar forgets lines at its end, and a console's bar would be torn by `print`"
+    text = f"{'time':<10} {text}"
+    bar = getattr(getattr(self.learn, 'progress', None), 'mbar', None)
+    if bar is None or isinstance(bar, NBMasterBar): print(text)
+    else: bar.write(text)
+
 # %% ../nbs/05b_preflight.ipynb #8fcd16cc
 @patch
 def after_batch(self:PreflightCallback):
@@ -201,6 +217,7 @@ def after_batch(self:PreflightCallback):
     left = epoch*(self.n_epoch-self.epoch)
     self.tell(f"about {_seconds(epoch)} an epoch and {_seconds(left)} in all, without validation and measurements")
 
+# %% ../nbs/05b_preflight.ipynb #75802914
 @patch
 def after_first_epoch(self:PreflightCallback):
     "Tell how long the rest takes, by the whole first epoch: that includes validation and what other callbacks do"
@@ -209,11 +226,3 @@ def after_first_epoch(self:PreflightCallback):
     self.began = None
     left = took*(self.n_epoch-self.epoch)
     if left>30: self.tell(f"about {_seconds(left)} more: the first epoch took {_seconds(took)}, validation and measurements included")
-
-@patch
-def tell(self:PreflightCallback, text):
-    "Print a line about time. A notebook's bar forgets lines at its end, and a console's bar would be torn by `print`"
-    text = f"{'time':<10} {text}"
-    bar = getattr(getattr(self.learn, 'progress', None), 'mbar', None)
-    if bar is None or isinstance(bar, NBMasterBar): print(text)
-    else: bar.write(text)
