@@ -38,6 +38,7 @@ def image_bytes(
     im.save(buf, format, **options)
     return buf.getvalue()
 
+# %% ../nbs/07d_thumbs.ipynb #431b5276
 def _decoded(blob, px=None):
     "A sprite, with thumbnails of `px` pixels if that is given. Raises `ValueError` if the bytes are no sprite"
     try:
@@ -57,34 +58,40 @@ class Thumbnails:
         self.px,self.place = px,{}                  # place: name to number, in the order in which they were added
         self.sprites,self.tiles = [],[]             # full sprites as bytes, and the pictures of the last one
 
-    @property
-    def nbytes(self)->float:
-        "Size of all sprites. That of the last one is an estimate"
-        return sum(map(len, self.sprites)) + len(self.tiles)*self.px**2*_per_pixel
+# %% ../nbs/07d_thumbs.ipynb #ddd0c257
+@patch
+def _sprite(self:Thumbnails):
+    "The tiles as a sprite"
+    px = self.px
+    im = Image.new('RGB', (_side*px,_side*px))
+    for i,t in enumerate(self.tiles): im.paste(t, (i%_side*px, i//_side*px))
+    return image_bytes(im, 'WEBP', quality=80)
 
-    def add(self,
-        name:str, # A name that is there keeps its picture
-        image, # Function that gives the picture, a PIL image
-    ):
-        "Add a picture, scaled and put on a gray square"
-        if name in self.place: return
-        im = ImageOps.contain(image().convert('RGB'), (self.px,self.px))
-        tile = Image.new('RGB', (self.px,self.px), (128,128,128))
-        tile.paste(im, ((self.px-im.width)//2, (self.px-im.height)//2))
-        self.place[name] = len(self.place)
-        self.tiles.append(tile)
-        if len(self.tiles)==_side**2: self.sprites,self.tiles = [*self.sprites, self._sprite()],[]
+# %% ../nbs/07d_thumbs.ipynb #2d00d496
+@patch
+def add(self:Thumbnails,
+    name:str, # A name that is there keeps its picture
+    image, # Function that gives the picture, a PIL image
+):
+    "Add a picture, scaled and put on a gray square"
+    if name in self.place: return
+    im = ImageOps.contain(image().convert('RGB'), (self.px,self.px))
+    tile = Image.new('RGB', (self.px,self.px), (128,128,128))
+    tile.paste(im, ((self.px-im.width)//2, (self.px-im.height)//2))
+    self.place[name] = len(self.place)
+    self.tiles.append(tile)
+    if len(self.tiles)==_side**2: self.sprites,self.tiles = [*self.sprites, self._sprite()],[]
 
-    def _sprite(self):
-        "The tiles as a sprite"
-        px = self.px
-        im = Image.new('RGB', (_side*px,_side*px))
-        for i,t in enumerate(self.tiles): im.paste(t, (i%_side*px, i//_side*px))
-        return image_bytes(im, 'WEBP', quality=80)
+# %% ../nbs/07d_thumbs.ipynb #a7d7f3b7
+@patch
+def encoded(self:Thumbnails)->list: # Of bytes
+    "All sprites. The last one may not be full"
+    return self.sprites + [self._sprite()]*bool(self.tiles)
 
-    def encoded(self)->list: # Of bytes
-        "All sprites. The last one may not be full"
-        return self.sprites + [self._sprite()]*bool(self.tiles)
+@patch(as_prop=True)
+def nbytes(self:Thumbnails)->float:
+    "Size of all sprites. That of the last one is an estimate"
+    return sum(map(len, self.sprites)) + len(self.tiles)*self.px**2*_per_pixel
 
 # %% ../nbs/07d_thumbs.ipynb #32827cff
 @patch
@@ -96,6 +103,17 @@ def where(self:Thumbnails,
     s,i = divmod(self.place[name], _side**2)
     return s,i%_side,i//_side
 
+# %% ../nbs/07d_thumbs.ipynb #43f0a2e3
+@patch
+def _opened_sprite(self:Thumbnails, s):
+    "A decoded sprite. The 16 that were used last are remembered"
+    opened = self.__dict__.setdefault('_opened', {})
+    im = opened.pop(s, None) or _decoded(self.sprites[s], self.px)
+    opened[s] = im                                              # the one used last stands last
+    if len(opened)>16: opened.pop(next(iter(opened)))           # each takes up to 7 MB
+    return im
+
+# %% ../nbs/07d_thumbs.ipynb #c4ce939f
 @patch
 def picture(self:Thumbnails,
     name:str,
@@ -105,15 +123,6 @@ def picture(self:Thumbnails,
     (s,x,y),px = at,self.px
     if s==len(self.sprites): return self.tiles[self.place[name]%_side**2]
     return self._opened_sprite(s).crop((x*px, y*px, (x+1)*px, (y+1)*px))
-
-@patch
-def _opened_sprite(self:Thumbnails, s):
-    "A decoded sprite. The 16 that were used last are remembered"
-    opened = self.__dict__.setdefault('_opened', {})
-    im = opened.pop(s, None) or _decoded(self.sprites[s], self.px)
-    opened[s] = im                                              # the one used last stands last
-    if len(opened)>16: opened.pop(next(iter(opened)))           # each takes up to 7 MB
-    return im
 
 # %% ../nbs/07d_thumbs.ipynb #fb215985
 @patch(cls_method=True)
