@@ -91,10 +91,9 @@ def map_parts(
     return dict({n: [p[n] for p in by_epoch] for n in by_epoch[0]}, mining=[mining[e] for e in epochs])
 
 # %% ../nbs/08c_map.ipynb #11d87910
-def _column(name, label, values, help, names=None, palette='sequential'):
+def _column(name, label, values, help, names=None):
     "A column of numbers, or of categories if `names` are given"
-    kind,palette = ('number',palette) if names is None else ('category','categorical')
-    return dict(name=name, label=label, kind=kind, values=values, names=names, palette=palette, help=help)
+    return dict(name=name, label=label, kind='number' if names is None else 'category', values=values, names=names, help=help)
 
 # %% ../nbs/08c_map.ipynb #63daf708
 def _mean(values, use):
@@ -136,7 +135,7 @@ _help = dict(
 
 def _epoch_column(name, values):
     label,help = _help[name]
-    return _column(name, label, np.stack(values).astype(np.float32), help, palette='diverging' if name=='right' else 'sequential')
+    return _column(name, label, np.stack(values).astype(np.float32), help)
 
 # %% ../nbs/08c_map.ipynb #2ce4f2af
 def _of_neighbours(parts, labels):
@@ -234,7 +233,7 @@ def map_columns(
     parts:dict, # From `map_parts`
     labels:np.ndarray, # `[n]`, -1 = unknown
     vocab:list, # Names of the classes
-)->list: # dicts: `name`, `label`, `kind` ('category' or 'number'), `values` `[n]` or `[E, n]`, `names`, `palette`, `help`
+)->list: # dicts: `name`, `label`, `kind` ('category' or 'number'), `values` `[n]` or `[E, n]`, `names`, `help`
     "Columns by which images of a map are coloured, ordered and filtered"
     res = [_column('class', 'class', labels, 'The label of the image', names=vocab)] if (labels>=0).any() else []
     return res + _of_neighbours(parts, labels) + (_of_collection(h) if len(h.map) else [])
@@ -251,7 +250,7 @@ def _mean_known(x): return float(np.nanmean(x)) if np.isfinite(x).any() else mat
 
 def map_curves(
     h:NeighbourHistory,
-)->list: # dicts: `name`, `label`, `values`, `epochs` (counted from 1), `unit`, `labelled`
+)->list: # dicts: `name`, `label`, `values`, `epochs` (counted from 1), `labelled`
     "The curves of a training, as far as its figures were kept"
     parts,metrics = map_parts(h, _kept(h)),h.metrics().set_index('epoch')
     stable = [_mean_known(s) for s in stability(parts['near'])]
@@ -260,7 +259,7 @@ def map_curves(
     res = []
     for n,label in curve_labels.items():
         v = metrics[n].dropna() if n in metrics else ()
-        curve = dict(name=n, label=label, values=[*map(float, v)], unit='share', labelled=n in _labelled)
+        curve = dict(name=n, label=label, values=[*map(float, v)], labelled=n in _labelled)
         if len(v): res.append(dict(curve, epochs=[*map(int, v.index)]))
     return res
 

@@ -42,7 +42,7 @@ def _nearest(xy, k):
     return near,sim
 
 def _curve(name, label, values):
-    return dict(name=name, label=label, values=[float(v) for v in values], epochs=list(range(1, len(values)+1)), unit='share')
+    return dict(name=name, label=label, values=[float(v) for v in values], epochs=list(range(1, len(values)+1)))
 
 def _run(name, labels, known, epochs, k, seed):
     n,rng = len(labels),np.random.default_rng(seed)

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { axis, measuresOf } from '../psm_fastai/static/chart.js';
 import { flagOf, pickedTable } from '../psm_fastai/static/flags.js';
-import { contrast, SHAPES, scaleOf } from '../psm_fastai/static/palette.js';
+import { rgb, SHAPES, scaleOf } from '../psm_fastai/static/palette.js';
 import { asAddress, asTraits, take } from '../psm_fastai/static/sync.js';
 import {
   cell,
@@ -249,6 +249,35 @@ test('numbers have steps over all epochs, and what is missing a mark of its own'
   assert.deepEqual(Array.from(of), [5, 3, 0, 6]);
   assert.deepEqual([bins[0].key, bins[6].key], ['0 to 0.17', 'none']);
 });
+
+test('no two items of a legend have one name', () => {
+  const named = (column) => {
+    const { bins } = scaleOf(new View({ ...small(), columns: [{ label: 'a', help: '', ...column }] }), column.name, 0, 0, false);
+    return bins.map((b) => b.key);
+  };
+  const ages = named({ name: 'age', kind: 'number', names: null, values: [1000, 1050, 1010, 1020] });
+  assert.deepEqual([ages[0], new Set(ages).size], ['1000 to 1008.3', 6]);
+  const same = named({ name: 'age', kind: 'number', names: null, values: [3, 3, 3, 3] });
+  assert.equal(new Set(same).size, 6);
+  const kinds = named({ name: 'kind', kind: 'category', names: ['unknown', 'b'], values: [0, 1, -1, -1] });
+  assert.deepEqual(kinds, ['unknown', 'b', 'no label']);
+});
+
+function channel(v) {
+  const c = v / 255;
+  return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+}
+
+function luminance(color) {
+  const [r, g, b] = rgb(color).map(channel);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+// Ratio of WCAG, from 1 to 21
+function contrast(a, b) {
+  const [x, y] = [luminance(a), luminance(b)];
+  return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+}
 
 test('marks stand out from the ground in both themes', () => {
   const view = small();

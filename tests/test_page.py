@@ -51,6 +51,36 @@ def test_no_word_of_right_and_wrong_without_labels(shown):
     assert [s.split(',')[0] for s in strip(page)]==['album/img_00003.jpg','album/img_00007.jpg']
     assert 'looks like album/img_00007.jpg' in page.locator('.panel .about').inner_text()
 
+def test_enlarge_shows_the_doubtful_pull(shown):
+    "If images are ordered by their most doubtful pull, enlarging shows that one, else the nearest"
+    page = shown(fake_view(labelled=False))
+    page.select_option('select >> nth=1', 'doubt')
+    doubted = page.evaluate("""(() => {
+        const {view, state} = document.querySelector('.psm-map').explorer;
+        return view.neighbours(0, state.epoch, state.query).findIndex(r => r.at === view.doubted(0, state.epoch, state.query)) + 1;
+    })()""")
+    page.keyboard.press('e')
+    said = page.locator('.compare p').inner_text()
+    assert doubted>1
+    assert said.startswith(f'Neighbour {doubted} of') and not page.bad
+    page.keyboard.press('Escape')
+    page.select_option('select >> nth=1', 'stability')
+    page.keyboard.press('e')
+    assert page.locator('.compare p').inner_text().startswith('Neighbour 1 of')
+
+def test_a_model_that_tells_at_once(shown):
+    "A change of several traits is drawn once, though a notebook's model tells of each of them at once"
+    page = shown(fake_view())
+    drawn,query,find = page.evaluate("""(() => {
+        const app = document.querySelector('.psm-map').explorer, {model} = app, set = model.set.bind(model), render = app.render.bind(app);
+        let drawn = 0;
+        app.render = () => { drawn++; render(); };
+        model.set = (name, value) => { set(name, value); app.pull(); };
+        app.set({query: 3, find: 'img'});
+        return [drawn, app.state.query, app.state.find];
+    })()""")
+    assert (drawn, query, find)==(1, 3, 'img') and not page.bad
+
 def test_before_and_after(shown):
     "One press goes to the state before training, another one back"
     page = shown(fake_view(first=0), address='#image=27&epoch=2')

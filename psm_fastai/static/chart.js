@@ -11,7 +11,7 @@ export function measuresOf(view) {
   view.runs.forEach((run, r) => {
     for (const c of run.curves ?? []) {
       if (c.name === 'chance' || !c.values.some((v) => v !== null)) continue;
-      if (!res.has(c.name)) res.set(c.name, { name: c.name, label: c.label, help: c.help, lines: [] });
+      if (!res.has(c.name)) res.set(c.name, { name: c.name, label: c.label, lines: [] });
       res.get(c.name).lines.push({ run: r, epochs: c.epochs, values: c.values });
     }
   });

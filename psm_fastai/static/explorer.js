@@ -85,12 +85,15 @@ export class Explorer {
 
   push() {
     const traits = asTraits(this.view, this.state);
+    this.giving = true; // a notebook's model tells of each change at once, and the others are still old then
     give(this.model, traits);
+    this.giving = false;
     if (this.page) history.replaceState(null, '', asAddress(traits));
     else this.settle();
   }
 
   pull() {
+    if (this.giving) return;
     const before = this.state.query;
     this.state = { ...this.state, ...take(this.model, this.view) };
     if (this.state.query !== before) this.past.push(before);
@@ -279,6 +282,15 @@ export class Explorer {
 
   compare(run, j) {
     this.comparison.open(run, j);
+  }
+
+  // With the most doubtful pull if the images are ordered by it, else with the nearest
+  compareFirst() {
+    const { runs, order, epoch, query } = this.state;
+    const [run] = runs;
+    const doubted = order === 'doubt' ? this.view.doubted(run, epoch, query) : -1;
+    const j = this.view.neighbours(run, epoch, query).findIndex((r) => r.at === doubted);
+    this.compare(run, Math.max(0, j));
   }
 
   copyPath(i) {

@@ -64,7 +64,7 @@ export class Keys {
       b: () => app.travel(-1),
       n: () => app.travel(1),
       f: () => (card ? app.flag(card.cards.run, card.cards.near[card.j]) : app.flag()),
-      e: () => (card ? app.compare(card.cards.run, card.j) : app.compare(app.state.runs[0], 0)),
+      e: () => (card ? app.compare(card.cards.run, card.j) : app.compareFirst()),
       s: () => app.toggleSelected(),
       l: () => app.set({ lassoing: !app.state.lassoing }),
       '+': () => app.zoom(1.6),

@@ -117,7 +117,7 @@ function shuffled(n) {
 }
 
 export class MapCanvas {
-  // `calls` are functions: pick(i), hover(i or -1, x, y), lasso(list of images, whether to add), key(event)
+  // `calls` are functions: pick(i), hover(i or -1, x, y), lasso(list of images, whether to add)
   constructor(view, run, pictures, calls) {
     Object.assign(this, { view, run, pictures, calls });
     this.base = document.createElement('canvas');
@@ -253,13 +253,17 @@ export class MapCanvas {
     return [this.width / 2, (this.height - FOOT / 2) / 2];
   }
 
-  project() {
+  // A place p of the layout is drawn at p * scale + offset: [scale x, scale y, offset x, offset y]
+  projection() {
     const [sx, sy] = this.scales();
     const [left, top, right, bottom] = this.box;
-    const { camera, now, xs, ys } = this;
     const [mx, my] = this.middle();
-    const ox = mx + camera.x - (sx * (left + right)) / 2;
-    const oy = my + camera.y - (sy * (top + bottom)) / 2;
+    return [sx, sy, mx + this.camera.x - (sx * (left + right)) / 2, my + this.camera.y - (sy * (top + bottom)) / 2];
+  }
+
+  project() {
+    const [sx, sy, ox, oy] = this.projection();
+    const { now, xs, ys } = this;
     for (let i = 0; i < xs.length; i++) {
       xs[i] = now[2 * i] * sx + ox;
       ys[i] = now[2 * i + 1] * sy + oy;
@@ -432,15 +436,12 @@ export class MapCanvas {
     const { scale, column } = this.state;
     if (column?.kind !== 'category' || scale.bins.length > 30 || this.camera.zoom > 5 || this.view.n < 30) return;
     this.names ??= this.findNames();
-    const [sx, sy] = this.scales();
-    const [left, top, right, bottom] = this.box;
-    const [mx, my] = this.middle();
+    const [sx, sy, ox, oy] = this.projection();
     const size = this.width < 480 ? 11 : 13;
     const taken = [];
     this.names.forEach((at, b) => {
       if (!at || scale.bins[b].value < 0 || this.state.hidden.has(scale.bins[b].key)) return;
-      const x = at[0] * sx + mx + this.camera.x - (sx * (left + right)) / 2;
-      const y = at[1] * sy + my + this.camera.y - (sy * (top + bottom)) / 2;
+      const [x, y] = [at[0] * sx + ox, at[1] * sy + oy];
       const key = scale.bins[b].key;
       const words = key.length > 18 ? `${key.slice(0, 17)}…` : key;
       const half = (size * 0.6 * words.length) / 2 + 6;

@@ -12,8 +12,6 @@ const VIRIDIS = {
 const UNKNOWN = { light: '#8b8f98', dark: '#7d828c' };
 export const SHAPES = ['circle', 'square', 'triangle', 'diamond', 'cross', 'down'];
 
-const short = (v) => (Number.isInteger(v) ? String(v) : Number(v.toPrecision(2)).toString());
-
 function categories(column, values, theme) {
   const counts = new Map();
   for (const v of values) counts.set(v, (counts.get(v) ?? 0) + 1);
@@ -26,7 +24,8 @@ function categories(column, values, theme) {
     shape: SHAPES[Math.floor(v / 8) % SHAPES.length],
   }));
   if (counts.has(-1)) {
-    bins.push({ key: column.none ?? 'unknown', value: -1, count: counts.get(-1), color: UNKNOWN[theme], shape: 'ring' });
+    const key = bins.some((b) => b.key === 'unknown') ? 'no label' : 'unknown';
+    bins.push({ key, value: -1, count: counts.get(-1), color: UNKNOWN[theme], shape: 'ring' });
   }
   const place = new Map(bins.map((b, at) => [b.value, at]));
   return { bins, of: Int16Array.from(values, (v) => place.get(v)) };
@@ -34,6 +33,8 @@ function categories(column, values, theme) {
 
 function steps(values, [lo, hi], theme) {
   const width = (hi - lo) / 6 || 1;
+  const digits = Math.min(9, Math.max(0, 1 - Math.floor(Math.log10(width)))); // so that no two steps have one name
+  const short = (v) => String(Number(v.toFixed(digits)));
   const bins = VIRIDIS[theme].map((color, b) => ({
     key: `${short(lo + b * width)} to ${short(lo + (b + 1) * width)}`,
     count: 0,
@@ -62,23 +63,7 @@ export function scaleOf(view, name, run, e, dark) {
   return steps(values, view.range(name), theme);
 }
 
-function channel(v) {
-  const c = v / 255;
-  return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-}
-
 export function rgb(color) {
   const n = Number.parseInt(color.slice(1), 16);
   return [n >> 16, (n >> 8) & 255, n & 255];
-}
-
-function luminance(color) {
-  const [r, g, b] = rgb(color).map(channel);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-}
-
-// Ratio of WCAG, from 1 to 21
-export function contrast(a, b) {
-  const [x, y] = [luminance(a), luminance(b)];
-  return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
 }

@@ -128,7 +128,7 @@ export class Panel {
   constructor(view, pictures, app) {
     Object.assign(this, { view, pictures, app });
     this.canvas = h('canvas', { 'aria-hidden': 'true' });
-    this.big = h('button', { type: 'button', class: 'big', onclick: () => app.compare(app.state.runs[0], 0) }, this.canvas);
+    this.big = h('button', { type: 'button', class: 'big', onclick: () => app.compareFirst() }, this.canvas);
     this.name = h('b', { dir: 'auto', class: 'name' });
     this.copy = button('copy', 'Copy its path', () => app.copyPath(app.state.query));
     this.about = h('div', { class: 'about', dir: 'auto' });
