@@ -162,7 +162,8 @@ def begin(self:MapRecord,
     if self.keys is not None and (len(self) or np.array_equal(ids, self.ids)): return
     old,self.keys = self.keys,NewestKeys(ids, m.bank.feats.shape[1])
     if old is None: return
-    for n in ('feats','labels','steps','views'): getattr(self.keys, n)[places(ids, old.ids)] = getattr(old, n)
+    at = places(ids, old.ids)
+    for n in ('feats','labels','steps','views'): getattr(self.keys, n)[at[at>=0]] = getattr(old, n)[at>=0]
 
 @patch
 def take(self:MapRecord,

@@ -1,9 +1,11 @@
 "What a history keeps is what was mined, of the images it says, and stays small"
 import re
+from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import CancelFitException, set_seed
 from psm_fastai.all import *
 from psm_fastai.history import images_at
+from psm_fastai.record import MapRecord
 from safetensors import safe_open
 from safetensors.torch import save_file
 from common import *
@@ -323,3 +325,11 @@ def test_banks_in_half_precision(learn):
     assert h.to_frame().similarity.between(-1.01, 1.01).all() and (h.to_frame().kind=='positive').sum()==12
     learn.fit(1, 1e-3)
     assert learn.model.bank.feats.dtype==torch.float16
+
+def test_fewer_images_keep_their_own_keys():
+    "The key of an image that leaves the map goes to no other one"
+    record,m = MapRecord(),SimpleNamespace(bank=SimpleNamespace(feats=torch.zeros(1, 2)))
+    record.begin(m, np.arange(4))
+    record.keys.steps[:] = [5,6,7,8]
+    record.begin(m, np.array([0,2]))
+    assert record.keys.steps.tolist()==[5,7]
