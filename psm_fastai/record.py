@@ -30,6 +30,7 @@ def places(
     at = np.searchsorted(ids, of).clip(max=len(ids)-1)
     return np.where(ids[at]==of, at, -1).astype(np.int32)
 
+# %% ../nbs/07e_record.ipynb #2da71311
 class NewestKeys:
     "The newest key of each image of a map, its label, the step in which it was computed, and how far its views agree"
     def __init__(self,
@@ -42,21 +43,24 @@ class NewestKeys:
         self.steps = np.full(len(ids), -1, np.int64)
         self.views = np.full(len(ids), np.nan, np.float32)     # similarity of the two views, see `see_views`
 
-    def take(self,
-        bank, # A `MemoryBank` or a `NeighbourIndex`
-    ):
-        "Copy the keys of a bank or an index"
-        rows = torch.where(bank.ready & (bank.ids>=0))[0]
-        rows = rows[bank.steps[rows].argsort(stable=True)]        # if an image has several rows, the newest is written last
-        at = places(self.ids, bank.ids[rows].cpu().numpy())
-        rows,at = rows[torch.from_numpy(at>=0).to(rows.device)],at[at>=0]
-        for name in ('feats','labels','steps'): getattr(self, name)[at] = getattr(bank, name)[rows].cpu().numpy()
-        self.now = int(bank.step)
+# %% ../nbs/07e_record.ipynb #9d8279ef
+@patch
+def take(self:NewestKeys,
+    bank, # A `MemoryBank` or a `NeighbourIndex`
+):
+    "Copy the keys of a bank or an index"
+    rows = torch.where(bank.ready & (bank.ids>=0))[0]
+    rows = rows[bank.steps[rows].argsort(stable=True)]        # if an image has several rows, the newest is written last
+    at = places(self.ids, bank.ids[rows].cpu().numpy())
+    rows,at = rows[torch.from_numpy(at>=0).to(rows.device)],at[at>=0]
+    for name in ('feats','labels','steps'): getattr(self, name)[at] = getattr(bank, name)[rows].cpu().numpy()
+    self.now = int(bank.step)
 
-    @property
-    def age(self)->np.ndarray: # `[n]`, -1 for an image without a key
-        "Number of steps since each key was computed"
-        return np.where(self.steps<0, -1, self.now-1-self.steps).astype(np.int32)
+# %% ../nbs/07e_record.ipynb #e0448cef
+@patch(as_prop=True)
+def age(self:NewestKeys)->np.ndarray: # `[n]`, -1 for an image without a key
+    "Number of steps since each key was computed"
+    return np.where(self.steps<0, -1, self.now-1-self.steps).astype(np.int32)
 
 # %% ../nbs/07e_record.ipynb #c430fc94
 def _of_index(index, ids, k):
@@ -66,6 +70,7 @@ def _of_index(index, ids, k):
     found = known[:,None] & index.ready[near]
     return torch.where(found, near*index.every, -1),index.sims[rows,:k],index.trust[rows,:k]*found
 
+# %% ../nbs/07e_record.ipynb #b87aa4fe
 def _of_bank(bank, feats, ids, k):
     "Ids of the rows of a bank nearest to some keys, -1 if there is none, their similarities, and 1, each `[n, k]`"
     res = []
@@ -82,6 +87,7 @@ def as_bytes(
     "Numbers from 0 to 1 as 0 to 255"
     return (x.clip(0, 1)*255).round().astype(np.uint8)
 
+# %% ../nbs/07e_record.ipynb #92e4b6ec
 @torch.no_grad()
 def nearest_by_rule(
     m, # A `PSMModel`
@@ -165,6 +171,7 @@ def begin(self:MapRecord,
     at = places(ids, old.ids)
     for n in ('feats','labels','steps','views'): getattr(self.keys, n)[at[at>=0]] = getattr(old, n)[at>=0]
 
+# %% ../nbs/07e_record.ipynb #4c6e65ac
 @patch
 def take(self:MapRecord,
     m, # A `PSMModel`
@@ -173,6 +180,7 @@ def take(self:MapRecord,
     index = m.loss.index
     self.keys.take(index if index is not None and len(index) and index.ready.any() else m.bank)
 
+# %% ../nbs/07e_record.ipynb #a87ac462
 @patch
 def look(self:MapRecord,
     m, # A `PSMModel`
@@ -217,24 +225,7 @@ def state(self:MapRecord)->dict: # Tensors by name, empty if there is no map
 def _check(ok, what):
     if not ok: raise ValueError(f"the map's {what} do not fit")
 
-def _add_views(t):
-    "Add what older records lack: the similarity of views, which is then unknown"
-    if 'key_steps' in t: t.setdefault('key_views', np.full_like(t['key_steps'], np.nan, np.float32))
-    if 'loss' in t: t.setdefault('views', np.full_like(t['loss'], np.nan))
-
-@patch(cls_method=True)
-def restore(cls:MapRecord,
-    state:dict, # From `state`
-)->MapRecord:
-    "A record from what was saved of it. Raises `ValueError` if this is not what `state` gives"
-    res,t = cls(),{n: v.cpu().numpy() for n,v in state.items()}
-    if not t: return res
-    _add_views(t)
-    res._take_keys(t)
-    if len(res): res._take_parts(t)
-    res._take_layouts(t)
-    return res
-
+# %% ../nbs/07e_record.ipynb #a00f8641
 @patch
 def _take_keys(self:MapRecord, t):
     _check({f'key_{n}' for n in _of_keys}|{'epochs'} <= t.keys(), 'parts')
@@ -259,9 +250,30 @@ def _take_parts(self:MapRecord, t):
     _check(((t['near']>=-1) & (t['near']<n)).all(), 'neighbours')
     self.parts = {name: list(t[name]) for name in _kinds}
 
+# %% ../nbs/07e_record.ipynb #123fd800
 @patch
 def _take_layouts(self:MapRecord, t):
     "Layouts that fit. Another one is left out, for it can be computed again"
     found = {n.removeprefix('layout_'): v for n,v in t.items() if n.startswith('layout_')}
     shape = len(self),len(self.ids),2
     self.layouts = {n: v.astype(np.uint16) for n,v in found.items() if v.shape==shape and v.dtype==np.int32}
+
+# %% ../nbs/07e_record.ipynb #5292d3bc
+def _add_views(t):
+    "Add what older records lack: the similarity of views, which is then unknown"
+    if 'key_steps' in t: t.setdefault('key_views', np.full_like(t['key_steps'], np.nan, np.float32))
+    if 'loss' in t: t.setdefault('views', np.full_like(t['loss'], np.nan))
+
+# %% ../nbs/07e_record.ipynb #b03e2dd3
+@patch(cls_method=True)
+def restore(cls:MapRecord,
+    state:dict, # From `state`
+)->MapRecord:
+    "A record from what was saved of it. Raises `ValueError` if this is not what `state` gives"
+    res,t = cls(),{n: v.cpu().numpy() for n,v in state.items()}
+    if not t: return res
+    _add_views(t)
+    res._take_keys(t)
+    if len(res): res._take_parts(t)
+    res._take_layouts(t)
+    return res
