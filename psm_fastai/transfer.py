@@ -31,6 +31,7 @@ def reading_of(
     read = image_reader(dls.train_ds)
     return dict(reading=read.settings) if read else {}
 
+# %% ../nbs/07a_transfer.ipynb #5b174692
 @patch
 def save_encoder(self:Learner,
     path, # File to write, usually `*.safetensors`
@@ -88,6 +89,14 @@ def _table_features(table):
     feats = np.stack(table.features) if 'features' in table else table.filter(regex=r'^f\d+$').to_numpy()
     return torch.tensor(feats, dtype=torch.float)
 
+# %% ../nbs/07a_transfer.ipynb #f437e3cf
+def _same_features(m, dls, ds_idx, table):
+    "Whether `m` gives the features in the table to its first two images, if they are of this data set"
+    some = table[table.id<dls.loaders[ds_idx].n].head(2)
+    if not len(some): return False
+    new = torch.cat([batch_features(m, x) for x,*_ in plain_batches(dls, ds_idx, some.id.tolist())])
+    return torch.allclose(new, _table_features(some), rtol=.01, atol=1e-3)
+
 def _made_by(learn, table):
     "Whether the encoder as it is now has made a table of features"
     m,dls = learner_encoder(learn),plain_dls(learn.dls)
@@ -97,13 +106,7 @@ def _made_by(learn, table):
         m.eval()
         return any(_same_features(m, dls, i, table) for i in range(len(dls.loaders)))      # the table may be of any set
 
-def _same_features(m, dls, ds_idx, table):
-    "Whether `m` gives the features in the table to its first two images, if they are of this data set"
-    some = table[table.id<dls.loaders[ds_idx].n].head(2)
-    if not len(some): return False
-    new = torch.cat([batch_features(m, x) for x,*_ in plain_batches(dls, ds_idx, some.id.tolist())])
-    return torch.allclose(new, _table_features(some), rtol=.01, atol=1e-3)
-
+# %% ../nbs/07a_transfer.ipynb #d91bb19c
 def _check_among(learn, among, n_features):
     "Raise `ValueError` if features of new images can't be compared with those of a table"
     known = _table_features(among).shape[1]
@@ -176,6 +179,7 @@ def _items(images):
     if not path.exists(): raise ValueError(f"{path} is neither a folder nor a file that exists")
     return list(folder_files(path)[0]) if path.is_dir() else [path]
 
+# %% ../nbs/07a_transfer.ipynb #c0f5634b
 def _read_part(read, items, at, n):
     "Pixels `[n, C, H, W]` of the items from place `at` on. Raises `ValueError` that names the items that can't be read"
     part = items[at:at+n]
@@ -185,6 +189,7 @@ def _read_part(read, items, at, n):
     refuse_failed(in_threads(put, len(part)), len(part), name)
     return torch.stack(x)
 
+# %% ../nbs/07a_transfer.ipynb #08c1a3ab
 @torch.no_grad()
 def image_features(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
@@ -211,6 +216,7 @@ class _FromPixels(nn.Module):
         for n,v in dict(mean=mean, std=std).items(): self.register_buffer(n, torch.tensor(v).view(-1,1,1))
     def forward(self, x): return pool_features(self.encoder((x.float()/255-self.mean)/self.std))
 
+# %% ../nbs/07a_transfer.ipynb #e3264266
 def _program_bytes(program):
     "The file of a program. It is written in memory: torch wants files that end in .pt2, and temporary ones don't"
     held = io.BytesIO()
@@ -219,6 +225,7 @@ def _program_bytes(program):
         torch.export.save(program, held)
     return held.getvalue()
 
+# %% ../nbs/07a_transfer.ipynb #80c8524d
 def export_encoder(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
     path, # File to write, usually `*.pt2`
