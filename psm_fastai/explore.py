@@ -18,7 +18,7 @@ from .evaluate import encoder_features
 from .history import check_places, filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model
 from .loss import check_number, nce_term
-from .neighbours import nearest_images
+from .neighbours import nearest_images, own_rule
 from .mining import admissible, mine_positives, soft_weights
 
 # %% ../nbs/09_explore.ipynb #521d06bb
@@ -31,10 +31,11 @@ def _row_of(pool):
 def _nearest(loss, bank, ids, rows, k):
     "Rows of neighbours, whether there is one, similarities and weights, each `[n, k]`, of images with the rows `rows` in the bank or index"
     pool = loss.pool(bank)
-    if pool is not bank:
-        idx,found,weights,_ = loss.candidates(bank.feats[:len(ids)], ids, bank)      # an index does not look at the keys
-        return idx[:,:k],found[:,:k],pool.similarity(None, ids, idx)[:,:k],weights[:,:k]
-    sims = bank.feats[rows] @ bank.feats.T
+    keys = pool.feats[rows]
+    if own_rule(loss) or pool is not bank:
+        idx,found,weights,_ = loss.candidates(keys, ids, bank)
+        return (t[:,:k] for t in (idx, found, pool.similarity(keys, ids, idx), weights))
+    sims = keys @ bank.feats.T
     idx,found = mine_positives(sims, admissible(ids, bank.ids, bank.ready), k)
     top = sims.gather(1, idx)
     return idx,found,top,soft_weights(top, found, loss.soft_temp)

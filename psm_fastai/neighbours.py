@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/neighbours.html.md"""
 
 # %% auto #0
 __all__ = ['most_images', 'asked_images', 'weak_views', 'nearest_images', 'estimate_right', 'trust_pairs', 'NeighbourIndex',
-           'is_among', 'holds', 'wide', 'IndexLoss']
+           'is_among', 'holds', 'wide', 'IndexLoss', 'own_rule']
 
 # %% ../nbs/03a_neighbours.ipynb #8f1e129d
 import math, torch, torch.nn.functional as F
@@ -142,12 +142,15 @@ def _load_from_state_dict(self:NeighbourIndex, state, prefix, *args):
 
 @patch
 def similarity(self:NeighbourIndex,
-    keys:Tensor|None, # Not needed: neighbours are those of the unaugmented images
+    keys:Tensor, # `[B, D]`
     ids:Tensor, # `[B]` places in the data set
-    rows:Tensor, # `[B, k]` neighbours, as `near` has them
+    rows:Tensor, # `[B, k]`
 )->Tensor: # `[B, k]`
-    "The similarity by which neighbours were found: that of the unaugmented images"
-    return self.sims[self.rows(ids)[0],:rows.shape[1]]
+    "The similarity by which neighbours were found: that of the unaugmented images. To other rows it is that of the keys"
+    of = self.rows(ids)[0]
+    same = rows[:,:,None]==self.near[of][:,None]
+    of_keys = (self.feats[rows].to(keys) @ keys[:,:,None]).squeeze(2)
+    return torch.where(same.any(2), (same*self.sims[of][:,None]).sum(2), of_keys)
 
 # %% ../nbs/03a_neighbours.ipynb #8106f5be
 @patch
@@ -313,3 +316,10 @@ def similarities(self:IndexLoss, q, bank, mined):
     to_mined = to_rows(q, self.index.feats, mined.pos_idx)
     if mined.neg_idx is None: return to_mined,q @ bank.feats.T.to(q)
     return to_mined,to_rows(q, bank.feats, mined.neg_idx)
+
+# %% ../nbs/03a_neighbours.ipynb #3ea4e6ff
+def own_rule(
+    loss:PSMLoss,
+)->bool:
+    "Whether a rule of mining has `candidates` of its own, so that neither the nearest keys nor the index say what it mines"
+    return loss.n_pos>0 and type(loss).candidates not in (PSMLoss.candidates, IndexLoss.candidates)

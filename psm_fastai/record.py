@@ -11,6 +11,7 @@ __all__ = ['map_ids', 'places', 'NewestKeys', 'as_bytes', 'nearest_by_rule', 'Of
 import math, numpy as np, torch
 from fastai.vision.all import patch
 from .mining import admissible, mine_positives, query_parts
+from .neighbours import own_rule
 
 # %% ../nbs/07e_record.ipynb #e4017ea5
 def map_ids(
@@ -80,6 +81,16 @@ def _of_bank(bank, feats, ids, k):
         res.append((torch.where(found, bank.ids[idx], -1), sims.gather(1, idx), found.to(q)))
     return (torch.cat(t) for t in zip(*res))
 
+def _of_rule(loss, bank, feats, ids, k):
+    "Ids of what a rule of your own mines, -1 if there is none, their similarities, and weights as shares of the largest, each `[n, k]`"
+    pool,res = loss.pool(bank),[]
+    for q,i in query_parts(len(bank.ids), feats, ids):
+        has_key,q = q.isfinite().all(1, keepdim=True),q.nan_to_num()
+        idx,found,weights,_ = loss.candidates(q, i, bank)
+        near = torch.where(found & has_key, pool.ids[idx], -1)
+        res.append((near, pool.similarity(q, i, idx), weights/weights.amax(1, keepdim=True).clamp(min=1e-9)))
+    return (torch.cat(t)[:,:k] for t in zip(*res))
+
 # %% ../nbs/07e_record.ipynb #b72d0f83
 def as_bytes(
     x:np.ndarray, # Numbers from 0 to 1, to which others are clipped
@@ -97,7 +108,8 @@ def nearest_by_rule(
     "The neighbours that each image of a map would mine now"
     pool,device = m.loss.pool(m.bank),m.bank.feats.device
     ids,feats = (torch.from_numpy(a).to(device) for a in (keys.ids.astype(np.int64),keys.feats))
-    near,sim,weight = _of_bank(pool, feats.float(), ids, k) if pool is m.bank else _of_index(pool, ids, k)
+    if own_rule(m.loss): near,sim,weight = _of_rule(m.loss, m.bank, feats.float(), ids, k)
+    else: near,sim,weight = _of_bank(pool, feats.float(), ids, k) if pool is m.bank else _of_index(pool, ids, k)
     def fill(t, v=0):
         "To `k` columns, as a NumPy array"
         t = t.float() if t.is_floating_point() else t       # NumPy knows no bfloat16

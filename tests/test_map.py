@@ -44,6 +44,51 @@ def test_a_record_holds_what_mining_has(rule):
         np.testing.assert_allclose(history.map.keys.feats[index.ready], index.feats[index.ready], atol=1e-3)
     assert history.map.labels[:20].tolist()==[int(y) for _,y in learn.dls.train_ds][:20]
 
+class Farthest(PSMLoss):
+    "A rule of one's own: the rows least similar to the key, the first more than the others"
+    def candidates(self, k, ids, bank):
+        allowed = admissible(ids, bank.ids, bank.ready)
+        sims,idx = (k @ bank.feats.T).masked_fill(~allowed, 9).topk(self.n_pos, largest=False)
+        weights = torch.tensor([1.]+[1/12]*(self.n_pos-1)).expand(len(k), -1)
+        return idx,sims<9,weights,allowed
+
+class LastFirst(IndexLoss):
+    "Another one: the neighbours of the index, the last one first, and then an image that is none, all alike"
+    def candidates(self, k, ids, bank):
+        if not self.indexed: return super().candidates(k, ids, bank)
+        near,found,_,allowed = super().candidates(k, ids, bank)
+        near = torch.cat([near[:,1:].flip(1), (ids[:,None]+100)%len(self.index)], 1)
+        return near,torch.ones_like(found),torch.full(near.shape, 1/self.n_pos),allowed
+
+@pytest.mark.parametrize('rule', [Farthest,LastFirst])
+def test_map_and_tables_show_what_a_rule_of_ones_own_mines(rule):
+    history = NeighbourHistory(n_probes=8, n_pos=4)
+    learn = train(history, cb=callback(dict(rule=rule), 256))
+    m,part = learn.model,{n: v[-1] for n,v in history.map.parts.items()}
+    pool = m.loss.pool(m.bank)
+    assert (pool is m.bank)==(rule is Farthest)
+    row = {i: r for r,i in enumerate(pool.ids.tolist())}          # the last row of each
+    ids = [i for i in history.ids if i in row and pool.ready[row[i]]]
+    table = mined_neighbours(learn, ids, k=3)
+    assert len(ids)>4
+    for i in ids:
+        key = pool.feats[row[i]]
+        if rule is Farthest:
+            sims = (key @ m.bank.feats.T).masked_fill((m.bank.ids==i) | ~m.bank.ready, 9)
+            unlike,at = sims.topk(4, largest=False)
+            want,weights = m.bank.ids[at].tolist(),[255,21,21,21]
+        else:
+            want,unlike = (t[i,1:].flip(0)[:4] for t in (pool.near,pool.sims))
+            want,weights = want.tolist(),[255]*4
+        assert part['near'][i].tolist()==want and part['weight'][i].tolist()==weights
+        mine = table[table['query']==i]
+        assert mine.id.tolist()==want[:3]
+        np.testing.assert_allclose(mine.similarity, unlike[:3], atol=1e-5)
+        assert np.abs(part['sim'][i]/255-unlike.clamp(min=0).numpy()).max()<.01
+        if rule is LastFirst:
+            other = pool.similarity(key[None], torch.tensor([i]), torch.tensor([[(i+100)%200]]))
+            np.testing.assert_allclose(other, [[pool.feats[(i+100)%200]@key]], atol=1e-5)     # the index knows none
+
 def test_a_small_bank_forgets_nothing_within_an_epoch():
     "Each image that was trained on has its newest key, though the bank holds a sixth of them"
     keys,losses,views = {},{},{}
