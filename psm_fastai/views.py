@@ -301,6 +301,14 @@ def photo_views(
     if solarize: tfms.append(RandomSolarize(solarize))
     return TwoViews(tfms, channels=3, weak_key=weak_key)
 
+# %% ../nbs/04_views.ipynb #d9b3a444
+def _turn_mat(x, max_deg):
+    "`[B, 3, 3]`, turns by up to `max_deg` degrees"
+    m,(h,w) = rotate_mat(x, max_deg=max_deg, p=1.),x.shape[-2:]
+    m[:,0,1] *= h/w            # both axes of an image reach from -1 to 1, so a turn would shear one that is not square
+    m[:,1,0] *= w/h
+    return m
+
 # %% ../nbs/04_views.ipynb #9c4d959a
 def digit_views(
     zoom:tuple=(.85,1.2), # Range of the zoom, log-uniform
@@ -313,6 +321,6 @@ def digit_views(
     weak_key:bool=False, # Zoom, move and turn the view for the key, and change nothing else
 )->TwoViews:
     "Views for digits, drawings and the like, of any number of channels: zoom, move, turn, brightness, contrast, noise. They don't mirror"
-    mats = [move_mat(zoom, aspect, shift), partial(rotate_mat, max_deg=max_rotate, p=1.)]
+    mats = [move_mat(zoom, aspect, shift), partial(_turn_mat, max_deg=max_rotate)]
     move = AffineTfm(mats, pad_mode=PadMode.Border, align_corners=False)
     return TwoViews([move, RandomTone(brightness, contrast), RandomNoise(noise)], weak_key=weak_key)
