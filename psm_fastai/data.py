@@ -15,8 +15,8 @@ from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, DataLoader, Datasets, Image, ImageBlock, IndexSplitter,
     IntToFloatTensor, ItemGetter, L, Normalize, Path, PILImageBW, RandomSplitter, SkipItemException, Tensor, TensorCategory, TensorImage,
-    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, noop, parent_label, patch, show_title,
-    tuplify, untar_data)
+    TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, no_random, noop, parent_label, patch,
+    show_title, tuplify, untar_data)
 from numbers import Number
 from pathlib import PurePath
 from sklearn.datasets import load_digits
@@ -199,7 +199,8 @@ def _draw(s, valid_pct, limit, seed):
     _check_draw(valid_pct, limit)
     valid = s.valid
     if valid_pct==0: valid = [False]*len(s.files)
-    elif valid is None: valid = np.isin(range(len(s.files)), RandomSplitter(valid_pct, seed=seed)(s.files)[1])
+    elif valid is None:
+        with no_random(): valid = np.isin(range(len(s.files)), RandomSplitter(valid_pct, seed=seed)(s.files)[1])     # it sets torch's seed
     rng = np.random.default_rng(seed)
     def pick(idxs, n): return sorted(rng.permutation(idxs)[:n].tolist())
     train = pick(np.flatnonzero(~np.array(valid)), limit)

@@ -317,7 +317,7 @@ def plain_batches(
     bs = dls.loaders[-1].bs     # the batch size meant for evaluation
     with no_random(): dl = plain_dls(dls)[ds_idx].new(shuffle=False, drop_last=False, bs=bs)
     order = list(range(dl.n) if ids is None else ids)
-    dl.get_idxs = lambda: order         # in place of any order that the loader has of its own
+    dl.get_idxs = partial(list, order)         # in place of any order that the loader has of its own. Workers can unpickle it
     with no_skips(dl), without_augmentation(dl):
         for i,b in enumerate(long_bar(dl, math.ceil(len(order)/dl.bs))):
             check_images(b[0], order[i*dl.bs:], 'validation' if ds_idx else 'training')

@@ -9,7 +9,7 @@ from psm_fastai import data as data_module, images
 from psm_fastai.data import *
 from psm_fastai.data import cifar100_stats
 from psm_fastai.images import *
-from data import pixels, png16, rng, save_all, small_dls, tif
+from data import noise_files, pixels, png16, rng, save_all, small_dls, tif
 
 # each kind: how to write image i, the channels found, the item's class, and the pixels expected
 def to8(a, white): return np.rint(a*(255/white)).astype(np.uint8)
@@ -276,6 +276,18 @@ def test_unreadable_files_are_named_together(classes, in_memory):
     assert str(e.value).startswith("2 of 24 images can't be read: ") and '\n' not in str(e.value)
     for f in files: f.write_text('')
     with pytest.raises(ValueError, match="24 of 24 images can't be read: .* and 14 more"): small_dls(classes, in_memory=in_memory)
+
+def test_drawing_the_validation_images_leaves_random_numbers_alone(tmp_path):
+    "Two seeds of an experiment don't get the same weights because the loaders were made in between"
+    folder = noise_files(tmp_path, [(8,8)]*10)
+    drawn,split = [],[]
+    for seed in (1,2):
+        torch.manual_seed(seed)
+        dls = image_dls(folder, size=8, bs=4)
+        drawn.append(torch.rand(1).item())
+        split.append([str(f) for f in dls.valid_ds.items])
+    torch.manual_seed(1)
+    assert drawn[0]==torch.rand(1).item()!=drawn[1] and split[0]==split[1] and len(split[0])==2
 
 @pytest.mark.parametrize('how', [{}, dict(in_memory=False, num_workers=0), dict(cache=True)])
 def test_unreadable_files_are_left_out_if_asked(classes, tmp_path_factory, capsys, how):

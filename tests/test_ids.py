@@ -113,3 +113,11 @@ def test_a_progress_bar_loses_no_images(monkeypatch):
     dls = digits_dls(bs=8)
     for ids in (None, list(range(1347))):           # 168 batches of 8 and one of 3
         assert sum(len(x) for x,*_ in plain_batches(dls, ids=ids))==1347
+
+def test_workers_that_are_started_anew():
+    "On Windows and from Python 3.14 on, a loader is pickled for its workers"
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method('spawn', force=True)
+    try: found = [places(x, n) for x,*_ in plain_batches(loaders(loader(num_workers=1)), ids=list(range(0, n, 7)))]
+    finally: torch.multiprocessing.set_start_method(before, force=True)
+    assert torch.cat(found).tolist()==list(range(0, n, 7))
