@@ -15,6 +15,7 @@ from collections import defaultdict, deque, namedtuple
 from fastai.vision.all import Image, L, Path
 from numbers import Number
 from pathlib import PureWindowsPath
+from .images import refused_formats
 
 # %% ../nbs/00a_folders.ipynb #cd7f4dfc
 _joiners = '\u200c\u200d'       # parts of Persian words and of emoji, though not printable by themselves
@@ -45,12 +46,10 @@ def name_some(
 def _counted(n, one, many): return f"{n:,} {one if n==1 else many}"
 
 # %% ../nbs/00a_folders.ipynb #4cfba434
-_no_pictures = {'BUFR','EPS','GRIB','HDF5','MPEG','WMF'}      # Pillow can open these only with the help of other programs
-
 def image_suffixes()->set:
     "Endings of the files that Pillow opens, in lower case"
     Image.init()
-    kinds = {*Image.OPEN,'MPO'}-_no_pictures
+    kinds = {*Image.OPEN,'MPO'}-refused_formats
     return {e.lower() for e,kind in Image.registered_extensions().items() if kind in kinds}
 
 # %% ../nbs/00a_folders.ipynb #b990b4c5

@@ -99,10 +99,11 @@ def index(self:_Plan):
     images = math.ceil(n/math.ceil(n/most_images))
     times = math.ceil((epochs-self.mining_step//len(self.dl))/p.refresh)
     share = times*(images+weak_views*min(images, asked_images))/(4*epochs*n)
+    every = 'epoch' if p.refresh==1 else f'{p.refresh} epochs'
     held = images*(4*self.bank.feats.shape[1]+16+16*p.n_pos)
     briefly = 4*images*next(self.model.projector.parameters()).shape[1]
     return (f"{images:,} images and the {p.n_pos} nearest of each, {_bytes(held)}, and {_bytes(briefly)} while it is made; "
-        f"made when mining starts and every {p.refresh} epochs, {'once' if times==1 else f'{times} times'}: about {share:.0%} of the time")
+        f"made when mining starts and every {every}, {'once' if times==1 else f'{times} times'}: about {share:.0%} of the time")
 
 # %% ../nbs/05b_preflight.ipynb #8fe34120
 @patch
@@ -131,7 +132,11 @@ def _slow_momentum(plan):
 
 # %% ../nbs/05b_preflight.ipynb #6d5cf6d4
 def _late_mining(plan):
-    if plan.mines and plan.mining_step>=plan.steps: return f"mine_after={plan.mine_after:g} leaves no step for mining"
+    if not plan.mines: return
+    if plan.mine_after=='agreement' and plan.loss.n_pos>=plan.filled-1:
+        return (f"mine_after='agreement' lets mining never start: n_pos={plan.loss.n_pos} takes all {plan.filled} rows of the bank, "
+            "whatever the views are. Try an n_pos of a few rows in a hundred")
+    if plan.mining_step>=plan.steps: return f"mine_after={plan.mine_after:g} leaves no step for mining"
 
 def _small_batches(plan):
     if plan.dl.bs<8: return f"batches of {plan.dl.bs} give batch-norm poor statistics. Try 32 or more"
