@@ -307,9 +307,10 @@ def read(self:CheckpointCallback,
 _build_again = "Build the learner as it was built then"
 
 @patch
-def compare(self:CheckpointCallback, learn, s):
-    "Raise `ValueError` if settings or images differ from those of the file"
+def compare(self:CheckpointCallback, learn, s, longer=False):
+    "Raise `ValueError` if settings or images differ from those of the file. The momentum may fit a `longer` training"
     now = self.settings(learn)
+    if longer: now.pop('momentum', None)
     then = by_new_names(s['settings'], now)
     if other := [f"{n} was {then.get(n)!r} and is {v!r}" for n,v in now.items() if then.get(n)!=v]:
         raise ValueError(f"{self.path} was written by a training with other settings: {', '.join(other)}. {_build_again}")
@@ -352,7 +353,7 @@ def tell_threads(self:CheckpointCallback, s):
 @patch
 def resume(self:CheckpointCallback,
     learn:Learner, # A learner built like the one that was stopped, including its PSMCallback
-    epochs:int|None=None, # Total number of epochs, if there are to be more than before. Schedules then follow this number
+    epochs:int|None=None, # Total number of epochs, if there are to be more than before. Schedules then follow this number, and the momentum may be another
 )->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`, 0 if there is no file
     "Load model and optimizer, keep the rest for `fit`. Raises `ValueError`, and changes nothing, if the file is damaged or doesn't fit"
     if not self.path.exists(): return 0
@@ -361,7 +362,7 @@ def resume(self:CheckpointCallback,
     if epochs is not None and epochs<s['n_epoch']:
         raise ValueError(f"{self.path} was written by a training of {s['n_epoch']} epochs. It can have more, not {epochs}")
     self.check_model(m, s)
-    self.compare(learn, s)
+    self.compare(learn, s, epochs is not None and epochs>s['n_epoch'])
     m.to(device)
     self.load_opt(learn, s)
     m.load_state_dict(s['model'])

@@ -98,6 +98,15 @@ def test_a_finished_run_goes_on_for_more_epochs(tmp_path, capsys):
                        match='is finished and has no checkpoint, so it can.t continue. Begin another one from its weights: --start'):
         run(out, epochs=5, resume=True)
 
+def test_a_folder_goes_on_for_more_epochs(tmp_path):
+    "The momentum of few steps fits their number, so that of a longer training is another"
+    photos = digit_files(tmp_path/'photos', 60)
+    def momentum(epochs, **kwargs):
+        learn = pretrain.psm_pretrain(str(photos), epochs=epochs, bs=16, size=16, valid_pct=0., out=tmp_path/'run', **kwargs)
+        return learn.psm.settings['momentum']
+    assert [momentum(5), momentum(20, resume=True)]==[.5,.833]
+    assert len(pd.read_csv(tmp_path/'run'/'history.csv'))==20
+
 def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
     digit_files(tmp_path/'images', 20, lambda i,y: f'{i:02}.png')
     args = tmp_path/'images','--size',16,'--device','cpu','--out',tmp_path/'run','--epochs'
