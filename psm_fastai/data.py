@@ -141,6 +141,7 @@ def digits_dls(
     limit:int|None=None, # Maximum number of training images
 ):
     "1,347 training and 450 validation images of handwritten digits, gray, in memory. They need no download"
+    if limit is not None and limit<1: raise ValueError(f"limit must be at least 1, got {limit!r}")
     d = load_digits()
     images = torch.tensor(d.images).float()/16
     if moved: images = move_digits(images)

@@ -64,6 +64,8 @@ def encoder_features(
         for x,*yb in plain_batches(learn.dls, ds_idx, ids):
             feats.append(batch_features(m, x))
             labels.append(batch_labels(yb, len(x), 'cpu'))
+    if not feats and (ids is not None or plain_dls(learn.dls).train.n):
+        raise ValueError("There are no images to look at: the data set, or the list of ids, is empty")
     if not feats: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images; "
         "`nearest` also takes a table that `features` gave before, as `among`")
     return torch.cat(feats),torch.cat(labels)
@@ -322,6 +324,7 @@ def spread_ids(
 # %% ../nbs/07_evaluate.ipynb #35b20a11
 def _view_features(learn, m, ids):
     "Features by `m` of two views of images, and of two weak views, each `[n, F]`"
+    if not hasattr(learn, 'psm'): raise TypeError("Signs without labels need PSMCallback, which knows the views. Use psm_learner(dls, ...)")
     views = learn.psm.loss_cb
     def of_batch(x):
         two = views.two_views(x)

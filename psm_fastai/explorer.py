@@ -8,7 +8,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/explorer.html.md"""
 __all__ = ['first_look', 'still_map', 'NeighbourExplorer', 'NeighbourAudit', 'MiningLab', 'NeighbourGrid']
 
 # %% ../nbs/09b_explorer.ipynb #bb582914
-import anywidget, fastprogress.fastprogress as bars, ipywidgets as w, numpy as np, pandas as pd, torch, traitlets as tr, uuid
+import anywidget, fastprogress.fastprogress as bars, ipywidgets as w, math, numpy as np, pandas as pd, torch, traitlets as tr, uuid
 from fastai.vision.all import Callback, Learner
 from fastcore.basics import patch
 from fastcore.imports import in_notebook
@@ -27,11 +27,23 @@ from .page import *
 from .panel import *
 
 # %% ../nbs/09b_explorer.ipynb #39a2199a
+def _doubts(view):
+    "For each image the doubt of its most doubtful pull at the last epoch, by the page's formula [ours], -inf for one without a pull"
+    run = view['runs'][0]
+    near,xy = run['near'][-1],unit_places(run['xy'][-1])
+    pulled = (near>=0) & (run['weight'][-1]>0) & run['mining'][-1]
+    shared = ((near[near][...,None]==near[:,None,None]) & (near>=0)[:,None,None]).any(2).sum(2)        # [n, k]
+    apart = np.linalg.norm(xy[near]-xy[:,None], axis=2)
+    doubt = 1 - shared/near.shape[1] + (apart-math.sqrt(2))/1000        # of equal shares, the farthest on the map
+    return np.where(pulled, np.nan_to_num(doubt), -np.inf).max(1, initial=-np.inf)
+
 def first_look(
     view:dict, # From `map_view`
 )->int: # Position of an image
-    "The image with the fewest right neighbours at the last epoch, or, without labels, the least trusted ones"
+    """The image with the fewest right neighbours at the last epoch. Without labels the one with the most doubtful pull,
+    or, if nothing is pulled, the one whose neighbours are least trusted"""
     columns = {c['name']: c['values'] for c in view['columns'] if not c.get('run')}
+    if not view['labelled'] and np.isfinite(doubts := _doubts(view)).any(): return int(doubts.argmax())
     values = columns['right' if view['labelled'] else 'trust'][-1]
     return int(np.nan_to_num(values, nan=np.inf).argmin())
 
@@ -86,6 +98,12 @@ class NeighbourExplorer(anywidget.AnyWidget):
         known = list(self.at) if name=='query' else self.view['epochs']
         if v in known: return v
         raise ValueError(f"{name} must be one of {known[:20]}{'...' if len(known)>20 else ''}, got {v}")
+
+    @tr.validate('runs')
+    def _check_runs(self, change):
+        runs,n = change['value'],len(self.view['runs'])
+        if runs and all(0<=r<n for r in runs): return runs
+        raise ValueError(f"runs must name one or more of the runs 0 to {n-1}, got {runs}")
 
     @tr.validate('picked')
     def _check_on_the_map(self, change):
@@ -229,7 +247,9 @@ class NeighbourAudit(_Readable):
         seed:int=0, # For the draw
     ):
         check_number('n', n, 1, whole=True)
-        (self.history,) = histories_of(history)
+        histories = histories_of(history)
+        if len(histories)>1: raise ValueError(f"An audit judges one history, got {len(histories)}. Make an audit for each")
+        self.history = histories[0]
         self.epoch = self.history.epochs[-1]['epoch'] if epoch is None else epoch
         self.pairs = _random_pairs(self.history, self.epoch, n, seed)
         self.judged,self.entry = [],None                 # the answers, and the entry in `history.audits`

@@ -188,6 +188,9 @@ def test_what_is_refused(learn):
         assert getattr(explorer, n)==was
     with pytest.raises(ValueError, match='no neighbour of image'): explorer.flag(10_000)
     with pytest.raises(ValueError, match='has no images'): explorer.picked = [10_000]
+    for runs in ([], [1]):
+        with pytest.raises(ValueError, match='runs must name one or more of the runs 0 to 0'): explorer.runs = runs
+    with pytest.raises(ValueError, match='An audit judges one history, got 2'): NeighbourAudit([h,h])
     with pytest.raises(TypeError, match='needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
     for widget in (NeighbourExplorer,NeighbourAudit):
         with pytest.raises(ValueError, match='Nothing was kept yet'): widget(NeighbourHistory())

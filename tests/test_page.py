@@ -51,6 +51,11 @@ def test_no_word_of_right_and_wrong_without_labels(shown):
     assert [s.split(',')[0] for s in strip(page)]==['album/img_00003.jpg','album/img_00007.jpg']
     assert 'looks like album/img_00007.jpg' in page.locator('.panel .about').inner_text()
 
+def test_page_and_widget_begin_with_the_same_image(shown):
+    "Without labels with the most doubtful pull, by one formula in two languages"
+    view = fake_view(labelled=False)
+    assert shown(view).evaluate("document.querySelector('.psm-map').explorer.state.query")==first_look(view)
+
 def test_enlarge_shows_the_doubtful_pull(shown):
     "If images are ordered by their most doubtful pull, enlarging shows that one, else the nearest"
     page = shown(fake_view(labelled=False))

@@ -3,7 +3,7 @@ import pickle, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from pathlib import Path
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, MultiCategoryBlock,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, Learner, MultiCategoryBlock,
     Normalize, PILImageBW, RegressionBlock, accuracy_multi, create_body, get_image_files, load_learner, set_seed)
 from psm_fastai.all import *
 from torchvision.models import ResNet18_Weights, resnet18
@@ -56,6 +56,13 @@ def test_an_exported_learner_has_no_images_but_can_look_new_ones_up(tmp_path):
         with pytest.raises(ValueError, match='no images in the training set. `export` leaves'): f()
     with pytest.raises(ValueError, match='as `among`'): again.nearest(im)
     pd.testing.assert_frame_equal(again.nearest(im, among=table), l.nearest(im))
+
+def test_what_is_missing_is_named(tmp_path):
+    dls = image_dls(digit_files(tmp_path, 12), size=16, bs=4, valid_pct=0)
+    with pytest.raises(ValueError, match='the data set, or the list of ids, is empty'): psm_learner(dls, bank_size=8).features(1)
+    with pytest.raises(TypeError, match='Signs without labels need PSMCallback'):
+        Learner(dls, small_resnet(1), loss_func=no_loss).signs_without_labels()
+    with pytest.raises(ValueError, match='limit must be at least 1, got 0'): digits_dls(limit=0)
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     f = tmp_path/'e.safetensors'
