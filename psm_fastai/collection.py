@@ -11,6 +11,7 @@ __all__ = ['small_gray', 'pixel_digest', 'file_digest', 'with_file_digests', 'Co
 # %% ../nbs/07c_collection.ipynb #b794a75b
 import hashlib, math, os, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import Image, Learner, Path, Tensor, chunked, patch, store_attr
+from functools import cached_property
 from PIL import ImageOps
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
@@ -19,7 +20,7 @@ from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
 from .files import atomic_write, say
 from .folders import read_table, short_name, shown
-from .images import laid_over
+from .images import open_picture
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
@@ -100,10 +101,15 @@ class Collection:
     )->Image.Image:
         "An image to look at, over white if it is transparent"
         if self.image is not None: return self.image(i)
-        try:
-            with Image.open(self.table.file[i]) as im: return laid_over(ImageOps.exif_transpose(im))
-        except (OSError, TypeError, AttributeError):        # moved, or of a kind that Pillow can't show
-            return Image.fromarray(self.gray[i].numpy())
+        try: return open_picture(self.table.file[i], **self.reading)
+        except Exception: return Image.fromarray(self.gray[i].numpy())       # of any kind: a file may be gone, or anything
+
+    @cached_property
+    def reading(self):
+        "Black and white of images with more than 8 bits, as the encoder in `folder` was trained with them. Empty if that is not known"
+        try: reading = load_encoder(self.folder).images['reading']
+        except Exception: return {}
+        return {n: reading[n] for n in ('max_value','min_value')}
 
 # %% ../nbs/07c_collection.ipynb #af749f87
 @patch

@@ -11,7 +11,7 @@ __all__ = ['check_places', 'images_at', 'filled_bank', 'mining_pool', 'queries_a
 import hashlib, json, math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Path, TensorImage, no_random, partial, store_attr
 from fastcore.basics import patch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -23,7 +23,7 @@ from .encoder import keep_modes
 from .evaluate import item_files
 from .files import digest, regular, atomic_write, say
 from .folders import short_name
-from .images import in_threads
+from .images import in_threads, picture_size
 from .layout import lay_out
 from .learner import *
 from .loss import PSMLoss, by_new_names, check_number
@@ -259,10 +259,10 @@ def add_picture(self:NeighbourHistory,
 # %% ../nbs/08a_history.ipynb #h0000031
 @patch
 def _native(self:NeighbourHistory, dls, i):
-    "Width and height of an image in its file if Pillow can read it, else as training sees it, or 0 and 0 if it can't be read"
-    try:
-        with Image.open(self.files[i]) as im: return im.size
-    except (KeyError, OSError): pass
+    "Width and height of an image in its file, else as training sees it, or 0 and 0 if it can't be read"
+    read = image_reader(dls.train_ds)
+    try: return picture_size(self.files[i], read and read.max_pixels)
+    except Exception: pass                                # of any kind: a file may be gone, or anything
     try: return train_image(dls, i).size
     except Exception: return 0,0
 

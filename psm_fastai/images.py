@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/images.html.md"""
 
 # %% auto #0
 __all__ = ['refused_formats', 'height_and_width', 'ReadImage', 'laid_over', 'PILImageRGBA', 'TensorBands', 'in_threads',
-           'refuse_failed', 'value_range', 'reader_for', 'tell_clipped']
+           'refuse_failed', 'value_range', 'reader_for', 'tell_clipped', 'picture_size', 'open_picture']
 
 # %% ../nbs/00_images.ipynb #f0e22552
 import io, lzma, math, numpy as np, re, stat, struct, tifffile, torch, zlib
@@ -681,3 +681,30 @@ def tell_clipped(
     share,worst = max(seen)
     say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white. "
          f"The most are in {worst}: {share:.2%} of its values.")
+
+# %% ../nbs/00_images.ipynb #b2233a76
+def picture_size(
+    o, # A path, or the bytes of a file
+    max_pixels:int|None=None, # Largest image that is opened, as for `ReadImage`
+)->tuple:
+    "Width and height of an image in its file. Raises `ValueError` or `OSError` if it can't be opened"
+    with _file(o) as f: im = _open(f, max_pixels=max_pixels).im
+    return im.size if isinstance(im, Image.Image) else im.shape[:0:-1]
+
+def open_picture(
+    o, # A path, or the bytes of a file
+    max_value:float|None=None, # White of an image with more than 8 bits. None: by its values
+    min_value:float|None=None, # Its black
+    max_pixels:int|None=None, # Largest image that is opened, as for `ReadImage`
+)->Image.Image: # Gray or RGB
+    """An image as its file holds it, whole and upright. Of more than four channels the first three.
+    Raises `ValueError` or `OSError` if it can't be opened"""
+    with _file(o) as f:
+        raw = _open(f, max_pixels=max_pixels)
+        if isinstance(raw.im, Image.Image): ImageOps.exif_transpose(raw.im, in_place=True)
+        raw = _deep(raw)
+        if isinstance(raw.im, Image.Image): return laid_over(raw.im)
+    if not raw.mode: raw = raw._replace(im=raw.im[:3] if len(raw.im)>2 else raw.im[:1])
+    n = len(raw.im)-bool(raw.mode)
+    if max_value is None and raw.im.dtype not in (bool,np.uint8): min_value,max_value = value_range(_some(raw.im[:n]))
+    return ReadImage(raw.im.shape[1:], n, max_value, min_value)._finish(raw, o)

@@ -1,5 +1,5 @@
 "Copies, strangers and kinds are found in images whose truth is known, with labels or without, from a learner or from a file"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, tifffile, torch
 from fastai.vision.all import Image, Learner, Path, set_seed
 from psm_fastai.all import *
 from common import *
@@ -273,3 +273,37 @@ def test_a_cluster_is_drawn_with_its_size(folder):
     kinds = learner(folder).clusters(3)
     first = [drawn(lambda: kinds.show(n, ncols=2)).axes[0].get_title() for n in (None,2)]
     assert first==['0 (12 images)']*2, 'all of them, also if few are drawn'
+
+def test_saved_pictures_of_more_than_8_bits_are_neither_white_nor_black(tmp_path):
+    "With the black and white of training if the encoder lies next to them, else by their own values"
+    rng,folder = np.random.default_rng(0),tmp_path/'deep'
+    folder.mkdir()
+    for i in range(10):
+        a = np.linspace(0, 100*(i+1), 400).reshape(20,20)
+        tifffile.imwrite(folder/f'{i}.tif', rng.permutation(a).astype(np.float32 if i%2 else np.uint16))
+    learn = psm_learner(image_dls(folder, size=20, bs=2, valid_pct=0), 'small_resnet')
+    photos = learn.collection()
+    photos.save(tmp_path/'features.parquet')
+    for with_encoder in (False,True):
+        if with_encoder: learn.save_encoder(tmp_path/'encoder.safetensors')
+        back = load_collection(tmp_path)
+        for i in range(10):
+            got,seen = (np.asarray(c.picture(i).convert('L')).astype(int) for c in (back,photos))
+            if with_encoder: assert (got==seen).all()
+            else: assert len(np.unique(got))>50 and got.max()>90 and np.corrcoef(got.ravel(), seen.ravel())[0,1]>.99
+
+def test_images_that_max_pixels_lets_in_are_shown_or_replaced(tmp_path, monkeypatch):
+    "A history does not end their training, and a saved collection draws their small gray picture"
+    noise_files(tmp_path, [(40,40)]*12)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    dls = image_dls(tmp_path, size=16, bs=4, valid_pct=0, max_pixels=1600)
+    history = NeighbourHistory(n_probes=2, n_pos=2)
+    learn = quiet(dls, model=tiny(3), cbs=[PSMCallback(bank_size=8), history], loss_func=no_loss)
+    learn.fit(1)
+    assert history.thumbs.px==48 and all(history.thumbs.picture(str(i)) for i in range(12))         # by their 40 pixels, not by 16
+    learn.collection().save(tmp_path/'f.parquet')
+    back = load_collection(tmp_path/'f.parquet')
+    back.outliers(2).show()
+    assert back.picture(0).size==(16,16)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1600)
+    assert back.picture(0).size==(40,40)
