@@ -10,11 +10,13 @@ __all__ = ['some_items', 'experiment_dls', 'resolved', 'pretrain', 'pretrain_and
 
 # %% ../nbs/11_experiment.ipynb #926003dc
 import inspect, json, math, pandas as pd, subprocess, time, torch
+from contextlib import ExitStack
 from fastai.vision.all import Callback, CancelValidException, DataLoaders, Learner, Path, delegates, listify, no_random, set_seed
 from functools import lru_cache
 from operator import index
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
+from zlib import crc32
 from .callback import method_settings, psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
 from .files import atomic_write, locked, long_bar
@@ -225,7 +227,6 @@ def _computed(out, run, keys):
 
 def _add(rows, out, run, s):
     "Add the rows of the settings `s` to the table, unless another process has done so"
-    out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if len(_computed(out, run, [_key(s)])): return
         table = _stored(out)
@@ -253,6 +254,16 @@ def _tell_failed(rows, n, out):
         print(f"{len(bad)} of {n} settings failed, the first with {bad.error.iloc[0]}. Their rows in {out} say more. "
             "Delete them to try again")
 
+# %% ../nbs/11_experiment.ipynb #dcc1a8c1
+def _train_one(run, s, how, out, wait):
+    "Run one of the settings, unless the table has it. Returns whether it is done: False if another process is still at it after `wait` seconds"
+    claim = ExitStack()
+    try: claim.enter_context(locked(out.with_name(f'{out.name}.{crc32(_key(s).encode()):08x}'), wait))
+    except BlockingIOError: return False
+    with claim:
+        if not len(_computed(out, run, [_key(s)])): _add(_rows(run, s, how), out, run, s)
+    return True
+
 # %% ../nbs/11_experiment.ipynb #f8c84db4
 def sweep(
     settings, # Arguments of `run`, dicts of what JSON can hold: a list of them, or a dict of name to arguments
@@ -267,9 +278,9 @@ def sweep(
     there = {*_computed(out, run, list(wanted)).settings}
     todo = [s for key,(_,s) in wanted.items() if key not in there]
     how = _provenance() if todo else {}
-    for s in long_bar(todo, len(todo), 1):
-        if len(_computed(out, run, [_key(s)])): continue       # another process has done it meanwhile
-        _add(_rows(run, s, how), out, run, s)
+    if todo: out.parent.mkdir(parents=True, exist_ok=True)
+    left = [s for s in long_bar(todo, len(todo), 1) if not _train_one(run, s, how, out, 0)]
+    for s in left: _train_one(run, s, how, out, -1)
     res = _computed(out, run, list(wanted))
     place = {key: i for i,key in enumerate(wanted)}
     res = res.iloc[res.settings.map(place).argsort(kind='stable')].reset_index(drop=True)

@@ -189,17 +189,24 @@ def test_no_spreadsheet_computes_an_error(tmp_path):
     sweep([dict(x=1)], tmp_path/'t.csv', f)
     assert pd.read_csv(tmp_path/'t.csv').error.tolist()==['ValueError: =1+1']
 
-def test_two_processes_share_a_table(tmp_path):
-    "No row is lost, and what one has done the other leaves out"
-    code = """import sys, time
+two_at_once = """import sys, time
+from pathlib import Path
 from psm_fastai.experiment import sweep
+table,xs = sys.argv[1:]
 def f(x):
-    time.sleep(.02)
+    with open(table+'.log', 'a') as log: log.write(f'{x}\\n')
+    time.sleep(.3)
     return dict(y=x)
-sweep([dict(x=i) for i in eval(sys.argv[2])], sys.argv[1], f)"""
-    ps = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'t.csv', r]) for r in ('range(12)','range(11,-1,-1)')]
+sweep([dict(x=i) for i in eval(xs)], table, f)"""
+
+def test_two_processes_share_a_table(tmp_path):
+    "No row is lost, and what one has done or is doing the other leaves out"
+    table = tmp_path/'t.csv'
+    ps = [subprocess.Popen([sys.executable, '-c', two_at_once, table, r]) for r in ('range(12)','range(12)')]
     assert [p.wait() for p in ps]==[0,0]
-    assert sorted(pd.read_csv(tmp_path/'t.csv').x)==[*range(12)] and [f.name for f in tmp_path.iterdir()]==['t.csv']
+    assert sorted(pd.read_csv(table).x)==[*range(12)]
+    assert sorted(map(int, (tmp_path/'t.csv.log').read_text().split()))==[*range(12)]          # each was run once
+    assert {f.name for f in tmp_path.iterdir()}=={'t.csv','t.csv.log'}
 
 def test_nothing_to_sweep(tmp_path):
     for none in ({},[]): assert not len(sweep(none, tmp_path/'t.csv', max))

@@ -3,8 +3,8 @@ import pickle, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from pathlib import Path
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, Learner, MultiCategoryBlock,
-    Normalize, PILImageBW, RegressionBlock, accuracy_multi, create_body, get_image_files, load_learner, set_seed)
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CSVLogger, DataBlock, ImageBlock, Learner,
+    MultiCategoryBlock, Normalize, PILImageBW, RegressionBlock, accuracy_multi, create_body, get_image_files, load_learner, set_seed)
 from psm_fastai.all import *
 from torchvision.models import ResNet18_Weights, resnet18
 from urllib.error import URLError
