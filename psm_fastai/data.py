@@ -402,6 +402,8 @@ def image_dls(
     _check_options(kwargs)
     _check_cache(cache, source)
     _check_skip(skip_broken, verify or in_memory or cache is not None)
+    if label_col is None and label_from is not None:
+        raise ValueError(f"label_col=None means no labels, and label_from={label_from!r} asks for some. Leave one of them out")
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
     n_train = len(train)

@@ -186,6 +186,8 @@ def _load_digits(kwargs):
 def _load_named(data, size, workers, in_memory, kwargs):
     if Path(data).is_dir(): say(f"{data} is the data set of that name. For the folder {data} give ./{data}")
     if size is not None: raise ValueError(f"--size is for folders of images, and {data} has a size of its own")
+    if data=='digits' and (workers or not in_memory):
+        raise ValueError("--from-disk and --workers are for image files, and the digits are none")
     if data=='digits': return _load_digits(kwargs)
     load = dict(cifar10=cifar10_dls, cifar100=cifar100_dls)[data]
     try: return load(in_memory=in_memory, num_workers=workers, **kwargs)

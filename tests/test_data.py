@@ -277,6 +277,11 @@ def test_unreadable_files_are_named_together(classes, in_memory):
     for f in files: f.write_text('')
     with pytest.raises(ValueError, match="24 of 24 images can't be read: .* and 14 more"): small_dls(classes, in_memory=in_memory)
 
+def test_labels_are_wanted_or_not(tmp_path):
+    folder = noise_files(tmp_path, [(8,8)]*4, [f'{c}/{i}.png' for c in 'ab' for i in range(2)])
+    with pytest.raises(ValueError, match='label_col=None means no labels, and label_from=-1 asks for some'):
+        image_dls(folder, size=8, bs=2, label_col=None, label_from=-1)
+
 def test_drawing_the_validation_images_leaves_random_numbers_alone(tmp_path):
     "Two seeds of an experiment don't get the same weights because the loaders were made in between"
     folder = noise_files(tmp_path, [(8,8)]*10)

@@ -108,6 +108,11 @@ def test_checkpoints_of_the_user_stay(tmp_path):
     assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint.pth','checkpoint_mine.pth'}
     assert (tmp_path/'checkpoint_mine.pth').read_text()=='of the user'
 
+@pytest.mark.parametrize('option', [dict(workers=2), dict(from_disk=True)])
+def test_the_digits_have_no_files(tmp_path, option):
+    with pytest.raises(ValueError, match='--from-disk and --workers are for image files, and the digits are none'):
+        pretrain.psm_pretrain('digits', limit=60, epochs=1, out=tmp_path/'run', **option)
+
 def test_resume_keeps_the_batch_size(tmp_path):
     "One that was given has to be given again; one that the data decided may be left out, or named"
     psm_net = dict(data='digits', method='psm')
