@@ -197,6 +197,29 @@ def _pairs(self:Collection, near=10):
     pairs = torch.cat([pairs, torch.stack([first, rows], 1)[first!=rows]])
     return pairs.sort(1).values.unique(dim=0)
 
+# %% ../nbs/07c_collection.ipynb #e4f7471d
+_at_once = 2**12         # pairs whose pictures are compared at a time: each takes about 4 kB
+
+@patch
+def _compared(self:Collection):
+    "Both rows of each pair that may be copies, whether their pixels are equal, and the likeness of their pictures"
+    a,b = self._pairs().T
+    digest = self.table.pixels.to_numpy()
+    same = torch.tensor(digest[a.numpy()]==digest[b.numpy()])        # one pair alone would be taken for a number
+    like = [likeness(self.gray[i], self.gray[j]) for i,j in zip(a.split(_at_once), b.split(_at_once))]
+    return a,b,same,torch.cat(like)
+
+@patch
+def near_copies(self:Collection,
+    n:int=20, # Maximum number of pairs
+)->list: # Pairs of rows
+    "The pairs that look most alike and whose pixels differ. None whose pictures have nothing in common"
+    if len(self)<2: return []
+    a,b,same,like = self._compared()
+    at = torch.where(~same & (like>0))[0]
+    best = at[like[at].argsort(descending=True, stable=True)[:n]]
+    return torch.stack([a,b], 1)[best].tolist()
+
 # %% ../nbs/07c_collection.ipynb #07470670
 def _two_a_row(table, ncols):
     pairs = [[(r.row, _short(r.file)),(r.other_row, _short(r.other))] for r in table.itertuples()]
@@ -210,10 +233,7 @@ def duplicates(self:Collection,
     The pixels of the whole pictures are meant, or what training sees of images that come from no files"""
     check_number('n', n, 1, whole=True)
     if len(self)<2: raise ValueError(f"Duplicates need two images at least, and there is {len(self)}")
-    a,b = self._pairs().T
-    digest = self.table.pixels.to_numpy()
-    same = torch.tensor(digest[a.numpy()]==digest[b.numpy()])        # one pair alone would be taken for a number
-    like = likeness(self.gray[a], self.gray[b])
+    a,b,same,like = self._compared()
     order = (like+10*same).argsort(descending=True, stable=True)[:n]
     a,b = a[order],b[order]
     other = pd.Series(self.table.file.to_numpy()[b.numpy()], self.table.index[a.numpy()], dtype=object)     # names need not be valid text

@@ -190,11 +190,8 @@ def _first_copies(c, rows, at):
 # %% ../nbs/08c_map.ipynb #a42a5af7
 def _near_copies(c, rows, at, n=20):
     "For each of these rows of a collection the position of the image that looks like it, by the `n` pairs most alike, else -1"
-    res = dict.fromkeys(rows.tolist(), -1)
-    if len(c)<2: return list(res.values())
-    place,pairs = dict(zip(rows.tolist(), at.tolist())),c.duplicates(11*len(c))        # all: any number of them may have the same pixels
-    near = pairs[~pairs.same_pixels & (pairs.likeness>0)].head(n)
-    for a,b in zip(near.row, near.other_row):
+    res,place = dict.fromkeys(rows.tolist(), -1),dict(zip(rows.tolist(), at.tolist()))
+    for a,b in c.near_copies(n):
         if a not in place or b not in place: continue
         if res[a]<0: res[a] = place[b]
         if res[b]<0: res[b] = place[a]

@@ -307,3 +307,21 @@ def test_images_that_max_pixels_lets_in_are_shown_or_replaced(tmp_path, monkeypa
     assert back.picture(0).size==(16,16)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1600)
     assert back.picture(0).size==(40,40)
+
+def test_pairs_are_compared_in_parts_and_only_the_best_come_back(monkeypatch):
+    "With the values that one table of all pairs has, and memory for a few pairs"
+    from psm_fastai import collection
+    g,most = torch.Generator().manual_seed(0),[]
+    gray,feats = torch.randint(0, 256, (300,16,16), dtype=torch.uint8, generator=g),torch.randn(300, 8, generator=g)
+    gray[1::10],feats[1::10] = gray[::10].flip(2),feats[::10]
+    names,pixels = [f'{i}.png' for i in range(300)],[str(i-i%2 if i%20<2 else i) for i in range(300)]
+    c = Collection(feats, gray, pd.DataFrame(dict(file=names, label=None, pixels=pixels)))
+    pairs = c.duplicates(11*300)
+    want = pairs[~pairs.same_pixels & (pairs.likeness>0)].head(20)[['row','other_row']].to_numpy().tolist()
+    all_pairs = likeness(gray[pairs.row.to_numpy()], gray[pairs.other_row.to_numpy()])
+    np.testing.assert_array_equal(pairs.likeness, all_pairs)
+    monkeypatch.setattr(collection, '_at_once', 100)
+    monkeypatch.setattr(collection, 'likeness', lambda a, b: most.append(len(a)) or likeness(a, b))
+    assert c.near_copies(20)==want and len(want)==20 and pairs.same_pixels.sum()==15
+    assert max(most)==100 and sum(most)==len(pairs)
+    pd.testing.assert_frame_equal(c.duplicates(11*300), pairs)
