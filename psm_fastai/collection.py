@@ -15,7 +15,7 @@ from functools import cached_property
 from PIL import ImageOps
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
-from .data import train_image
+from .data import item_picture, train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
 from .files import atomic_write, say
@@ -361,7 +361,7 @@ def show_nearest(self:Learner,
     asked = self.dls.test_dl(images, num_workers=0).dataset
     def drawn(r): return train_image(self.dls, r.id),f'{r.similarity:.2f} {_short(r.file, 12)}'
     found = [[drawn(r) for r in table[table['query']==i].itertuples()] for i in range(len(images))]
-    _draw_nearest([asked[i][0] for i in range(len(images))], found, size)
+    _draw_nearest([item_picture(asked[i][0]) for i in range(len(images))], found, size)
 
 # %% ../nbs/07c_collection.ipynb #b15d0e2a
 def _neighbours(feats, asked, k):

@@ -6,7 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/data.html.md"""
 
 # %% auto #0
 __all__ = ['cifar100_stats', 'MemoryDL', 'move_digits', 'digits_dls', 'same_images', 'no_loss', 'ClassName', 'Labels',
-           'image_dls', 'image_reader', 'train_image', 'cifar10_dls', 'cifar100_dls', 'tiny_imagenet_dls']
+           'image_dls', 'image_reader', 'item_picture', 'train_image', 'cifar10_dls', 'cifar100_dls',
+           'tiny_imagenet_dls']
 
 # %% ../nbs/00b_data.ipynb #b966d660
 import errno, inspect, math, numpy as np, pandas as pd, psutil, torch, torch.nn.functional as F
@@ -441,6 +442,14 @@ def image_reader(
     return next((f for tl in getattr(ds, 'tls', ())[:1] for f in tl.tfms.fs if isinstance(f, ReadImage)), None)
 
 # %% ../nbs/00b_data.ipynb #d2c126c6
+def item_picture(
+    im, # An image as a data set gives it: a PIL image, or a tensor `[C, H, W]`
+)->Image.Image:
+    "An image to look at. Of more than four channels the first three, of two the first"
+    if isinstance(im, Image.Image): return im
+    im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
+    return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
+
 def train_image(
     dls, # Loaders of images
     i:int, # Position in the data set
@@ -451,9 +460,7 @@ def train_image(
     ds = dls[ds_idx].dataset
     read = image_reader(ds) if side else None
     im = read.of_side(side).read(ds.tls[0].items[int(i)]) if read else ds[int(i)][0]
-    if isinstance(im, Image.Image): return im
-    im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
-    return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
+    return item_picture(im)
 
 # %% ../nbs/00b_data.ipynb #dc20cfb5
 def cifar10_dls(

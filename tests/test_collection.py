@@ -325,3 +325,11 @@ def test_pairs_are_compared_in_parts_and_only_the_best_come_back(monkeypatch):
     assert c.near_copies(20)==want and len(want)==20 and pairs.same_pixels.sum()==15
     assert max(most)==100 and sum(most)==len(pairs)
     pd.testing.assert_frame_equal(c.duplicates(11*300), pairs)
+
+@pytest.mark.parametrize('bands', [2,5,12])
+def test_nearest_images_of_many_bands_are_drawn(tmp_path, bands):
+    rng = np.random.default_rng(0)
+    for i in range(12): np.save(tmp_path/f'{i}.npy', rng.integers(0, 256, (16,16,bands), dtype=np.uint8))
+    learn = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0, channels=bands), 'small_resnet')
+    asked,first,*_ = drawn(lambda: learn.show_nearest(tmp_path/'3.npy', n=2)).axes
+    assert np.array_equal(asked.images[0].get_array(), first.images[0].get_array())
