@@ -126,6 +126,7 @@ def collection(self:Learner)->Collection:
 class Answer(pd.DataFrame):
     "A table whose rows belong to images. `show` draws them"
     _metadata = ['collection','lines']
+    collection = lines = None          # as after `merge` and `concat`, which drop them
     @property
     def _constructor(self): return Answer
 
@@ -139,6 +140,9 @@ class Answer(pd.DataFrame):
         size:float=1.3, # Width of an image, in inches
     ):
         "Draw the images of the first rows, with the names of their files"
+        if self.collection is None:
+            raise ValueError("This table has lost its images, as after merge or concat. Show the answer that it was made from")
+        if not len(self): raise ValueError("This table has no rows, so there is nothing to show")
         lines = self.lines(self if n is None else self.head(n), ncols)
         h,w = len(lines),max(len(l) for l in lines)
         fig,axs = plt.subplots(h, w, figsize=(w*size, h*size*1.25), squeeze=False, layout='constrained')
@@ -146,7 +150,7 @@ class Answer(pd.DataFrame):
         for line,row in zip(lines, axs):
             for (i,title),ax in zip(line, row):
                 ax.imshow(self.collection.picture(i), cmap='gray')
-                ax.set_title(title, fontsize=7)
+                ax.set_title(title, fontsize=7, parse_math=False)
 
 # %% ../nbs/07c_collection.ipynb #7caaeef8
 def _short(file, n=18): return short_name(Path(file).name, n) if isinstance(file, str) else ''

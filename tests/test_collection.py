@@ -333,3 +333,16 @@ def test_nearest_images_of_many_bands_are_drawn(tmp_path, bands):
     learn = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0, channels=bands), 'small_resnet')
     asked,first,*_ = drawn(lambda: learn.show_nearest(tmp_path/'3.npy', n=2)).axes
     assert np.array_equal(asked.images[0].get_array(), first.images[0].get_array())
+
+def test_an_answer_is_shown_or_says_why_not(tmp_path):
+    "Also if it is empty, lost its images, or has file names that look like formulas"
+    noise_files(tmp_path, [(16,16)]*12, [f'${i}_{{$.png' for i in range(12)])
+    photos = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0)).collection()
+    pairs = photos.duplicates(4)
+    titles = [ax.get_title() for ax in drawn(pairs.show).axes]
+    assert all(t.startswith('$') for t in titles[:8])
+    plt.gcf().canvas.draw()
+    with pytest.raises(ValueError, match='has no rows'): pairs[pairs.same_pixels].show()
+    for lost in (pairs.merge(pairs[['row']], on='row'), pd.concat([pairs, pairs])):
+        with pytest.raises(ValueError, match='has lost its images'): lost.show()
+    assert len(drawn(pairs[pairs.likeness>-1].show).axes)==8
