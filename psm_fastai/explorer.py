@@ -15,6 +15,7 @@ from fastcore.imports import in_notebook
 from html import escape
 from IPython.display import HTML, display
 from .callback import data_fingerprint
+from .collection import as_utf8
 from .files import no_formulas, atomic_write
 from .evaluate import Accuracy
 from .history import NeighbourHistory
@@ -116,7 +117,7 @@ def _files_and_labels(self:NeighbourExplorer, ids):
     "The file and the class of each image, None if it has none"
     v,at = self.view,[self.at.get(i) for i in ids]
     def label(p): return None if p is None or v['labels'][p]<0 else v['vocab'][v['labels'][p]]
-    return [None if p is None else v['paths'][p] for p in at],[label(p) for p in at]
+    return [None if p is None else as_utf8(v['paths'][p]) for p in at],[as_utf8(label(p)) for p in at]
 
 # %% ../nbs/09b_explorer.ipynb #9167e48a
 @patch

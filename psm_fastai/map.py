@@ -165,7 +165,8 @@ def map_collection(
     feats = np.asarray((known or h.map.parts['feats'])[-1], np.float32)
     at = np.flatnonzero(np.isfinite(feats).all(1))
     ids = h.map.ids[at].tolist()
-    table = pd.DataFrame(dict(id=ids, file=[h.files.get(i) for i in ids], label=[h.label(i) for i in ids]))
+    def named(f): return pd.Series([f(i) for i in ids], dtype=object)            # names need not be valid text
+    table = pd.DataFrame(dict(id=ids, file=named(h.files.get), label=named(h.label)))
     table = with_file_digests(table.assign(pixels=[h.pixels.get(i, f'image {i}') for i in ids]))
     by_sprite = sorted(ids, key=lambda i: h.thumbs.place.get(str(i), -1))          # so that each sprite is decoded once
     gray = {i: _gray(h, i) for i in by_sprite}

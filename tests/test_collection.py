@@ -1,5 +1,5 @@
 "Copies, strangers and kinds are found in images whose truth is known, with labels or without, from a learner or from a file"
-import numpy as np, pandas as pd, pytest, tifffile, torch
+import os, numpy as np, pandas as pd, pytest, tifffile, torch
 from fastai.vision.all import Image, Learner, Path, set_seed
 from psm_fastai.all import *
 from common import *
@@ -346,3 +346,20 @@ def test_an_answer_is_shown_or_says_why_not(tmp_path):
     for lost in (pairs.merge(pairs[['row']], on='row'), pd.concat([pairs, pairs])):
         with pytest.raises(ValueError, match='has lost its images'): lost.show()
     assert len(drawn(pairs[pairs.likeness>-1].show).axes)==8
+
+def test_names_that_are_no_text(tmp_path):
+    "A CSV to fill in can't have them, which is said before anyone fills it in. Flags have them as text"
+    names = [os.fsdecode(b'\xe9 %d.png' % i) for i in range(12)]
+    folder = noise_files(tmp_path/'photos', [(16,16)]*12, names)
+    history = NeighbourHistory(n_probes=4, n_pos=2)
+    learn = quiet(image_dls(folder, size=16, bs=4, valid_pct=0), model=tiny(3), cbs=[PSMCallback(bank_size=8), history], loss_func=no_loss)
+    learn.fit(1)
+    photos = learn.collection()
+    with pytest.raises(ValueError, match=r'3 of 3 files have names that are no valid text, such as .udce9 [0-9]+.png'):
+        photos.to_label(3, tmp_path/'label.csv')
+    assert not (tmp_path/'label.csv').exists() and {Path(f).name for f in photos.to_label(3).file} <= {*names}
+    ex = NeighbourExplorer(history, layout='pca')
+    ex.flag()
+    ex.to_csv(tmp_path/'flags.csv')
+    file, = pd.read_csv(tmp_path/'flags.csv').query_file
+    assert Path(file).name.startswith('�')
