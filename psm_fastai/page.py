@@ -127,6 +127,12 @@ def _frame(im, view, i, at, px, colour):
     if tile: im.paste(tile.resize((px,px), Image.LANCZOS), (int(x-px/2),int(y-px/2)))
 
 # %% ../nbs/09a_page.ipynb #p0000009
+def _ring(draw, at, r, colour, width):
+    x,y = at
+    draw.ellipse([x-r, y-r, x+r, y+r], outline=colour, width=width)
+
+_row = 76           # height of the row of pictures
+
 def map_picture(
     view:dict, # From `map_view`
     query:int, # Position of the chosen image
@@ -134,16 +140,21 @@ def map_picture(
     run:int=0, # Index into its runs
     size:tuple=(720,460), # Width and height
 )->Image.Image: # RGBA, its background transparent
-    "The map as a picture"
-    at,r = _on_canvas(unit_places(view['runs'][run]['xy'][epoch]), size),7
+    "The map as a picture, and below it the chosen image and its neighbours"
+    (w,h),r = size,7
+    at = _on_canvas(unit_places(view['runs'][run]['xy'][epoch]), (w,h-_row))
     there = np.isfinite(at).all(1)
-    im = Image.new('RGBA', (2*size[0],2*size[1]))
+    im = Image.new('RGBA', (2*w,2*h))
     draw = ImageDraw.Draw(im)
     for (x,y),c in zip(at[there], _kinds(view)[there]): draw.ellipse([x-r, y-r, x+r, y+r], fill=_colours[c%8] if c>=0 else _gray)
-    near = [o for o in _near(view, query, epoch, run) if there[query] and there[o[0]]]
-    for j,w,right in near: _line(draw, at[query], at[j], _edges[right], 3+w//40, _dash(w, right))
-    for j,w,right in near: _frame(im, view, j, at[j], 44, _edges[right])
-    if there[query]: _frame(im, view, query, at[query], 88, _chosen)
+    near = [*_near(view, query, epoch, run)]
+    on_map = [o for o in near if there[query] and there[o[0]]]
+    for j,weight,right in on_map: _line(draw, at[query], at[j], _edges[right], 3+weight//40, _dash(weight, right))
+    for j,_,right in on_map: _ring(draw, at[j], 14, _edges[right], 4)
+    if there[query]: _ring(draw, at[query], 20, _chosen, 8)
+    y = 2*h-_row
+    _frame(im, view, query, (80,y), 124, _chosen)
+    for n,(j,_,right) in enumerate(near): _frame(im, view, j, (220+116*n,y), 96, _edges[right])
     return im.resize(size, Image.LANCZOS)
 
 # %% ../nbs/09a_page.ipynb #33a72e10
