@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from .files import atomic_write
 from .history import NeighbourHistory
 from .layout import unit_places
-from .map import map_view
+from .map import kept_history, map_view
 from .panel import static_text
 
 # %% ../nbs/09a_page.ipynb #p0000002
@@ -186,9 +186,11 @@ def _check_runs(runs):
         raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of these, got a {type(bad[0]).__name__}")
 
 def _as_histories(runs, ids):
-    "Histories. A learner becomes one, of the images `ids` or of those of the histories next to it"
+    """Histories. A learner alone becomes the one among its callbacks. With `ids`, next to a history, or without callbacks that kept one,
+    it becomes one of how it is now, of the images `ids` or of those of the histories next to it"""
     hs = list(runs) if isinstance(runs, (list,tuple)) else [runs]
     _check_runs(hs)
+    if ids is None and all(isinstance(h, Learner) for h in hs): hs = [kept_history(h) or h for h in hs]
     given = [h for h in hs if isinstance(h, NeighbourHistory)]
     if ids is None and given: ids = given[0].ids
     last = min((h.epochs[-1]['epoch'] for h in given if h.epochs), default=None)
@@ -199,10 +201,10 @@ def _as_histories(runs, ids):
 
 # %% ../nbs/09a_page.ipynb #ddd0e625
 def neighbour_page(
-    history, # A `NeighbourHistory`, a learner with `PSMCallback` as it is now, or a list of these, to be shown side by side
+    history, # A `NeighbourHistory`, a learner with `PSMCallback`, or a list of these, to be shown side by side
     path, # File to write
     title:str='Mined neighbours', # Heading of the page
-    ids=None, # Images to follow if a learner is given. None: those of a history next to it, or 64 that are drawn
+    ids=None, # Images to follow of a learner as it is now. None: those of its history or of one next to it, or 64 that are drawn
     layout:str='tsne', # Layout of the map. 'pca' is quicker
 )->Path: # The file
     """Write one HTML file that needs nothing else: the map of all images, what each mined, and the negatives drawn for the probes,

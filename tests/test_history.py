@@ -129,6 +129,15 @@ def test_a_page_of_learners_shows_the_same_images(tmp_path):
     assert view('last.html')['epochs']==[3]
     with pytest.raises(ValueError, match='follow different images'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
 
+def test_a_page_of_a_learner_shows_its_history(tmp_path):
+    "As map and explorer do. With `ids`, or next to a history, it shows the learner as it is now"
+    h,plain = NeighbourHistory(n_probes=3),quiet(cbs=[PSMCallback(bank_size=64)])
+    learn = quiet(cbs=[PSMCallback(bank_size=64), h])
+    for l in (learn,plain): l.fit(2)
+    def epochs(*args, **kwargs): return unpacked(neighbour_page(*args, tmp_path/'x.html', layout='pca', **kwargs))['epochs']
+    assert epochs(learn)==epochs([learn])==map_view(learn, layout='pca')['epochs']==[0,1,2]
+    assert epochs([learn,plain])==[2] and epochs(learn, ids=[3,7])==[1] and epochs([h,learn])==[2]
+
 @pytest.mark.parametrize('method,mine_after,said', [('pnsm',0.,'This method pulls none of them. The trusted ones are left out'),
                                                     ('pnsm',.9,'and the whole bank as negatives\\.'),
                                                     ('moco',None,'This method mines nothing'),
