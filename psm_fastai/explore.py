@@ -24,8 +24,8 @@ from .mining import admissible, mine_positives, soft_weights
 # %% ../nbs/09_explore.ipynb #521d06bb
 def _row_of(pool):
     "A dict from the id of an image to its latest row in a bank or an index"
-    ids = pool.ids.tolist()
-    return {ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if ids[r]>=0 and pool.ready[r]}
+    ids,ready = pool.ids.tolist(),pool.ready.tolist()
+    return {ids[r]: r for r in pool.steps.argsort(stable=True).tolist() if ids[r]>=0 and ready[r]}
 
 # %% ../nbs/09_explore.ipynb #e7917511
 def _nearest(loss, bank, ids, rows, k):

@@ -158,3 +158,13 @@ def test_a_rule_of_ones_own_is_carried_by_everything(tmp_path):
     assert isinstance(MiningLab(learn).loss, FirstRows)
     other = quiet(cbs=[PSMCallback(rule='bank', n_pos=3, mine_after=0.)], path=tmp_path)
     with pytest.raises(ValueError, match="rule was 'FirstRows' and is 'bank'"): CheckpointCallback(tmp_path/'c.pth').resume(other)
+
+def test_a_look_at_neighbours_does_not_ask_all_rows_for_each_row(monkeypatch):
+    "An index computes which of its rows are ready whenever it is asked"
+    from psm_fastai.neighbours import NeighbourIndex
+    learn,asked = quiet(cbs=[PSMCallback(n_pos=3, mine_after=0.)]),[]
+    learn.fit(1, 1e-3)
+    plain = NeighbourIndex.ready
+    monkeypatch.setattr(NeighbourIndex, 'ready', property(lambda self: asked.append(1) or plain.fget(self)))
+    mined_neighbours(learn, n=2)
+    assert len(learn.model.loss.index)==200 and len(asked)<10
