@@ -25,7 +25,7 @@ from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
 from .neighbours import nearest_images
-from .transfer import encoder_reader, image_features
+from .transfer import as_list, encoder_reader, image_features
 
 # %% ../nbs/07c_collection.ipynb #8730332e
 def small_gray(
@@ -363,7 +363,7 @@ def show_nearest(self:Learner,
     size:float=1.3, # Width of an image, in inches
 ):
     "Draw new images, and right of each the training images nearest to it"
-    images = image if isinstance(image, list) else [image]
+    images = as_list(image)
     table = self.nearest(images, n)
     asked = self.dls.test_dl(images, num_workers=0).dataset
     def drawn(r): return train_image(self.dls, r.id),f'{r.similarity:.2f} {_short(r.file, 12)}'
@@ -405,9 +405,9 @@ def duplicates(self:Learner, n:int=20)->Answer:
     return self.collection().duplicates(n)
 
 @patch
-def outliers(self:Learner, n:int=20)->Answer:
+def outliers(self:Learner, n:int=20, near:int=10)->Answer:
     "`Collection.outliers` of all images of the learner"
-    return self.collection().outliers(n)
+    return self.collection().outliers(n, near)
 
 @patch
 def clusters(self:Learner, n:int|None=None)->Answer:
@@ -493,7 +493,7 @@ def show_nearest(self:Collection,
 ):
     "Draw new images, and right of each its nearest in the collection. Needs the encoder that `psm_pretrain` left next to the features"
     _check_encoder(self.folder)
-    images,encoder = image if isinstance(image, list) else [image],load_encoder(self.folder)
+    images,encoder = as_list(image),load_encoder(self.folder)
     feats = F.normalize(torch.tensor(np.stack(image_features(encoder, images).features)), dim=1)
     sims,idx = top_rows(feats @ self.unit.T, min(n, len(self)))
     read = encoder_reader(encoder)

@@ -363,3 +363,16 @@ def test_names_that_are_no_text(tmp_path):
     ex.to_csv(tmp_path/'flags.csv')
     file, = pd.read_csv(tmp_path/'flags.csv').query_file
     assert Path(file).name.startswith('�')
+
+def test_learner_and_collection_take_the_same(folder, tmp_path_factory):
+    "`near` for outliers, and several images in a list, a tuple or a generator"
+    out,learn = tmp_path_factory.mktemp('run'),psm_learner(image_dls(folder, size=32, bs=8, valid_pct=0), 'small_resnet')
+    photos = learn.collection()
+    assert learn.outliers(4, near=1).distance.tolist()==photos.outliers(4, near=1).distance.tolist()!=photos.outliers(4).distance.tolist()
+    learn.save_encoder(out/'encoder.safetensors')
+    photos.save(out/'features.parquet')
+    files = Path(photos.table.file[5]),Path(photos.table.file[20])
+    for asked in (learn,load_collection(out)):
+        want = [ax.get_title() for ax in drawn(lambda: asked.show_nearest([*files], n=2)).axes]
+        assert len(want)==6
+        for several in (files,iter(files)): assert [ax.get_title() for ax in drawn(lambda: asked.show_nearest(several, n=2)).axes]==want
