@@ -12,8 +12,7 @@ import json, numpy as np
 from fastai.vision.all import Path, patch, store_attr
 from hashlib import blake2b
 from shutil import disk_usage
-from .files import locked, say
-from .folders import shown
+from .files import locked, say, shown, size_text
 from .images import *
 
 # %% ../nbs/00b_cache.ipynb #f8a1da07
@@ -109,8 +108,6 @@ def mark(self:ImageCache,
     return m['pixels'].tobytes(),bool(m['kind']==2)
 
 # %% ../nbs/00b_cache.ipynb #39a49466
-def _gb(n): return f"{n/1e9:,.2f} GB"
-
 @patch
 def needs(self:ImageCache,
     n:int, # Number of images to store
@@ -125,8 +122,8 @@ def no_room(self:ImageCache,
     n:int, # Number of images to store
 )->ValueError:
     "The error for a full disk"
-    return ValueError(f"The cache {shown(self.path)} needs {_gb(self.needs(n))} more, and the disk has "
-        f"{_gb(disk_usage(self.path.parent).free)} left. Give a folder on another disk, a smaller size or fewer images")
+    return ValueError(f"The cache {shown(self.path)} needs {size_text(self.needs(n))} more, and the disk has "
+        f"{size_text(disk_usage(self.path.parent).free)} left. Give a folder on another disk, a smaller size or fewer images")
 
 @patch
 def check_room(self:ImageCache,
@@ -150,7 +147,7 @@ def tell(self:ImageCache,
     say(f"{had:,} of {n:,} images come from the cache {file}, checked" if had else f"The cache of the images is {file}")
     if other := self.others():
         size = sum(f.stat().st_size for f in other)
-        say(f"! {shown(self.path.parent)} also holds up to {_gb(size)} of other images or settings, such as {shown(other[0].name)}. "
+        say(f"! {shown(self.path.parent)} also holds up to {size_text(size)} of other images or settings, such as {shown(other[0].name)}. "
             "Delete what you no longer need")
 
 # %% ../nbs/00b_cache.ipynb #0f31a89b

@@ -14,8 +14,7 @@ from fastai.vision.all import (Callback, GradientAccumulation, Learner, L, Track
 from pathlib import Path
 from zlib import crc32
 from .encoder import misfits
-from .files import atomic_write, below_common_folder, read_saved, regular, say
-from .folders import name_some, shown
+from .files import atomic_write, below_common_folder, name_some, read_saved, regular, say, shown
 from .learner import in_lr_find, is_distributed, n_ranks, plain_dls, randomness, set_randomness
 from .loss import by_new_names, check_number
 

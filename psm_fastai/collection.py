@@ -18,8 +18,8 @@ from sklearn.metrics import silhouette_score
 from .data import item_picture, train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import keep_modes, load_encoder
-from .files import atomic_write, say
-from .folders import read_table, short_name, shown
+from .files import atomic_write, say, short_name, shown
+from .folders import read_table
 from .images import open_picture
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
 from .loss import check_number

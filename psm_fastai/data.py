@@ -23,7 +23,7 @@ from pathlib import PurePath
 from sklearn.datasets import load_digits
 from torchvision.transforms.functional import to_pil_image
 from .cache import *
-from .files import locked, say
+from .files import error_line, locked, name_some, say, short_name, shown, size_text
 from .folders import *
 from .images import *
 
@@ -54,8 +54,8 @@ def _room(n, shape, dtype):
     "An empty tensor for `n` items. Raises `ValueError` if there is not enough memory"
     need,free = n*math.prod(shape)*dtype.itemsize,psutil.virtual_memory().available
     if need>free:
-        raise ValueError(f"{n:,} images of {'×'.join(map(str,shape))} need {need/1e9:.2f} GB of memory, "
-                         f"and {free/1e9:.2f} GB are available. Pass cache='a folder', to keep them in a file, or use a smaller size")
+        raise ValueError(f"{n:,} images of {'×'.join(map(str,shape))} need {size_text(need)} of memory, "
+                         f"and {size_text(free)} are available. Pass cache='a folder', to keep them in a file, or use a smaller size")
     return torch.empty(n, *shape, dtype=dtype)
 
 # %% ../nbs/00b_data.ipynb #39492f16
@@ -267,9 +267,7 @@ class Labels(Categorize):
 # %% ../nbs/00b_data.ipynb #32880927
 def _tell_skipped(failed, name):
     what = "1 image can't be read and is left out" if len(failed)==1 else f"{len(failed):,} images can't be read and are left out"
-    first = failed[0][1]
-    why = ' '.join(str(first).split()) or type(first).__name__
-    say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {why}")
+    say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {error_line(failed[0][1])}")
 
 # %% ../nbs/00b_data.ipynb #c81149a5
 def _read_all(read, files, put, name, skip=False):

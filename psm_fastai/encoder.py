@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from . import __version__
-from .files import digest, read_saved, regular, atomic_write, say
-from .folders import name_some, shown
+from .files import atomic_write, digest, error_line, name_some, read_saved, regular, say, shown
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):
@@ -87,9 +86,8 @@ def _fetched(name, make, folder):
     "`make()`, which may fetch weights into `folder`. Raises `ValueError` if it can't"
     try: return make()
     except (OSError, RuntimeError) as e:
-        reason = ' '.join(str(e).split()) or type(e).__name__
         raise ValueError(
-            f"The weights of {name} can't be fetched: {reason}. "
+            f"The weights of {name} can't be fetched: {error_line(e)}. "
             "To start from random weights pass pretrained=False (psm_pretrain: leave out --pretrained). "
             f"On a machine without a network, copy {folder} from one that has fetched them") from e
 

@@ -13,7 +13,7 @@ import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
 from .data import train_image
-from .folders import short_name
+from .files import short_name
 from .evaluate import encoder_features
 from .history import check_places, filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import psm_model

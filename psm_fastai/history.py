@@ -21,8 +21,7 @@ from .collection import pixel_digest
 from .data import image_reader, train_image
 from .encoder import keep_modes
 from .evaluate import item_files
-from .files import digest, regular, atomic_write, say
-from .folders import short_name
+from .files import atomic_write, digest, regular, say, short_name
 from .images import in_threads, picture_size
 from .layout import lay_out
 from .learner import *

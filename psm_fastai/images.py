@@ -16,7 +16,7 @@ from copy import copy
 from fastai.vision.all import (Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, listify, merge,
     patch, show_image, store_attr)
 from PIL import ImageOps, UnidentifiedImageError
-from .files import long_bar, say
+from .files import error_line, long_bar, say, shown
 from threading import Lock
 from torchvision.io import decode_image
 from typing import NamedTuple
@@ -28,7 +28,7 @@ def _file(o):
     "Open a path, or the bytes of a file. Raises `ValueError` if the path is not a regular file"
     if isinstance(o, (bytes,bytearray)): return io.BytesIO(o)
     mode = Path(o).stat().st_mode
-    if not stat.S_ISREG(mode): raise ValueError(f"{o} is not a file but {_kinds.get(stat.S_IFMT(mode), 'something else')}")
+    if not stat.S_ISREG(mode): raise ValueError(f"{shown(o)} is not a file but {_kinds.get(stat.S_IFMT(mode), 'something else')}")
     return open(o, 'rb')
 
 # %% ../nbs/00_images.ipynb #27774e13
@@ -485,9 +485,8 @@ def refuse_failed(failed, n, name, advice='Mend them or take them out'):
     i,e = failed[0]
     names = ', '.join(name(j) for j,_ in failed[:10])
     if len(failed)>10: names += f' and {len(failed)-10} more'
-    why = ' '.join(str(e).split()) or type(e).__name__
     kind = TypeError if all(isinstance(e, TypeError) for _,e in failed) else ValueError
-    raise kind(f"{len(failed)} of {n} images can't be read: {names}. {advice}. {name(i)}: {why}") from e
+    raise kind(f"{len(failed)} of {n} images can't be read: {names}. {advice}. {name(i)}: {error_line(e)}") from e
 
 # %% ../nbs/00_images.ipynb #eea554ec
 def _drop_marks(v):
@@ -641,7 +640,7 @@ def _tell_range(values, min_value):
     v = np.concatenate(values)
     black,white = value_range(v)
     if min_value is not None: black,white = min_value,max(white, min_value+1)
-    say(f"{len(values)} images of more than 8 bits have values from {v.min():,g} to {v.max():,g}: "
+    say(f"{len(values)} {'image of more than 8 bits has' if len(values)==1 else 'images of more than 8 bits have'} values from {v.min():,g} to {v.max():,g}: "
          f"{black:,g} becomes black and {white:,g} white. min_value and max_value set another range.")
     return black,white
 
@@ -680,7 +679,7 @@ def tell_clipped(
     if not seen: return
     share,worst = max(seen)
     say(f"{len(seen)} of {n} images have values outside of {read.min_value or 0:,g} to {read.max_value:,g}, which became black or white. "
-         f"The most are in {worst}: {share:.2%} of its values.")
+         f"The most are in {shown(worst)}: {share:.2%} of its values.")
 
 # %% ../nbs/00_images.ipynb #b2233a76
 def picture_size(

@@ -13,7 +13,7 @@ import math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Learner, Path
 from os.path import commonpath, dirname
 from .collection import Collection, best_number, small_gray, with_file_digests
-from .folders import shown
+from .files import shown
 from .history import NeighbourHistory
 from .layout import nowhere
 from .mining import query_purity

@@ -12,7 +12,7 @@ __all__ = ['MonitorCallback', 'negative_pool', 'PurityCallback', 'effective_rank
 import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
 from fastcore.basics import patch
-from .folders import short_name
+from .files import short_name
 from .learner import *
 from .loss import check_number, similarity_gradients
 from .mining import admissible, known_right, mine_positives, overlap, query_purity

@@ -16,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from PIL import ImageOps
 from .data import train_image
-from .folders import short_name
+from .files import short_name
 from .history import NeighbourHistory
 from .thumbs import image_bytes
 

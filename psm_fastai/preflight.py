@@ -12,14 +12,13 @@ import math, psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastcore.basics import patch
 from fastprogress.fastprogress import NBMasterBar
+from .files import size_text
 from .neighbours import asked_images, most_images, weak_views
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
 from .model import undisturbed
 
 # %% ../nbs/05b_preflight.ipynb #81a6fee7
-def _bytes(n): return f"{n/1e9:.1f} GB" if n>=1e9 else f"{n/1e6:.1f} MB"
-
 def _seconds(s):
     if s>=7200: return f"{s/3600:.1f} h"
     if s>=120: return f"{s/60:.0f} min"
@@ -102,7 +101,7 @@ def index(self:_Plan):
     every = 'epoch' if p.refresh==1 else f'{p.refresh} epochs'
     held = images*(4*self.bank.feats.shape[1]+16+16*p.n_pos)
     briefly = 4*images*next(self.model.projector.parameters()).shape[1]
-    return (f"{images:,} images and the {p.n_pos} nearest of each, {_bytes(held)}, and {_bytes(briefly)} while it is made; "
+    return (f"{images:,} images and the {p.n_pos} nearest of each, {size_text(held)}, and {size_text(briefly)} while it is made; "
         f"made when mining starts and every {every}, {'once' if times==1 else f'{times} times'}: about {share:.0%} of the time")
 
 # %% ../nbs/05b_preflight.ipynb #8fe34120
@@ -114,7 +113,7 @@ def memory(self:_Plan):
     bank = sum(t.nbytes for t in self.bank.buffers())
     device = self.bank.feats.device
     free = torch.cuda.mem_get_info(device)[0] if device.type=='cuda' else psutil.virtual_memory().available
-    return f"networks {_bytes(networks)}, bank {_bytes(bank)}; {_bytes(free)} free{' on the GPU' if device.type=='cuda' else ''}"
+    return f"networks {size_text(networks)}, bank {size_text(bank)}; {size_text(free)} free{' on the GPU' if device.type=='cuda' else ''}"
 
 # %% ../nbs/05b_preflight.ipynb #bd085471
 def _few_steps(plan):

@@ -24,8 +24,8 @@ from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import create_encoder, encoder_from, has_weights, load_encoder
 from .evaluate import KNNCallback, encoder_features, spread_ids
-from .files import atomic_write, locked, regular, say, watched
-from .folders import read_table, short_name
+from .files import atomic_write, locked, regular, say, short_name, watched
+from .folders import read_table
 from .history import NeighbourHistory
 from .learner import peek_batch
 from .loss import by_new_names, check_number

@@ -48,7 +48,7 @@ def test_another_split_and_a_limit_need_no_other_cache(photos, tmp_path, reads):
 def test_other_settings_have_a_cache_of_their_own_and_the_old_one_is_told(photos, tmp_path, reads, capsys):
     load(photos, tmp_path/'cache')
     load(photos, tmp_path/'cache', fit='pad')
-    assert len(reads)==40 and 'also holds up to 0.00 GB of other images or settings, such as photos-8x8-' in capsys.readouterr().out
+    assert len(reads)==40 and 'also holds up to 0.0 MB of other images or settings, such as photos-8x8-' in capsys.readouterr().out
 
 def test_damaged_and_changed_images_are_decoded_again(photos, tmp_path, reads):
     plain = images(load(photos, tmp_path/'cache'))
@@ -96,7 +96,7 @@ def test_refused_before_anything_is_decoded(photos, tmp_path, reads, monkeypatch
     with pytest.raises(ValueError, match='0.png is a file. Give a folder'): load(photos, photos/'0.png')
     class Little: free = 10
     monkeypatch.setattr(cache, 'disk_usage', lambda _: Little)
-    with pytest.raises(ValueError, match='needs 0.00 GB more, and the disk has 0.00 GB left'): load(photos, tmp_path/'cache', size=64)
+    with pytest.raises(ValueError, match='needs 0.2 MB more, and the disk has 0.0 MB left'): load(photos, tmp_path/'cache', size=64)
     assert not reads and not [*photos.glob('*cache*')]
 
 def test_folders_with_the_same_names_in_them_share_nothing(tmp_path):
@@ -148,7 +148,7 @@ def test_a_disk_that_others_fill_is_told(photos, tmp_path, monkeypatch):
         write(a, i, row)
     with monkeypatch.context() as m:
         m.setattr(cache, '_write', full)
-        with pytest.raises(ValueError, match='The cache .* GB more, and the disk has .* GB left. Give a folder on another disk'):
+        with pytest.raises(ValueError, match='The cache .* needs .* more, and the disk has .* left. Give a folder on another disk'):
             load(photos, tmp_path/'cache')
     assert torch.equal(images(load(photos, tmp_path/'cache')), images(load(photos)))
 

@@ -136,6 +136,21 @@ def test_wide_images_that_pil_opened_are_refused(tmp_path):
     with Image.open(tmp_path/'a.png') as im, pytest.raises(ValueError, match='upper 8 of its 16 bits: pass the file'):
         ReadImage(8, max_value=4095)(im)
 
+@pytest.mark.posix
+def test_messages_do_not_act_on_names(tmp_path, capsys):
+    name = tmp_path/'\x1b[2J.npy'
+    np.save(name, np.arange(700, 716, dtype=np.uint16).reshape(4,4))
+    read = reader_for([name], 4)
+    read.max_value,read.clipped = 710,[]
+    read.pixels(name)
+    tell_clipped(read, 1)
+    said = capsys.readouterr().out
+    assert '1 image of more than 8 bits has values' in said and r'\x1b[2J.npy: ' in said and '\x1b' not in said
+    name.unlink()
+    os.mkfifo(name)
+    with pytest.raises(ValueError, match='is not a file but a pipe') as e: read(name)
+    assert '\x1b' not in str(e.value)
+
 # ranges
 
 def test_temperatures_keep_their_grays(tmp_path, capsys):
