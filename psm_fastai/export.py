@@ -20,7 +20,7 @@ from .thumbs import image_bytes
 # %% ../nbs/08d_export.ipynb #06aa0e48
 def _picture(h, i):
     "The thumbnail of an image as a PNG in a dict, None if there is none"
-    im = h.thumbs.picture(str(i)) or h.recent.picture(str(i))
+    im = h.thumbnail(str(i))
     return None if im is None else dict(bytes=image_bytes(im), path=f'{i}.png')
 
 def _neighbours(near, sim, row):

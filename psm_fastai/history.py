@@ -11,7 +11,7 @@ __all__ = ['check_places', 'images_at', 'filled_bank', 'mining_pool', 'queries_a
 import hashlib, json, math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Path, TensorImage, no_random, partial, store_attr
 from fastcore.basics import patch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -496,6 +496,21 @@ def what(self:NeighbourHistory,
     file,label = self.files.get(i),self.label(i)
     name = f"image {i}" if file is None else short_name(Path(file).name)
     return name if label is None else f"{name}, {short_name(label)}"
+
+# %% ../nbs/08a_history.ipynb #43df19b7
+@patch
+def thumbnail(self:NeighbourHistory,
+    name:str, # Id of an image, or of a probe with q or k before it for its views
+)->Image.Image|None: # None if there is no picture of it
+    "A small picture of an image, kept or of the last epoch"
+    return self.thumbs.picture(name) or self.recent.picture(name)
+
+@patch
+def figures(self:NeighbourHistory,
+    epoch:int, # One that was kept, counted from 1
+)->dict: # With the columns of `metrics`
+    "The figures of an epoch"
+    return next(m for m in self.epochs if m['epoch']==epoch)
 
 # %% ../nbs/08a_history.ipynb #h0000036
 _shown_columns = ['epoch','query','kind','rank','id','similarity','weight','prob','age','query_label','label','right']

@@ -156,7 +156,7 @@ def _of_neighbours(parts, labels):
 # %% ../nbs/08c_map.ipynb #9e424957
 def _gray(h, i):
     "The thumbnail of an image, small and gray. Zeros if it has none"
-    im = h.thumbs.picture(str(i)) or h.recent.picture(str(i))
+    im = h.thumbnail(str(i))
     if im is None: return torch.zeros(1, 16, 16, dtype=torch.uint8)
     return small_gray(torch.from_numpy(np.asarray(im).transpose(2,0,1).copy())[None])
 
@@ -319,7 +319,7 @@ def map_classes(
 # %% ../nbs/08c_map.ipynb #58b1d4d1
 def _method(h, epoch):
     "The settings of mining at an epoch"
-    meta = next(m for m in h.epochs if m['epoch']==epoch)
+    meta = h.figures(epoch)
     return dict({n: meta.get(n) for n in ('n_pos','n_neg','hard_weight')}, index=bool(meta.get('index')))
 
 def _places(h, epochs, layout):

@@ -35,7 +35,7 @@ def picture_url(
     name:str, # Of a thumbnail
 )->str: # None if there is no such thumbnail
     "A thumbnail as an address that holds it"
-    im = history.thumbs.picture(name) or history.recent.picture(name)
+    im = history.thumbnail(name)
     return None if im is None else data_url(im)
 
 def _img(url, alt): return f'<img class=t alt="{escape(alt)}" src="{url}">'
@@ -142,7 +142,7 @@ def neighbour_panel(
 )->str: # HTML
     "A probe, its two views, its mined positives and a sample of its negatives after an epoch"
     pos,neg = history.rows(query, epoch)
-    meta,first = next(m for m in history.epochs if m['epoch']==epoch),history.epochs[0]['epoch']
+    meta,first = history.figures(epoch),history.epochs[0]['epoch']
     positives = _list([_positive(history, r, picture, first) for r in pos], none=f'No neighbours: {_why_none(meta)}.')
     negatives = _list([_negative(history, r, picture) for r in neg], ' class=neg',
         'There are none: this method uses no negatives, or none were kept.')
