@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .encoder import PoolFeatures, keep_modes, pool_features
-from .learner import GuestCallback, as_floats, batch_labels, has_labels, in_lr_find, plain_batches, plain_dls
+from .learner import GuestCallback, as_floats, batch_labels, class_name, has_labels, in_lr_find, plain_batches, plain_dls
 from .loss import check_number
 from .mining import top_rows
 from .neighbours import NeighbourIndex, is_among, nearest_images
@@ -101,8 +101,7 @@ def image_table(
 )->pd.DataFrame: # `id`, `file`, `label`
     "The images of a data set: place, file (None for images that are no files) and label (None if unknown)"
     ds,vocab = dls[ds_idx].dataset,getattr(dls, 'vocab', None)
-    def name(l): return None if l<0 else l if vocab is None else vocab[l]
-    names = [None]*len(ds) if labels is None else [name(l) for l in labels.tolist()]
+    names = [None]*len(ds) if labels is None else [class_name(vocab, l) for l in labels.tolist()]
     return pd.DataFrame(dict(id=range(len(ds)), file=pd.Series(item_files(ds), dtype=object), label=pd.Series(names, dtype=object)))
 
 # %% ../nbs/07_evaluate.ipynb #c6b26b23

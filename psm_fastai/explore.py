@@ -16,7 +16,7 @@ from .data import train_image
 from .files import short_name
 from .evaluate import encoder_features
 from .history import check_places, filled_bank, mining_pool, pick_images, queries_and_keys
-from .learner import psm_model
+from .learner import class_name, psm_model
 from .loss import check_number, nce_term
 from .neighbours import nearest_images, own_rule
 from .mining import admissible, mine_positives, soft_weights
@@ -54,8 +54,7 @@ def _check_rows(ids, rows, learn, of_bank):
 # %% ../nbs/09_explore.ipynb #9c30c3f0
 def _name(learn, label):
     "The name of a class, None if the label is unknown"
-    vocab = getattr(learn.dls, 'vocab', None)
-    return None if label<0 else str(vocab[label] if vocab is not None and label<len(vocab) else label)
+    return None if label<0 else str(class_name(getattr(learn.dls, 'vocab', None), label))
 
 def _none_for_nan(names): return names.astype(object).where(names.notna(), None)       # pandas makes nan of None among strings
 

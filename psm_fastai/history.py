@@ -485,8 +485,7 @@ def label(self:NeighbourHistory,
 )->str|None: # None if it is unknown
     "The name of an image's class"
     l = self.labels.get(int(i))
-    if l is None: return None
-    return self.vocab[l] if self.vocab and l<len(self.vocab) else str(l)
+    return None if l is None else str(class_name(self.vocab, l))
 
 @patch
 def what(self:NeighbourHistory,

@@ -6,10 +6,10 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 
 # %% auto #0
 __all__ = ['no_stream', 'PSMStep', 'under_way', 'in_lr_find', 'plain_dls', 'no_skips', 'without_augmentation', 'GuestCallback',
-           'peek_batch', 'check_ids', 'with_ids', 'batch_labels', 'has_labels', 'broken_images', 'check_images',
-           'plain_batches', 'as_floats', 'psm_model', 'steps_before', 'is_distributed', 'n_ranks', 'split_ranks',
-           'gather_ranks', 'randomness', 'set_randomness', 'RestoreCallback', 'image_stats', 'check_stats',
-           'normalise_as']
+           'peek_batch', 'check_ids', 'with_ids', 'batch_labels', 'has_labels', 'class_name', 'broken_images',
+           'check_images', 'plain_batches', 'as_floats', 'psm_model', 'steps_before', 'is_distributed', 'n_ranks',
+           'split_ranks', 'gather_ranks', 'randomness', 'set_randomness', 'RestoreCallback', 'image_stats',
+           'check_stats', 'normalise_as']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, os, sys, torch
@@ -287,6 +287,14 @@ def has_labels(
     "Whether the target of the training images is one class an image, which may be -1, unknown, for some images"
     x,*yb = peek_batch(dls)
     return _are_labels(yb, len(x))
+
+def class_name(
+    vocab, # Names of the classes, or None
+    label:int,
+):
+    "The name of a class, or its number if `vocab` has no name for it. None for -1, unknown"
+    if label<0: return None
+    return vocab[label] if vocab is not None and label<len(vocab) else label
 
 # %% ../nbs/05a_learner.ipynb #plainb01
 def broken_images(

@@ -203,8 +203,8 @@ def sum_up(self:PurityCallback, seen):
     labelled = seen['label']>=0
     names = [n for n in ('purity','chance','false_neg','fn_uniform','fn_hardest','mining') if n in seen]
     queries = pd.DataFrame({n: seen[n].double() for n in names})[labelled.numpy()]
-    label,vocab = seen['label'][labelled].numpy(),getattr(self.dls, 'vocab', None)
-    self.group('by_label', queries.drop(columns='mining'), label=label if vocab is None else [vocab[i] for i in label])
+    vocab = getattr(self.dls, 'vocab', None)
+    self.group('by_label', queries.drop(columns='mining'), label=[class_name(vocab, l) for l in seen['label'][labelled].tolist()])
     if 'found' in seen: self.group_neighbours(seen)
     return dict(queries.mean(), n=len(queries))
 

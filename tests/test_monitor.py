@@ -398,6 +398,14 @@ def test_looking_after_a_training_that_was_cut_off():
     learn.fit(1)
     assert len(learn.purity.frame)==1
 
+def test_classes_that_the_vocabulary_lacks_keep_their_number():
+    dls = digits_dls(bs=64, limit=128)
+    dls.vocab = ['zero','one']
+    learn = make([PurityCallback(1)], dls)
+    learn.fit(1)
+    names = {'zero','one',*range(2,10)}
+    assert {*learn.purity.by_label.label}<=names and {*image_table(dls, 0, torch.arange(10).repeat(13)[:128]).label}==names
+
 def test_labels_of_the_first_images_may_be_unknown():
     dls = uneven()
     dls.train_ds.y[:20] = -1
