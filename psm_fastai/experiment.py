@@ -17,14 +17,14 @@ from operator import index
 from scipy.stats import ttest_1samp
 from torch.utils.data import Subset
 from zlib import crc32
-from .callback import method_settings, psm_learner, psm_methods
+from .callback import psm_learner, psm_methods
 from .data import cifar100_dls, cifar10_dls, digits_dls
 from .files import atomic_write, locked, long_bar
 from .evaluate import *
 from .learner import psm_model
 from .mining import bank_purity, draw_probs, effective_number
 from .monitor import MonitorCallback, PurityCallback, negative_pool
-from .recipe import cycle_args, optimizers, recipe_for
+from .recipe import cycle_args, optimizers, recipe_for, recipe_settings
 from .report import environment
 
 # %% ../nbs/11_experiment.ipynb #d1f33d18
@@ -64,14 +64,6 @@ def experiment_dls(
     return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True),
         some_items(source, valid, bs=256, shuffle=False, drop_last=False))
 
-# %% ../nbs/11_experiment.ipynb #bf2add6a
-def _of_method(method, recipe, given):
-    "Settings of the method: the given ones, and from the recipe those that the method takes"
-    usual = dict(recipe['psm'])
-    if method!='byol': usual['momentum'] = recipe['momentum']
-    takes = method_settings(method, given.get('rule', 'index'))
-    return {**{n: v for n,v in usual.items() if n in takes}, **given}
-
 # %% ../nbs/11_experiment.ipynb #c4ecf22b
 def resolved(
     data:str='digits', # digits, cifar10 or cifar100
@@ -94,7 +86,7 @@ def resolved(
         classes=classes)
     if opt: s.update(opt=opt, warmup=r['warmup'])       # rows from before there was a choice have no such columns
     from_recipe = {n: r[n] for n in ('epochs','bs','lr','wd') if s[n] is None}
-    of_method = psm_methods[method](**_of_method(method, r, psm)).settings
+    of_method = psm_methods[method](**recipe_settings(method, r, psm)).settings
     return {**s, **from_recipe, **of_method}
 
 # %% ../nbs/11_experiment.ipynb #4b04c397
@@ -110,7 +102,7 @@ def pretrain(
     given = {n: v for n,v in settings.items() if n not in inspect.signature(resolved).parameters}
     set_seed(s['seed'])
     dls = experiment_dls(*(s[n] for n in ('data','bs','limit','held_out','classes')))
-    method = psm_methods[s['method']](**_of_method(s['method'], recipe, given))
+    method = psm_methods[s['method']](**recipe_settings(s['method'], recipe, given))
     learn = psm_learner(dls, s['arch'], pretrained=False, cbs=method)
     learn.opt_func = optimizers[opt]
     cycle = cycle_args(opt, s['epochs'], s.get('warmup'))

@@ -30,7 +30,7 @@ from .history import NeighbourHistory
 from .learner import peek_batch
 from .loss import by_new_names, check_number
 from .page import neighbour_page
-from .recipe import by_size, cycle_args, momentum_for, optimizers, recipe_for
+from .recipe import by_size, cycle_args, momentum_for, optimizers, recipe_for, recipe_settings
 from .report import RunLog, environment, found_in, method_title, plot_curves, signs_table, summary, told_trusted, write_run
 from .transfer import *
 from .views import digit_views, photo_views
@@ -354,10 +354,8 @@ def of_method(self:PretrainRun, m):
     "Settings for method `m`. A method to compare with gets those that it takes"
     takes = method_settings(m, self.psm.get('rule', 'index'))
     given = {n: v for n,v in self.psm.items() if m==self.o.method or n in takes}
-    usual = {n: v for n,v in self.recipe['psm'].items() if n not in given and n in takes}
-    momentum = (.99,1.) if m=='byol' else self.recipe['momentum']
-    if self.o.momentum is not None: momentum = self.o.momentum
-    return dict(usual, **given, momentum=momentum)
+    if self.o.momentum is not None: given['momentum'] = self.o.momentum
+    return recipe_settings(m, self.recipe, given)
 
 # %% ../nbs/10_pretrain.ipynb #00a7537a
 def start_and_arch(
