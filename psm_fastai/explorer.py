@@ -9,16 +9,18 @@ __all__ = ['first_look', 'still_map', 'NeighbourExplorer', 'NeighbourAudit', 'Mi
 
 # %% ../nbs/09b_explorer.ipynb #bb582914
 import anywidget, fastprogress.fastprogress as bars, ipywidgets as w, math, numpy as np, pandas as pd, torch, traitlets as tr, uuid
-from fastai.vision.all import Callback, Learner
+from fastai.vision.all import Callback, Learner, no_random
 from fastcore.basics import patch
 from fastcore.imports import in_notebook
 from html import escape
 from IPython.display import HTML, display
 from .callback import data_fingerprint
 from .collection import as_utf8
+from .data import train_image
 from .files import no_formulas, atomic_write
 from .evaluate import Accuracy
 from .history import NeighbourHistory
+from .images import open_picture
 from .learner import in_lr_find, psm_model
 from .loss import PSMLoss, check_number
 from .layout import unit_places
@@ -26,6 +28,7 @@ from .map import histories_of, map_view
 from .mining import effective_number
 from .page import *
 from .panel import *
+from .thumbs import image_bytes
 
 # %% ../nbs/09b_explorer.ipynb #39a2199a
 def _doubts(view):
@@ -92,6 +95,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
         first = int(v['ids'][first_look(v)])
         super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=v['epochs'][-1], query=first)
         self.observe(lambda _: self.keep_picture(), 'settled')
+        self.on_msg(lambda _, message, __: self.send_image(message.get('image')))
 
     @tr.validate('query', 'epoch')
     def _check_known(self, change):
@@ -110,6 +114,29 @@ class NeighbourExplorer(anywidget.AnyWidget):
     def _check_on_the_map(self, change):
         if bad := [i for i in change['value'] if i not in self.at]: raise ValueError(f"The map has no images {bad[:5]}")
         return change['value']
+
+# %% ../nbs/09b_explorer.ipynb #8162716d
+_enlarged = 512      # pixels of the longer side of an image that is sent
+
+def _original(history, i):
+    "An image as its file holds it, or else its data set. None if that shows no more than the thumbnail, or can't be read"
+    file,learn = history.files.get(i),history.learn
+    if file is None and learn is None: return
+    try:
+        with no_random(): im = open_picture(file) if file else train_image(learn.dls, i)        # a data set may draw random numbers
+    except (OSError, ValueError): return
+    if max(im.size)<=history.thumbs.px: return
+    im = im.convert('RGB')
+    im.thumbnail((_enlarged,_enlarged))
+    return im
+
+@patch
+def send_image(self:NeighbourExplorer,
+    i, # Id of an image
+):
+    "Send an image to the browser that asked for it, if it is on the map and larger than its thumbnail"
+    if i not in self.at: return
+    if im := _original(self.history, i): self.send(dict(image=i), [image_bytes(im, 'WEBP', quality=85)])
 
 # %% ../nbs/09b_explorer.ipynb #e0000003
 @patch

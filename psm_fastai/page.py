@@ -19,7 +19,7 @@ from .map import kept_history, map_view
 from .panel import static_text
 
 # %% ../nbs/09a_page.ipynb #p0000002
-_modules = 'view words palette dom pictures map chart panel strip dialogs controls flags keys sync explorer'.split()
+_modules = 'view words palette dom pictures originals map chart panel strip dialogs controls flags keys sync explorer'.split()
 
 def explorer_js()->str: # An ES module that exports `mount`, `openPage` and, for anywidget, `render`
     "The script of page and widget"

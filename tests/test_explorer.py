@@ -25,6 +25,9 @@ def jupyter(tmp_path, history, request):
 from pathlib import Path
 seen = dict(query=explorer.query, epoch=explorer.epoch, picked=explorer.selected.id.tolist(), order=explorer.order)
 Path('seen.json').write_text(json.dumps(dict(seen, flagged=explorer.flagged.to_dict('list')), default=str))
+from PIL import Image
+Image.effect_noise((600,400), 60).save('large.png')
+history.files = dict.fromkeys(history.map.ids.tolist(), 'large.png')
 'all is ' + 'written'""",
              "explorer.query,explorer.epoch,explorer.order = history.ids[7],1,'id'"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells],
@@ -112,6 +115,9 @@ def test_in_the_browser(browser, jupyter, history):
     assert seen['query']==last and seen['epoch']==2 and seen['order']=='id' and len(seen['picked'])>200
     assert seen['flagged']['query']==[last] and seen['flagged']['kind']==['image']
     app.locator('button.play').focus()
+    page.keyboard.press('e')                  # the kernel sends the image itself, which is drawn larger than a thumbnail
+    until(page, lambda: app.locator('.compare canvas').first.bounding_box()['width']>400)
+    page.keyboard.press('Escape')
     for theme in ('true','false'):
         page.evaluate(f"document.body.dataset.jpThemeLight = '{theme}'")
         until(page, lambda: app.get_attribute('data-theme')==('light' if theme=='true' else 'dark'))
@@ -179,6 +185,22 @@ def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
     assert NeighbourHistory.load(tmp_path/'h').audits==history.audits and len(history.audits)==1
     with pytest.raises(ValueError, match='epoch 9 was not kept'): NeighbourAudit(history, epoch=9)
     with pytest.raises(ValueError, match='n must be a whole number, at least 1, got 0'): NeighbourAudit(history, n=0)
+
+def test_the_explorer_sends_images_that_are_larger_than_their_thumbnails(tmp_path):
+    "Those of the files, also for a history that was loaded; nothing for an unknown image or a file that is gone"
+    from PIL import Image
+    for i in range(12): Image.effect_noise((640,320), 60+i).save(tmp_path/f'{i}.png')
+    learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4, valid_pct=0), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
+    learn.fit(1)
+    h.save(tmp_path/'h')
+    explorer = NeighbourExplorer(NeighbourHistory.load(tmp_path/'h'), layout='pca')
+    sent = []
+    explorer.send = lambda message, buffers: sent.append((message['image'], Image.open(io.BytesIO(buffers[0])).size))
+    (tmp_path/'5.png').unlink()
+    for i in (3, 12, None, '3', h.map.ids.tolist()[0]): explorer._handle_custom_msg(dict(image=i), [])
+    gone = next(i for i,f in h.files.items() if f.endswith('5.png'))
+    explorer.send_image(gone)
+    assert sent==[(3, (512,256)), (0, (512,256))]
 
 def test_an_audit_shows_the_data_sets_own_images(tmp_path):
     "With a learner at hand; a history that was loaded has thumbnails"

@@ -73,6 +73,42 @@ def test_enlarge_shows_the_doubtful_pull(shown):
     page.keyboard.press('e')
     assert page.locator('.compare p').inner_text().startswith('Neighbour 1 of')
 
+def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
+    "A kernel sends what the browser asks for, and each image is asked for once; a page has no kernel to ask"
+    page = shown(fake_view(labelled=False))
+    page.keyboard.press('e')
+    size = lambda: page.locator('.compare canvas').first.bounding_box()['width']
+    thumbnail = size()
+    page.keyboard.press('Escape')
+    page.evaluate("""() => {
+        const app = document.querySelector('.psm-map').explorer;
+        app.asked = [];
+        app.model.send = (message) => app.asked.push(message.image);
+    }""")
+    for _ in range(2):
+        page.keyboard.press('e')
+        page.keyboard.press('Escape')
+    query,near = page.evaluate("""(() => {
+        const {view, state} = document.querySelector('.psm-map').explorer;
+        return [state.query, view.neighbours(0, state.epoch, state.query)[0].at].map(i => view.ids[i]);
+    })()""")
+    asked = page.evaluate("document.querySelector('.psm-map').explorer.asked")
+    assert len(asked)==len({*asked})==2 and asked[0]==query
+    page.keyboard.press('e')
+    page.evaluate("""async (id) => {
+        const app = document.querySelector('.psm-map').explorer, image = new OffscreenCanvas(200, 100), g = image.getContext('2d');
+        g.fillStyle = '#ff0000';
+        g.fillRect(0, 0, 200, 100);
+        const bytes = await (await image.convertToBlob({type: 'image/webp'})).arrayBuffer();
+        await app.originals.take({image: id}, [new DataView(bytes)]);
+    }""", query)
+    assert size()>thumbnail
+    colours = page.evaluate("""(() => {
+        const c = document.querySelector('.compare canvas'), g = c.getContext('2d');
+        return [[.5, .5], [.5, .1]].map(([x, y]) => [...g.getImageData(x*c.width, y*c.height, 1, 1).data]);
+    })()""")
+    assert colours[0][0]>200 and colours[0][1]<50 and colours[1][3]==0 and not page.bad         # twice as wide as high, so the top is empty
+
 def test_a_model_that_tells_at_once(shown):
     "A change of several traits is drawn once, though a notebook's model tells of each of them at once"
     page = shown(fake_view())

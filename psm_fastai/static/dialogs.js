@@ -64,10 +64,13 @@ export class Compare {
 
   draw() {
     const { epoch, query } = this.app.state;
-    const size = Math.min(280, Math.floor((innerWidth - 90) / 2));
+    const { originals } = this.app;
+    const size = Math.min(originals.get(query) ? 440 : 280, Math.floor((innerWidth - 90) / 2));
     const r = this.row();
     const show = (part, i) => {
-      this.pictures.show(part.canvas, this.pictures.tileOf(i), size);
+      const original = originals.get(i);
+      if (original) this.pictures.showImage(part.canvas, original, size);
+      else this.pictures.show(part.canvas, this.pictures.tileOf(i), size);
       part.name.replaceChildren(...breakable(this.view.words(i)));
     };
     show(this.left, query);

@@ -7,6 +7,7 @@ import { button, copy, download, h, isDark, select, watchTheme } from './dom.js'
 import { flagOf, flagTable, isIn, pickedTable, toggled } from './flags.js';
 import { Keys } from './keys.js';
 import { MapCanvas } from './map.js';
+import { Originals } from './originals.js';
 import { scaleOf } from './palette.js';
 import { Panel } from './panel.js';
 import { Pictures } from './pictures.js';
@@ -129,6 +130,7 @@ export class Explorer {
     this.panel = new Panel(view, pictures, this);
     this.strip = new Strip(view, pictures, this);
     this.comparison = new Compare(view, pictures, this);
+    this.originals = new Originals(view, this.model, () => this.comparison.el.open && this.comparison.draw());
     this.help = helpOf(view);
     const below = [this.lines.el, this.time.el, this.strip.el, this.bag.el];
     const left = h('div', { class: 'left' }, this.legend.el, this.buildMaps(), below);
@@ -396,7 +398,7 @@ export class Explorer {
       removeEventListener('beforeunload', leave);
       stopTheme();
       for (const name of TRAITS) this.model.off(`change:${name}`, pull);
-      for (const part of [...this.maps, this.strip, this.keys]) part.remove();
+      for (const part of [...this.maps, this.strip, this.keys, this.originals]) part.remove();
     };
   }
 }

@@ -59,6 +59,19 @@ export class Pictures {
     return canvas;
   }
 
+  // A canvas with an image of any proportions
+  showImage(canvas, image, size) {
+    const side = Math.round(size * Math.min(devicePixelRatio || 1, 2));
+    Object.assign(canvas, { tile: image, width: side, height: side });
+    canvas.style.width = canvas.style.height = `${size}px`;
+    const scale = side / Math.max(image.width, image.height);
+    const [w, h] = [image.width * scale, image.height * scale];
+    const g = canvas.getContext('2d');
+    g.imageSmoothingQuality = 'high';
+    g.drawImage(image, (side - w) / 2, (side - h) / 2, w, h);
+    return canvas;
+  }
+
   tileOf(i) {
     return i < 0 ? -1 : (this.view.thumbs?.place[i] ?? -1);
   }
