@@ -103,6 +103,8 @@ def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
         await app.originals.take({image: id}, [new DataView(bytes)]);
     }""", query)
     assert size()>thumbnail
+    frame,last = page.locator('.compare').bounding_box(),page.locator('.compare canvas').last.bounding_box()
+    assert last['x']+last['width']<frame['x']+frame['width']          # nothing is cut off
     colours = page.evaluate("""(() => {
         const c = document.querySelector('.compare canvas'), g = c.getContext('2d');
         return [[.5, .5], [.5, .1]].map(([x, y]) => [...g.getImageData(x*c.width, y*c.height, 1, 1).data]);

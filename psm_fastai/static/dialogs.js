@@ -65,7 +65,7 @@ export class Compare {
   draw() {
     const { epoch, query } = this.app.state;
     const { originals } = this.app;
-    const size = Math.min(originals.get(query) ? 440 : 280, Math.floor((innerWidth - 90) / 2));
+    const size = Math.min(originals.get(query) ? 440 : 280, Math.floor((0.94 * innerWidth - 56) / 2));
     const r = this.row();
     const show = (part, i) => {
       const original = originals.get(i);
