@@ -322,7 +322,7 @@ def _write_to_label(table, path):
     _check_unlabelled(path)
     if table.file.isna().any():
         raise ValueError("These images come from no files, so a CSV could not name them. Leave path out, and take the column row")
-    if bad := [f for f in table.file if as_utf8(f)!=f]:
+    if bad := [f for f in table.file if as_utf8(f)!=str(f)]:
         raise ValueError(f"{len(bad)} of {len(table)} files have names that are no valid text, such as {shown(Path(bad[0]).name)}, "
             "so image_dls could not find them by a CSV. Rename them, or leave path out, and take the column file")
     folder = Path(os.path.abspath(path)).parent
