@@ -445,7 +445,7 @@ def item_picture(
 )->Image.Image:
     "An image to look at. Of more than four channels the first three, of two the first"
     if isinstance(im, Image.Image): return im
-    im = (im[:3] if len(im)>2 else im[:1]).as_subclass(Tensor)
+    im = shown_channels(im).as_subclass(Tensor)
     return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
 
 def train_image(

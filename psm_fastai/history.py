@@ -22,7 +22,7 @@ from .data import image_reader, train_image
 from .encoder import keep_modes
 from .evaluate import item_files
 from .files import atomic_write, digest, regular, say, short_name
-from .images import in_threads, picture_size
+from .images import in_threads, picture_size, shown_channels
 from .layout import lay_out
 from .learner import *
 from .loss import PSMLoss, by_new_names, check_number
@@ -278,7 +278,7 @@ def _add_views(self:NeighbourHistory, kind, x):
     "Add thumbnails of the views `x` of the probes, as training sees them but without normalisation"
     x = self.norm.decode(TensorImage(x)) if self.norm else x
     x = x.as_subclass(torch.Tensor).float().clamp(0,1).cpu()
-    for i,t in zip(self.ids, x): self.thumbs.add(f'{kind}{i}', lambda: to_pil_image(t[:3] if len(t)>2 else t[:1]))
+    for i,t in zip(self.ids, x): self.thumbs.add(f'{kind}{i}', lambda: to_pil_image(shown_channels(t)))
 
 # %% ../nbs/08a_history.ipynb #06cb3ad3
 @patch

@@ -16,7 +16,7 @@ from itertools import chain
 from torch import Tensor
 from fastai.vision.all import (AffineCoordTfm, DisplayedTransform, Normalize, PadMode, TensorImage, compose_tfms, flip_mat, get_grid,
     patch, rotate_mat, show_image, store_attr, L)
-from .images import height_and_width
+from .images import height_and_width, shown_channels
 from .loss import check_number
 
 # %% ../nbs/04_views.ipynb #89e88ebe
@@ -277,7 +277,7 @@ def show(self:TwoViews,
     if self.norm: rows = [self.norm.decode(TensorImage(r)) for r in rows]
     axs = get_grid(3*n, 3, n, figsize=kwargs.pop('figsize', (1.1*n,3.4)), **kwargs)
     for im,ax in zip(chain(*rows), axs):            # views may have another size
-        im = im[:3] if len(im)>2 else im[:1]
+        im = shown_channels(im)
         colours = {'cmap':'gray'} if len(im)==1 else {}
         show_image(im.as_subclass(Tensor).clamp(0,1).cpu(), ctx=ax, **colours)
 
