@@ -76,7 +76,10 @@ def test_enlarge_shows_the_doubtful_pull(shown):
 def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
     "A kernel sends what the browser asks for, and each image is asked for once; a page has no kernel to ask"
     page = shown(fake_view(labelled=False))
-    page.keyboard.press('e')
+    def enlarge():
+        page.keyboard.press('e')
+        page.locator('.compare').wait_for()
+    enlarge()
     size = lambda: page.locator('.compare canvas').first.bounding_box()['width']
     thumbnail = size()
     page.keyboard.press('Escape')
@@ -86,7 +89,7 @@ def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
         app.model.send = (message) => app.asked.push(message.image);
     }""")
     for _ in range(2):
-        page.keyboard.press('e')
+        enlarge()
         page.keyboard.press('Escape')
     query,near = page.evaluate("""(() => {
         const {view, state} = document.querySelector('.psm-map').explorer;
@@ -94,7 +97,7 @@ def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
     })()""")
     asked = page.evaluate("document.querySelector('.psm-map').explorer.asked")
     assert len(asked)==len({*asked})==2 and asked[0]==query
-    page.keyboard.press('e')
+    enlarge()
     page.evaluate("""async (id) => {
         const app = document.querySelector('.psm-map').explorer, image = new OffscreenCanvas(200, 100), g = image.getContext('2d');
         g.fillStyle = '#ff0000';
