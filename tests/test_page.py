@@ -69,6 +69,7 @@ def test_enlarge_shows_the_doubtful_pull(shown):
     assert doubted>1
     assert said.startswith(f'Neighbour {doubted} of') and not page.bad
     page.keyboard.press('Escape')
+    page.locator('.compare').wait_for(state='hidden')
     page.select_option('select >> nth=1', 'stability')
     page.keyboard.press('e')
     assert page.locator('.compare p').inner_text().startswith('Neighbour 1 of')
@@ -79,10 +80,13 @@ def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
     def enlarge():
         page.keyboard.press('e')
         page.locator('.compare').wait_for()
+    def close():
+        page.keyboard.press('Escape')
+        page.locator('.compare').wait_for(state='hidden')
     enlarge()
     size = lambda: page.locator('.compare canvas').first.bounding_box()['width']
     thumbnail = size()
-    page.keyboard.press('Escape')
+    close()
     page.evaluate("""() => {
         const app = document.querySelector('.psm-map').explorer;
         app.asked = [];
@@ -90,7 +94,7 @@ def test_the_image_itself_takes_the_place_of_its_thumbnail(shown):
     }""")
     for _ in range(2):
         enlarge()
-        page.keyboard.press('Escape')
+        close()
     query,near = page.evaluate("""(() => {
         const {view, state} = document.querySelector('.psm-map').explorer;
         return [state.query, view.neighbours(0, state.epoch, state.query)[0].at].map(i => view.ids[i]);
