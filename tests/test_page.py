@@ -333,9 +333,11 @@ def test_a_screen_readers_tree(shown):
     for key,said in (('e',('dialog "Side by side"','button "Next ›"','button "Flag as wrong"','paragraph: "Neighbour 1 of 5: ')),
                      ('?',('dialog "Keys and terms"','button "Close"','term: Stability'))):
         page.keyboard.press(key)
+        page.locator('dialog[open]').wait_for()
         tree = page.locator('.psm-map').aria_snapshot()
         assert all(o in tree for o in said), tree
         page.keyboard.press('Escape')
+        page.locator('dialog[open]').wait_for(state='detached')         # a key that comes earlier is one for the window
 
 def test_two_runs(shown):
     "Side by side or one at a time, linked; the chart shows both, chance, and where mining starts"
