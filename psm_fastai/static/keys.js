@@ -35,7 +35,7 @@ export class Keys {
   // Whether a key was one of ours
   press(key, target, shift) {
     const { app } = this;
-    const window = target.closest('dialog');
+    const window = target.closest('dialog[open]'); // a button of one that was just closed may still have the focus
     if (window) return window === app.comparison.el && app.comparison.press(key);
     if (target.matches('input[type=search]') || target === this.open) {
       if (key === 'Escape') target.blur();
