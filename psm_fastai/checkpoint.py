@@ -352,7 +352,7 @@ def tell_threads(self:CheckpointCallback, s):
 @patch
 def resume(self:CheckpointCallback,
     learn:Learner, # A learner built like the one that was stopped, including its PSMCallback
-    epochs:int|None=None, # Total number of epochs, if there are to be more than before. Schedules then follow this number, and the momentum may be another
+    epochs:int|None=None, # Total number of epochs, if there are to be more. Schedules then follow it, and the momentum may be another
 )->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`, 0 if there is no file
     "Load model and optimizer, keep the rest for `fit`. Raises `ValueError`, and changes nothing, if the file is damaged or doesn't fit"
     if not self.path.exists(): return 0

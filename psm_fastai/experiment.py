@@ -248,7 +248,7 @@ def _tell_failed(rows, n, out):
 
 # %% ../nbs/11_experiment.ipynb #dcc1a8c1
 def _train_one(run, s, how, out, wait):
-    "Run one of the settings, unless the table has it. Returns whether it is done: False if another process is still at it after `wait` seconds"
+    "Run one of the settings, unless the table has it. Returns False if another process is still at it after `wait` seconds"
     claim = ExitStack()
     try: claim.enter_context(locked(out.with_name(f'{out.name}.{crc32(_key(s).encode()):08x}'), wait))
     except BlockingIOError: return False

@@ -64,18 +64,18 @@ def size_text(
 _machine = f"{crc32(platform.node().encode()):08x}"
 _numbers = itertools.count()
 
-def _short(path):
+def _fitting_name(path):
     "The name of a file, or a number in place of a long one: a name has at most 255 bytes, and a letter may take several"
     name = os.fsencode(path.name)
     return path.name if len(name)<=100 else f'{crc32(name):08x}'
 
 def _part_file(path):
     "A temporary name for `path` that no other writer uses"
-    return path.with_name(f'.{_short(path)}.{_machine}-{os.getpid()}-{next(_numbers)}.part')
+    return path.with_name(f'.{_fitting_name(path)}.{_machine}-{os.getpid()}-{next(_numbers)}.part')
 
 def _left_over(path):
     "Temporary files for `path` of processes of this machine that no longer run"
-    name = re.compile(rf"\.{re.escape(_short(path))}\.{_machine}-(\d+)-\d+\.part")
+    name = re.compile(rf"\.{re.escape(_fitting_name(path))}\.{_machine}-(\d+)-\d+\.part")
     return [f for f in path.parent.iterdir() if (m := name.fullmatch(f.name)) and not pid_exists(int(m[1]))]
 
 # %% ../nbs/00_files.ipynb #b7dd3859

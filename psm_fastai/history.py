@@ -21,7 +21,7 @@ from .collection import pixel_digest
 from .data import image_reader, train_image
 from .encoder import keep_modes
 from .evaluate import item_files
-from .files import atomic_write, digest, regular, say, short_name
+from .files import atomic_write, digest, error_line, regular, say, short_name
 from .images import in_threads, picture_size, shown_channels
 from .layout import lay_out
 from .learner import *
@@ -253,7 +253,7 @@ def add_picture(self:NeighbourHistory,
         im,self.pixels[i] = _small_image(dls, i, thumbs.px)
         return im
     try: thumbs.add(str(i), picture)
-    except Exception as e: self.unread[i] = str(e) or type(e).__name__
+    except Exception as e: self.unread[i] = error_line(e)
 
 # %% ../nbs/08a_history.ipynb #h0000031
 @patch
@@ -365,7 +365,7 @@ def picture_map(self:NeighbourHistory,
     found = {}
     def read(i):
         try: found[i] = _small_image(dls, i, self.thumbs.px)
-        except Exception as e: self.unread[i] = str(e) or type(e).__name__
+        except Exception as e: self.unread[i] = error_line(e)
     for first in range(0, len(wanted), 1024):           # this many are in memory at a time
         if self.thumbs.nbytes>=self.budget*1e6: break
         with no_random(): _for_each(dls, read, wanted[first:first+1024])

@@ -76,7 +76,8 @@ def _from_tables(h, ids, epoch):
     t,n,k = t[~t.negative],len(ids),h.n_pos
     def blank(shape, v, dtype): return np.full(shape, v, dtype)
     res = dict(feats=blank((n,1), np.nan, np.float16), near=blank((n,k), -1, np.int32), sim=blank((n,k), 0, np.uint8))
-    res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), rows=None, **{name: blank(n, np.nan, np.float16) for name in ('loss','views')})
+    res.update(weight=blank((n,k), 0, np.uint8), age=blank(n, -1, np.int32), rows=None)
+    res.update({name: blank(n, np.nan, np.float16) for name in ('loss','views')})
     at = places(ids, t['query'].to_numpy()),t['rank'].to_numpy()-1
     res['near'][at] = places(ids, t.id.to_numpy())
     res['sim'][at] = as_bytes(t.similarity)

@@ -124,7 +124,9 @@ class OfEachImage:
     def __init__(self,
         n:int, # Images in the training set
         device, # Device of the losses
-    ): self.values = {name: torch.full((n+1,), math.nan, device=device) for name in ('loss','views')}   # the last is for images without an id
+    ):
+        def none(): return torch.full((n+1,), math.nan, device=device)         # the last value is for images without an id
+        self.values = dict(loss=none(), views=none())
 
     def see(self,
         step, # A `PSMStep`
@@ -155,7 +157,8 @@ def in_short(
     return (res/np.linalg.norm(res, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float16)
 
 # %% ../nbs/07e_record.ipynb #0d6352a9
-_kinds = dict(feats=np.float16, near=np.int32, sim=np.uint8, weight=np.uint8, age=np.int32, loss=np.float16, views=np.float16, rows=np.int32)
+_kinds = dict(feats=np.float16, near=np.int32, sim=np.uint8, weight=np.uint8,
+    age=np.int32, loss=np.float16, views=np.float16, rows=np.int32)
 
 class MapRecord:
     """What a map shows of each kept epoch: `feats` `[n, d]`, `near`, `sim` and `weight` `[n, k]`,

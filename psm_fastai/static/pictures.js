@@ -46,11 +46,9 @@ export class Pictures {
 
   // A canvas that shows a tile as soon as it is there
   show(canvas, tile, size) {
-    const ratio = Math.min(devicePixelRatio || 1, 2);
-    const side = Math.round(size * ratio);
+    const side = sideOf(size);
     if (canvas.tile === tile && canvas.width === side) return canvas;
-    Object.assign(canvas, { tile, width: side, height: side });
-    canvas.style.width = canvas.style.height = `${size}px`;
+    prepare(canvas, tile, size);
     const paint = () => {
       if (canvas.tile === tile && !this.paintTile(canvas.getContext('2d'), tile, 0, 0, side)) missing(canvas, side);
     };
@@ -61,9 +59,8 @@ export class Pictures {
 
   // A canvas with an image of any proportions
   showImage(canvas, image, size) {
-    const side = Math.round(size * Math.min(devicePixelRatio || 1, 2));
-    Object.assign(canvas, { tile: image, width: side, height: side });
-    canvas.style.width = canvas.style.height = `${size}px`;
+    prepare(canvas, image, size);
+    const side = canvas.width;
     const scale = side / Math.max(image.width, image.height);
     const [w, h] = [image.width * scale, image.height * scale];
     const g = canvas.getContext('2d');
@@ -75,6 +72,16 @@ export class Pictures {
   tileOf(i) {
     return i < 0 ? -1 : (this.view.thumbs?.place[i] ?? -1);
   }
+}
+
+// Pixels of the screen
+const sideOf = (size) => Math.round(size * Math.min(devicePixelRatio || 1, 2));
+
+// An empty square canvas that remembers what it will show
+function prepare(canvas, tile, size) {
+  const side = sideOf(size);
+  Object.assign(canvas, { tile, width: side, height: side });
+  canvas.style.width = canvas.style.height = `${size}px`;
 }
 
 function missing(canvas, side) {
