@@ -22,7 +22,7 @@ from .files import below_common_folder, long_bar
 from .learner import *
 from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
-from .mining import purity, view_agreement
+from .mining import known_right, purity, sum_known, view_agreement
 from .encoder import create_encoder, has_weights, keep_modes, pool_features
 from .health import HealthCallback, PSMWarning
 from .model import PSMModel, check_finite, check_network, check_precision, undisturbed
@@ -174,7 +174,8 @@ def losses(self:PSMLossCallback, q, k, *yb):
         loss = m.loss(q, k, ids, m.bank, mined)
         if self.training:
             self.check_loss(loss, ids)
-            self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach()), m)
+            right_known = known_right(labels, m.loss.pool(m.bank).labels[mined.pos_idx], mined.used)
+            self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach(), *right_known), m)
     nothing = not self.training and m.loss.n_neg!=0 and not len(m.bank)      # without negatives every loss would be 0
     return loss*math.nan if nothing else loss
 
@@ -214,7 +215,7 @@ def measure(self:PSMLossCallback, step, m):
     "Keep the step for other callbacks, and add its figures to the columns"
     self.learn.psm_step = step
     mined,rows,pool = step.mined,m.bank.labels,m.loss.pool(m.bank)
-    if 'purity' in self.columns: self.add('purity', *purity(step.labels, pool.labels[mined.pos_idx], mined.used))
+    if 'purity' in self.columns: self.add('purity', *sum_known(step.purity))
     if 'false_neg' in self.columns:
         self.add('false_neg', *purity(step.labels, rows if mined.neg_idx is None else rows[mined.neg_idx], mined.neg_mask))
     if pool is not m.bank:

@@ -15,7 +15,7 @@ from .files import say
 from .encoder import keep_modes
 from .learner import *
 from .loss import check_number, similarity_gradients
-from .mining import chance_purity, purity, query_parts
+from .mining import chance_purity, query_parts, sum_known
 
 # %% ../nbs/05c_health.ipynb #5123f06b
 class PSMWarning(UserWarning): "A pretraining shows a sign that it goes wrong"
@@ -67,9 +67,8 @@ def look(self:HealthCallback, s, m):
     pulling = unknown if pool is m.bank else s.mined.used.any(1).float().mean()
     figures = [s.loss.mean(), spread, pulling]
     if p.n_neg!=0: figures += _gradient_figures(s, p, m.bank)
-    right,known = purity(s.labels, pool.labels[s.mined.pos_idx], s.mined.used)
     self.sums = self.sums + torch.stack(figures)
-    self.pure = self.pure + torch.stack([right,known])
+    self.pure = self.pure + torch.stack(sum_known(s.purity))
     self.n += 1
 
 # %% ../nbs/05c_health.ipynb #00e8a380

@@ -6,8 +6,8 @@ Docs: https://psm-fastai.github.io/psm_fastai/mining.html.md"""
 
 # %% auto #0
 __all__ = ['admissible', 'query_parts', 'top_rows', 'mine_positives', 'soft_weights', 'draw_logits', 'draw_probs',
-           'effective_number', 'sample_negatives', 'known_right', 'query_purity', 'purity', 'chance_purity',
-           'bank_purities', 'bank_purity', 'overlap', 'view_agreement']
+           'effective_number', 'sample_negatives', 'known_right', 'query_purity', 'sum_known', 'purity',
+           'chance_purity', 'bank_purities', 'bank_purity', 'overlap', 'view_agreement']
 
 # %% ../nbs/02_mining.ipynb #40175033
 import torch
@@ -137,14 +137,19 @@ def query_purity(
     return right.sum(1)/known.sum(1)
 
 # %% ../nbs/02_mining.ipynb #10521e12
+def sum_known(
+    shares:Tensor, # `[B]`, nan where nothing is known
+)->tuple[Tensor,Tensor]: # Sum of the shares that are known, and their number
+    "Add these up over batches and divide: the result is the mean"
+    return shares.nan_to_num().sum(),shares.isfinite().sum()
+
 def purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown
     mined_labels:Tensor, # `[B, n]` labels of their rows, or `[K]`
     found:Tensor, # `[B, n]` bool, which rows count
 )->tuple[Tensor,Tensor]: # Sum of `query_purity` over the queries that have one, and their number
     "Add these up over batches and divide: the result is the purity of mined positives"
-    share = query_purity(labels, mined_labels, found)
-    return share.nan_to_num().sum(),share.isfinite().sum()
+    return sum_known(query_purity(labels, mined_labels, found))
 
 def chance_purity(
     labels:Tensor, # `[B]` labels of the queries, -1 = unknown

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .files import short_name
 from .learner import *
 from .loss import check_number, similarity_gradients
-from .mining import admissible, known_right, mine_positives, overlap, query_purity
+from .mining import admissible, mine_positives, overlap, query_purity
 
 # %% ../nbs/08_monitor.ipynb #50cf3a02
 class MonitorCallback(GuestCallback):
@@ -128,11 +128,8 @@ def negative_pool(
 
 # %% ../nbs/08_monitor.ipynb #57c1381f
 def _pulled_figures(step, pool):
-    "For each query and neighbour whether it is right, whether that is known, and its age. Then the purity of each query"
-    idx = step.mined.pos_idx
-    asked = step.labels,pool.labels[idx],step.mined.used
-    right,known = known_right(*asked)
-    return dict(purity=query_purity(*asked), right=right, found=known, age=pool.age[idx].int())
+    "The purity of each query. For each of its neighbours whether it is right, whether that is known, and its age"
+    return dict(purity=step.purity, right=step.right, found=step.known, age=pool.age[step.mined.pos_idx].int())
 
 def _negative_figures(step, m):
     "False-negative rate of each query, and with drawn negatives also those of a uniform draw and of the hardest rows"
