@@ -8,20 +8,18 @@ Docs: https://psm-fastai.github.io/psm_fastai/history.html.md"""
 __all__ = ['check_places', 'images_at', 'filled_bank', 'mining_pool', 'queries_and_keys', 'pick_images', 'NeighbourHistory']
 
 # %% ../nbs/08a_history.ipynb #a168e06e
-import hashlib, json, math, numpy as np, pandas as pd, torch
+import json, math, numpy as np, pandas as pd, torch
 from fastai.vision.all import Path, TensorImage, no_random, partial, store_attr
 from fastcore.basics import patch
 from PIL import Image, ImageOps
-from reprlib import repr as short
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
 from .callback import data_fingerprint, momentum_features
 from .collection import pixel_digest
 from .data import image_reader, train_image
 from .encoder import keep_modes
 from .evaluate import item_files
-from .files import atomic_write, digest, error_line, regular, say, short_name
+from .files import error_line, say, short_name
+from .history_file import *
 from .images import in_threads, picture_size, shown_channels
 from .layout import lay_out
 from .learner import *
@@ -140,9 +138,6 @@ class NeighbourHistory(GuestCallback):
     def attach(self): check_places(self.ids or (), plain_dls(self.learn.dls).train.n)
 
 # %% ../nbs/08a_history.ipynb #h0000019
-_columns = dict(epoch='int32', query='int32', negative='bool', rank='int16', id='int32',
-    similarity='float32', weight='float32', prob='float32', age='int32')
-
 def _rows_of(pool, epoch, ids, idx, found, similarity, weight=None, prob=None, negative=False):
     "A table of what the queries `ids` found in a bank or an index: rows `idx`, whether each was found, and its values, all `[n, k]`"
     i,rank = torch.where(found)
@@ -150,7 +145,7 @@ def _rows_of(pool, epoch, ids, idx, found, similarity, weight=None, prob=None, n
     def values(t): return torch.full_like(similarity[i,rank], math.nan) if t is None else t[i,rank]
     res = dict(epoch=torch.full_like(i, epoch), query=ids[i], negative=torch.full_like(i, negative), rank=rank+1, id=pool.ids[j],
         similarity=values(similarity), weight=values(weight), prob=values(prob), age=pool.age[j])
-    return pd.DataFrame({n: t.cpu().numpy().astype(_columns[n]) for n,t in res.items()})
+    return pd.DataFrame({n: t.cpu().numpy().astype(history_columns[n]) for n,t in res.items()})
 
 # %% ../nbs/08a_history.ipynb #h0000021
 def _false_negatives(probs, labels, bank):
@@ -525,7 +520,7 @@ def to_frame(self:NeighbourHistory)->pd.DataFrame: # A row for each neighbour, w
     - `prob` of a negative: the probability that it is the first one drawn
     - `age`: steps since its key came in
     - `right`: whether the labels agree, None if one of them is unknown"""
-    df = pd.concat(self.tables, ignore_index=True) if self.tables else pd.DataFrame({n: pd.Series(dtype=t) for n,t in _columns.items()})
+    df = pd.concat(self.tables, ignore_index=True) if self.tables else empty_table()
     def name(c): return pd.Series([self.label(i) for i in df[c]], index=df.index, dtype=object)
     a,b = df['query'].map(self.labels),df.id.map(self.labels)
     right = np.where(a.notna() & b.notna(), (a==b).astype(object), None)
@@ -629,61 +624,8 @@ def _sprites(self:NeighbourHistory):
     return {f'{kind}{i:04}': torch.frombuffer(bytearray(b), dtype=torch.uint8)
         for kind in ('thumbs','recent') for i,b in enumerate(getattr(self, kind).encoded())}
 
-def _tensors(df): return {c: torch.from_numpy(df[c].to_numpy(copy=True)) for c in df}
-
 @patch
-def _table(self:NeighbourHistory): return _tensors(pd.concat(self.tables, ignore_index=True)) if self.tables else {}
-
-# %% ../nbs/08a_history.ipynb #48d99f96
-def _is(v, *types): return type(v) in types           # a bool is no number
-def _whole(v): return _is(v, int)
-def _text(v): return _is(v, str)
-def _real(v): return _is(v, int, float)
-def _natural(v): return _whole(v) and v>=0
-def _figures(v): return _is(v, dict) and all(_is(o, int, float, bool, type(None)) for o in v.values())
-
-def _optional(ok): return lambda v: v is None or ok(v)
-def _list_of(ok): return lambda v: _is(v, list) and all(map(ok, v))
-def _pairs(a, b): return _list_of(lambda o: _is(o, list) and len(o)==2 and a(o[0]) and b(o[1]))
-
-def _names(v): return _list_of(_text)(v) and len({*v})==len(v)
-
-def _epoch(v): return _figures(v) and _whole(v.get('epoch')) and _whole(v.get('n_pos')) and {'mining','n_neg'} <= v.keys()
-def _epochs(v): return _list_of(_epoch)(v) and all(a['epoch']<b['epoch'] for a,b in zip(v, v[1:]))
-
-# %% ../nbs/08a_history.ipynb #h0000044
-_of_meta = dict(n_probes=_whole, every=_whole, n_pos=_whole, n_neg=_whole, seed=_whole, offset=_whole, budget=_real,
-    ids=_optional(_list_of(_whole)), source=_optional(_whole), title=_text, vocab=_optional(_list_of(_text)),
-    labels=_pairs(_whole, _natural), names=_names, recent=_names, audits=_list_of(_figures), epochs=_epochs)
-
-# missing in older histories, which counted epochs from 0
-_added = dict(n_map=(_whole, 0), files=(_pairs(_whole, _text), []), pixels=(_pairs(_whole, _text), []),
-    first_epoch=(lambda v: _whole(v) and v in (0,1), 0))
-
-def _check_meta(meta):
-    "Raise `ValueError` if this is not what `state_dict` gives. Adds what older histories do not have"
-    if not _is(meta, dict) or _of_meta.keys()-meta.keys(): raise ValueError("it lacks a part")
-    for n,(_,default) in _added.items(): meta.setdefault(n, default)
-    checks = {**_of_meta, **{n: ok for n,(ok,_) in _added.items()}}
-    if bad := [n for n,ok in checks.items() if not ok(meta[n])]: raise ValueError(f"{bad[0]} can't be {short(meta[bad[0]])}")
-
-# %% ../nbs/08a_history.ipynb #h0000047
-def _check_table(df, meta):
-    "The table in its types. Raises `ValueError` if it belongs to another history"
-    if not len(df): return df
-    if {*df}!={*_columns}: raise ValueError(f"the table has the columns {short([*df])}")
-    df = df[[*_columns]].astype(_columns)
-    epochs = {m['epoch'] for m in meta['epochs']}
-    if not {*df['query']} <= {*(meta['ids'] or ())} or not {*df.epoch} <= epochs:
-        raise ValueError("the table and the pictures are of different histories")
-    return df
-
-# %% ../nbs/08a_history.ipynb #b07fa21e
-def _count_from_one(meta, df, record):
-    "Add one to the epochs of a history that an older version wrote, which counted them from 0"
-    for m in [*meta['epochs'], *meta['audits']]: m['epoch'] += 1
-    if len(df): df['epoch'] += 1
-    record.epochs = [e+1 for e in record.epochs]
+def _table(self:NeighbourHistory): return table_tensors(pd.concat(self.tables, ignore_index=True)) if self.tables else {}
 
 # %% ../nbs/08a_history.ipynb #9062fe42
 def _restore_thumbs(sprites, kind, names):
@@ -693,65 +635,30 @@ def _restore_thumbs(sprites, kind, names):
 @patch
 def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'], object_hook=by_new_names)
-    _check_meta(meta)
-    df = _check_table(pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()}), meta)
+    check_meta(meta)
+    df = check_table(pd.DataFrame({c: t.cpu().numpy() for c,t in state['table'].items()}), meta)
     thumbs = _restore_thumbs(state['sprites'], 'thumbs', meta['names'])
     recent = _restore_thumbs(state['sprites'], 'recent', meta['recent'])
     record = MapRecord.restore(state.get('map', {}))
-    if meta['first_epoch']==0: _count_from_one(meta, df, record)
+    if meta['first_epoch']==0: count_from_one(meta, df, record)
     for n in _kept: setattr(self, n, meta[n])                  # from here on nothing can fail
     self.labels,self.files,self.pixels = (dict(meta[n]) for n in ('labels','files','pixels'))
     self.thumbs,self.recent,self.map = thumbs,recent,record
     self.tables = [df[df.epoch==m['epoch']].reset_index(drop=True) for m in self.epochs]
 
 # %% ../nbs/08a_history.ipynb #1d0da7f0
-def _sha(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
-def _files(path):
-    path = Path(path)
-    if path.is_dir(): path = path/'neighbours'
-    return [path.with_name(path.name+e) for e in ('.parquet','.safetensors')]
-
 @patch
 def save(self:NeighbourHistory,
     path, # Without an ending: `.parquet` and `.safetensors` are added. In a folder that is there the name is `neighbours`
 ):
     "Write the table, the thumbnails and the map"
-    s,(table,pictures) = self.state_dict(),_files(path)
-    df = pd.DataFrame({c: t.numpy() for c,t in s['table'].items()} if s['table'] else {c: [] for c in _columns})
-    tensors = s['sprites'] | {f'map.{n}': t for n,t in s['map'].items()} or {'none': torch.zeros(1)}
-    with atomic_write(table) as a, atomic_write(pictures) as b:
-        df.to_parquet(a)
-        said = dict(psm_history=s['meta'], table=_sha(a))
-        save_file(tensors, b, metadata=dict(said, digest=digest(tensors, *said.values())))
-
-# %% ../nbs/08a_history.ipynb #h0000049
-def _check_digests(said, tensors, pictures, table):
-    "Raise `ValueError` if one of the two files was changed, or if they belong to different histories"
-    if said.keys() <= {'psm_history'}: return                 # version 0.1.0 wrote no digests
-    if said.get('digest')!=digest(tensors, said.get('psm_history'), said.get('table')):
-        raise ValueError(f"the digest in {pictures.name} is another one, so something in it has changed")
-    if said['table']!=_sha(table): raise ValueError(f"{table.name} was changed, or it is of another history than {pictures.name}")
-
-# %% ../nbs/08a_history.ipynb #4b4d5cc6
-def _read_state(table, pictures):
-    "What `state_dict` gave, from two files"
-    with safe_open(regular(pictures), 'pt') as f: said,tensors = f.metadata() or {},{n: f.get_tensor(n) for n in f.keys()}
-    _check_digests(said, tensors, pictures, regular(table))
-    record = {n.removeprefix('map.'): t for n,t in tensors.items() if n.startswith('map.')}
-    sprites = {n: t for n,t in tensors.items() if n!='none' and not n.startswith('map.')}
-    return dict(meta=said['psm_history'], sprites=sprites, map=record, table=_tensors(pd.read_parquet(regular(table))))
+    write_state(self.state_dict(), path)
 
 @patch(cls_method=True)
 def load(cls:NeighbourHistory,
     path, # As given to `save`, or the folder of a run of `psm_pretrain`
 )->NeighbourHistory:
     "Read a history. Raises `ValueError` for files that hold none, that were changed, or that belong to different histories"
-    res,(table,pictures) = cls(),_files(path)
-    try: res.load_state_dict(_read_state(table, pictures))
-    except FileNotFoundError: raise
-    except Exception as e:            # damaged files make their readers raise anything
-        raise ValueError(f"{table} and {pictures.name} are no history that `save` wrote, or they are damaged: "
-            f"{e or type(e).__name__}") from e
+    res = cls()
+    read_state(path, res.load_state_dict)
     return res
