@@ -33,6 +33,7 @@ class _ResBlock(nn.Module):
         else: self.short = nn.Identity()
     def forward(self, x): return F.relu(self.convs(x) + self.short(x))
 
+# %% ../nbs/04a_encoder.ipynb #046cd365
 def small_resnet(
     n_in:int=3, # Number of channels of the images
 )->nn.Module: # From `[B, n_in, H, W]` to `[B, 128]`
@@ -91,6 +92,7 @@ def _fetched(name, make, folder):
             "To start from random weights pass pretrained=False (psm_pretrain: leave out --pretrained). "
             f"On a machine without a network, copy {folder} from one that has fetched them") from e
 
+# %% ../nbs/04a_encoder.ipynb #e11c63b4
 def _default_weights(name):
     "torchvision's best weights of a model, and the images that they were trained on"
     w = torchvision.models.get_model_weights(name).DEFAULT
@@ -110,6 +112,7 @@ def _remove_head(m, name):
         f"{name} has no linear layer at its end to take off. Pass a module that returns features, such as fastai's create_body")
     m.set_submodule(last[-1], nn.Identity())
 
+# %% ../nbs/04a_encoder.ipynb #794a4e29
 def _change_channels(m, name, n_in, pretrained):
     "Make the first convolution of `m` take `n_in` channels"
     try: _update_first_layer(m, n_in, pretrained=pretrained)
@@ -117,6 +120,7 @@ def _change_channels(m, name, n_in, pretrained):
         f"{name} does not have the weights of a convolution first, so it can't be changed to take {n_in} channels instead of 3. "
         "Pass a module that does, or a model of timm such as 'timm/vit_tiny_patch16_224'") from e
 
+# %% ../nbs/04a_encoder.ipynb #19826cbb
 def _without_head(f, name, n_in, pretrained):
     "The classifier that `f` builds, without its last linear layer. `f` is torchvision's or the user's own"
     if pretrained:
@@ -205,6 +209,7 @@ def keep_modes(
     finally:
         for m,mode in modes: m.training = mode
 
+# %% ../nbs/04a_encoder.ipynb #709c422f
 def _refuse_images(x, e):
     raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
 
@@ -228,6 +233,7 @@ def _digest(weights, meta):
     "Digest of weights and metadata, without the digest that the metadata may hold"
     return digest(weights, *(f'{k}={v}' for k,v in sorted(meta.items()) if k!='digest'))
 
+# %% ../nbs/04a_encoder.ipynb #ceb649d0
 def write_encoder(
     encoder:nn.Module, # Has the attribute `arch`, its name, if `create_encoder` built it by name
     path, # File to write
@@ -280,6 +286,7 @@ def _check_digest(meta, weights):
         if odd := meta.keys()-_entries_0_1_0: raise ValueError(f"it has no digest, but {short(min(odd))}")
     elif meta['digest']!=_digest(weights, meta): raise ValueError("its digest is another one, so something in it has changed")
 
+# %% ../nbs/04a_encoder.ipynb #d44a3839
 def _read_encoder(path):
     "What an encoder file says of itself, and its weights"
     try:
@@ -342,6 +349,7 @@ class _NoMemory(TorchFunctionMode):
         if f is torch.empty: kwargs = dict(kwargs, device='meta')       # layers make their weights by it
         return f(*args, **kwargs)
 
+# %% ../nbs/04a_encoder.ipynb #d9188ca6
 def _build(arch, n_in, path):
     try: return create_encoder(arch, n_in)
     except Exception as e: raise ValueError(f"The encoder in {path} can't be built: {e}") from e
