@@ -193,6 +193,7 @@ def _serves_another(dl, i):
     except Exception: pass      # the loader may raise anything, as it gets no item
     return probe.dataset.at not in ([],[i])
 
+# %% ../nbs/05a_learner.ipynb #92a8ed26
 _beginning = RLock()        # only one iteration begins at a time, because a loader is changed while one begins
 
 def _own_method(dl):

@@ -87,11 +87,6 @@ class Thinned(TfmdDL):
 def test_loaders_that_do_not_tell_what_they_serve_are_refused(cls):
     with pytest.raises(TypeError, match='get_idxs'): watch(loaders(loader(cls=cls)))
 
-def test_a_loader_that_reads_in_its_own_way_is_taken():
-    class Own(TfmdDL):
-        def create_item(self, s): return Told(n)[s or 0]
-    watch(loaders(loader(cls=Own)))
-
 @pytest.mark.guarantee('loaders')
 @pytest.mark.parametrize('make', [lambda: PSMCallback(bank_size=64), KNNCallback, HealthCallback, MomentumCallback],
                          ids=['PSMCallback','KNNCallback','HealthCallback','MomentumCallback'])
