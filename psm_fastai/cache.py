@@ -28,6 +28,7 @@ def _file_mark(f):
     s = f.stat()
     return blake2b(f"{s.st_size} {s.st_mtime_ns}".encode(), digest_size=8).digest()
 
+# %% ../nbs/00b_cache.ipynb #ef376a7d
 def _set_mark(names, read):
     "16 letters that are the same for the same files, read in the same way"
     how = json.dumps([list(read.size), read.channels, read.settings], sort_keys=True)
@@ -46,6 +47,7 @@ def _open_array(path, dtype, shape):
         raise ValueError(f"The cache {shown(path)} is damaged: {e}. Delete this file, and the images are decoded again") from e
     return res
 
+# %% ../nbs/00b_cache.ipynb #4ab8070c
 class ImageCache:
     "Images of a data set, decoded once into a file"
     def __init__(self,
@@ -117,6 +119,7 @@ def needs(self:ImageCache,
     given = s.st_blocks*512 if hasattr(s, 'st_blocks') else s.st_size        # Windows gives all room at once
     return min(n*self.pixels[0].nbytes, max(0, s.st_size-given))
 
+# %% ../nbs/00b_cache.ipynb #3497e36a
 @patch
 def no_room(self:ImageCache,
     n:int, # Number of images to store
@@ -132,6 +135,7 @@ def check_room(self:ImageCache,
     "Raise `ValueError` if the disk has too little room for `n` images"
     if self.needs(n)>disk_usage(self.path.parent).free: raise self.no_room(n)
 
+# %% ../nbs/00b_cache.ipynb #fd46f63b
 @patch
 def others(self:ImageCache)->list: # Paths
     "Caches in the same folder that hold other files, or were made with other settings"
