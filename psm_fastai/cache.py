@@ -42,7 +42,8 @@ def _open_array(path, dtype, shape):
     if not path.exists(): return np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
     try:
         res = np.lib.format.open_memmap(path, mode='r+')
-        if (res.dtype,res.shape)!=(dtype,shape): raise ValueError(f"it has {res.dtype} of {list(res.shape)}, not {dtype} of {list(shape)}")
+        if (res.dtype,res.shape)!=(dtype,shape):
+            raise ValueError(f"it has {res.dtype} of {list(res.shape)}, not {np.dtype(dtype)} of {list(shape)}")
     except ValueError as e:
         raise ValueError(f"The cache {shown(path)} is damaged: {e}. Delete this file, and the images are decoded again") from e
     return res
