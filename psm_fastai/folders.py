@@ -50,6 +50,7 @@ def _entries(folder, seen):
     seen.add(node)
     with os.scandir(folder) as es: return sorted(es, key=lambda e: e.name)
 
+# %% ../nbs/00a_folders.ipynb #2a763799
 def _refuse_closed(path, failed):
     "Raise `ValueError` that names the folders which can't be entered"
     if not failed: return
@@ -91,6 +92,7 @@ def _counts(left, path=None):
         return f"{len(files):,} {why} ({name_some(names, 2)})"
     return ', '.join(one(why, files) for why,files in left.items())
 
+# %% ../nbs/00a_folders.ipynb #013dfae4
 def _no_images(path, left):
     holds = f". It holds {_counts(left)}" if left else ''
     return ValueError(f"No images in {shown(path)}. Looked for files such as .jpg, .png, .gif and .tiff, or else .npy, "
@@ -125,6 +127,7 @@ def role(
     m = _role.fullmatch(name)
     return m and ('train','valid','test')[m.lastindex-1]
 
+# %% ../nbs/00a_folders.ipynb #98110a05
 def _role_at(p, level): return role(p[level]) if len(p)>level else None
 
 def split_level(
@@ -202,6 +205,7 @@ def _no_label(name, n_classes):
     "Whether a folder holds images without labels. With one other class, `unknown` is a class"
     return bool(_unlabelled.fullmatch(name)) or name.lower()=='unknown' and n_classes>2
 
+# %% ../nbs/00a_folders.ipynb #c48a7d08
 def _check_classes(classes, loose, files):
     "Raise `ValueError` if all folders are parts of a data set, or images lie outside of the class folders"
     if all(role(o) for o in classes):
@@ -213,6 +217,7 @@ def _check_classes(classes, loose, files):
                          "(psm_pretrain: --no-labels). If these images have no class, move them into a folder named unlabelled, "
                          "next to the others")
 
+# %% ../nbs/00a_folders.ipynb #25de38bd
 def folder_labels(
     files:L, # Paths
     parts:list, # For each file the names of the folders that it lies in, without that of a split
@@ -247,6 +252,7 @@ def _held_role(roles, rest):
     def has_classes(part): return any(p for p,r in zip(rest, roles) if r==part)
     return held if has_classes(held) or not has_classes('train') else None
 
+# %% ../nbs/00a_folders.ipynb #908453e6
 def _split(files, parts, left):
     "The files for training and validation, their folders without those of the split, and which files are for validation"
     level = split_level(parts)
@@ -272,6 +278,7 @@ def _held_alone(labels, valid):
     if not alone: return []
     return [f"{_counted(len(alone), 'class', 'classes')} for validation alone: {name_some(sorted(alone, key=str))}"]
 
+# %% ../nbs/00a_folders.ipynb #366af226
 def folder_source(
     path:Path, # A folder
     label_from=None, # As for `folder_labels`
@@ -424,6 +431,7 @@ def label_names(
         some = ', '.join(sorted(map(repr, names))[:3])
         raise ValueError(f"The labels are of several types, {types}, such as {some}. Make all of one type") from e
 
+# %% ../nbs/00a_folders.ipynb #caf1740b
 def _split_told(source, n_train, n_valid):
     n = n_train+n_valid
     res = f"{n:,} images"

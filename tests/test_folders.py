@@ -126,13 +126,11 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
     (['cat/raw','dog/raw'], ['cat','dog'], 'no class: raw'), (['cat/2023','dog/2024'], ['cat','dog'], 'no class: 2023, 2024'),
     (['2023-05-01','2024-01-02'], None, 'no class'),
     (['2023-05 Alps','2024-01-02 at the sea','202402_misc'], None, 'no class'),
-    (['2012 sedan','2013 van'], ['2012 sedan','2013 van'], ''),
-    (['DCIM/100CANON','DCIM/101CANON'], None, 'no class'), (['IMG_2034','IMG_2035'], None, 'no class'),
+    (['IMG_2034','IMG_2035'], None, 'no class'),
     (['2019/05/01','2019/05/02'], None, 'no class'), (['cat/images','dog/images'], ['cat','dog'], 'no class'),
     (['raw','processed'], None, 'no class'), (['images'], None, ''), (['images','masks'], None, 'no class'),
-    (['2023/January','2023/Feb'], None, 'no class'), (['0','1','2'], ['0','1','2'], ''), (['photo','sketch'], ['photo','sketch'], ''),
+    (['2023/January','2023/Feb'], None, 'no class'), (['photo','sketch'], ['photo','sketch'], ''),
     (['n01440764','n01443537'], ['n01440764','n01443537'], ''),
-    (['animal/cat','animal/dog','thing/car'], ['car','cat','dog'], ''),
     ([f'{i:04}' for i in range(1000,2200,100)], [f'{i:04}' for i in range(1000,2200,100)], '')])
 def test_which_folders_are_classes(tmp_path, names, vocab, passed):
     put(tmp_path, *(f'{n}/5' for n in names))
@@ -196,10 +194,6 @@ def test_a_folder_without_labels_beside_a_split(tmp_path):
     dls,line = load(tmp_path)
     assert sizes(dls)==(19,6) and '9 without a label' in line and list(dls.vocab)==['cat','dog']
 
-def test_known_and_unknown_are_two_classes(tmp_path):
-    put(tmp_path, 'known/4', 'unknown/4')
-    assert list(load(tmp_path)[0].vocab)==['known','unknown']
-
 # tables
 
 text = 'file,label\nä.png,Bär\n1.png,Maus\n2.png,Maus\n3.png,\n4.png,Bär\n'
@@ -223,11 +217,6 @@ def test_a_table_in_another_encoding_says_how(tmp_path, code, guess):
         load(tmp_path/'t.csv')
     assert sum(sizes(load(pd.read_csv(tmp_path/'t.csv', encoding=guess), path=tmp_path)[0]))==5
 
-def test_excel_says_its_separator(tmp_path):
-    put(tmp_path, '5')
-    (tmp_path/'t.csv').write_text('sep=|\r\nf|l;m\r\n' + ''.join(f'{i}.png|{"ab"[i%2]}\r\n' for i in range(5)), newline='')
-    assert list(load(tmp_path/'t.csv')[0].vocab)==['a','b']
-
 def test_several_labels_an_image_are_refused(tmp_path):
     put(tmp_path, '5')
     with pytest.raises(ValueError, match=r"A label must be one class, got \['a', 'b'\]"):
@@ -249,21 +238,6 @@ def test_tables_with_empty_labels(tmp_path, none):
     dls,line = load(df, path=tmp_path, valid_col='v')
     assert [int(y) for _,y in dls.train_ds]==[0,1,-1]==[int(y) for _,y in dls.valid_ds] and '2 without a label' in line
     assert not hasattr(load(df.assign(l=none), path=tmp_path)[0], 'vocab')
-
-def test_numbers_stay_whole_beside_empty_labels(tmp_path):
-    put(tmp_path, '5')
-    (tmp_path/'t.csv').write_text('f,l\n0.png,7\n1.png,\n2.png,10\n3.png,7\n4.png,10\n')
-    for source in (tmp_path/'t.csv', pd.read_csv(tmp_path/'t.csv')): assert list(load(source, path=tmp_path)[0].vocab)==[7,10]
-
-def test_labels_of_several_types_are_refused(tmp_path):
-    put(tmp_path, '5')
-    with pytest.raises(ValueError, match="labels are of several types, int, str, such as 'a', 1"):
-        load(pd.DataFrame(dict(f=[f'{i}.png' for i in range(5)], l=[1,'a',1,'a',1])), path=tmp_path)
-
-def test_names_from_windows(tmp_path):
-    put(tmp_path, 'cat/3', 'dog/3')
-    (tmp_path/'t.tsv').write_text('f\tl\n' + ''.join(f'{k}\\{i}.png\t{k}\n' for k in ('cat','dog') for i in range(3)))
-    assert list(load(tmp_path/'t.tsv')[0].vocab)==['cat','dog']
 
 # names
 
