@@ -1,7 +1,7 @@
 "The documentation, as nbdev makes it for Quarto, without Quarto: links, names, pictures and code that a reader meets"
 import ast, configparser, importlib, inspect, json, os, re, shutil, subprocess, sys
 from pathlib import Path
-import pytest, yaml
+import nbformat, pytest, yaml
 from fastcore.docments import docments
 from psm_fastai.callback import PSMCallback, psm_learner, psm_methods
 from psm_fastai.pretrain import psm_pretrain
@@ -34,6 +34,11 @@ def test_every_notebook_is_processed(site):
     assert {f.relative_to(site) for f in site.glob('**/*.ipynb')}=={f.relative_to(root/'nbs') for f in notebooks}
 
 @pytest.mark.parametrize('nb', notebooks, ids=lambda f: f.stem)
+def test_notebook_is_valid(nb):
+    "Jupyter and Quarto refuse another one"
+    nbformat.validate(nbformat.read(nb, 4))
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda f: f.stem)
 def test_title_and_description(nb):
     first = cells(nb, 'markdown')[0].splitlines()
     assert first[0].startswith('# ') and len([l for l in first if l.startswith('> ')])==1
@@ -42,8 +47,8 @@ def test_title_and_description(nb):
 address = 'https://psm-fastai.github.io/psm_fastai/'
 def page_of(site, path):
     "The notebook behind a page of the published site, where names have no numbers"
-    path = Path((re.sub(r'\.html(\.md)?$', '', path) or 'index')+'.ipynb')
-    return next((f for f in (site/path.parent).glob('*.ipynb') if re.sub(r'^\d+[a-z]?_', '', f.name)==path.name), site/path)
+    path = Path('index.html' if path=='.' else path.removesuffix('.md'))
+    return next((f for f in (site/path.parent).glob('*.ipynb') if re.sub(r'^\d+[a-z]?_', '', f.stem)+'.html'==path.name), site/path)
 
 def test_links_lead_somewhere(site):
     seen = doclinks = 0
@@ -54,9 +59,9 @@ def test_links_lead_somewhere(site):
                 ours = path.startswith(address)
                 if not ours and path.startswith(('https://','http://','data:','mailto:')): continue
                 seen,doclinks = seen+1,doclinks+ours
-                to = page_of(site, path.removeprefix(address)) if ours else f.parent/path if path else f
-                source = to if to.exists() else to.with_suffix('.ipynb')
-                assert source.exists(), f'{f.name} links to {link}'
+                source = site/path.removeprefix(address) if ours else f.parent/path if path else f
+                if not source.exists(): source = page_of(site, os.path.relpath(source, site))
+                assert source.exists() and not path.endswith('.ipynb'), f'{f.name} links to {link}, and the site has no such page'
                 if anchor and source.suffix=='.ipynb':
                     text,shown = ('\n'.join(o) for o in (cells(source, 'markdown'), outputs(source)))
                     heads = {slug(h) for h in re.findall(r'^#+ (.+)$', text, re.M)}
