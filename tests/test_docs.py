@@ -127,6 +127,11 @@ def test_names_lead_to_fastais_pages_too(site):
     text = '\n'.join(md for f in site.glob('**/*.ipynb') for md in cells(f, 'markdown'))
     assert '[`Learner`](https://docs.fast.ai/learner.html#learner)' in text
 
+def test_no_link_holds_a_link(site):
+    "nbdev makes a link of a name in backticks, also within the text of a link, and neither works then"
+    nested = re.compile(r'(?<!!)\[[^][\n]*\[`[^`\n]+`\]\([^)\n]*\)[^][\n]*\]\(')
+    assert not [(f.name, m) for f in site.glob('**/*.ipynb') for md in cells(f, 'markdown') for m in nested.findall(md)]
+
 def test_the_page_of_names_is_complete(site):
     "It is made anew with the site, and links each name to its place"
     page = '\n'.join(outputs(site/'explain/names.ipynb'))
