@@ -34,6 +34,11 @@ def _check_mine_after(v):
     if not isinstance(v, str): check_number('mine_after', v, 0, 1)
     elif v!='agreement': raise ValueError(f"mine_after must be a share of training, 0 to 1, or 'agreement', got {v!r}")
 
+def _check_views(views):
+    "Raise `TypeError` for what makes no views, such as `photo_views` without brackets"
+    if views in (photo_views,digit_views): raise TypeError(f"views must be made by a call: {views.__name__}(), with brackets")
+    if views is not None and not callable(views): raise TypeError(f"views must be a function from a batch to two views, got {views!r}")
+
 class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"
     order,image_ids = 8,None   # before CastToTensor (9) and MixedPrecision (10)
@@ -42,7 +47,7 @@ class PSMLossCallback(GuestCallback):
         mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used, or 'agreement': until the views agree
     ):
         _check_mine_after(mine_after)
-        if views is not None and not callable(views): raise TypeError(f"views must be a function from a batch to two views, got {views!r}")
+        _check_views(views)
         store_attr()
         self.sums,self.columns = {},{}       # of the epoch, and of fastai's table
         self.broken,self.waiting,self.statistics = None,False,[]

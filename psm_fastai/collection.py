@@ -11,7 +11,7 @@ __all__ = ['small_gray', 'pixel_digest', 'file_digest', 'with_file_digests', 'Co
 # %% ../nbs/07c_collection.ipynb #b794a75b
 import hashlib, math, os, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import Image, Learner, Path, Tensor, chunked, patch, store_attr
-from functools import cached_property
+from functools import cached_property, partial
 from PIL import ImageOps
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
@@ -112,6 +112,8 @@ class Collection:
         return {n: reading[n] for n in ('max_value','min_value')}
 
 # %% ../nbs/07c_collection.ipynb #af749f87
+def _picture_of(dls, table, i): return train_image(dls, table.id[i], ('train','valid').index(table.set[i]))
+
 @patch
 def collection(self:Learner)->Collection:
     "All images of a learner, training images first. Look once, and ask the collection several questions"
@@ -119,8 +121,7 @@ def collection(self:Learner)->Collection:
     if not sets: raise ValueError("This learner has no images: `export` leaves them behind. Set `learn.dls` to loaders of images")
     feats,gray,tables = zip(*(_look_at(self, i) for i in sets))
     table = with_file_digests(pd.concat(tables, ignore_index=True))
-    def image(i): return train_image(self.dls, table.id[i], ('train','valid').index(table.set[i]))
-    return Collection(torch.cat(feats), torch.cat(gray), table, image)
+    return Collection(torch.cat(feats), torch.cat(gray), table, partial(_picture_of, self.dls, table))
 
 # %% ../nbs/07c_collection.ipynb #01228bf2
 class Answer(pd.DataFrame):
@@ -310,7 +311,7 @@ def clusters(self:Collection,
 # %% ../nbs/07c_collection.ipynb #e674214b
 def _check_unlabelled(path):
     "Raise `ValueError` if a CSV that is about to be written holds labels"
-    if not path.exists(): return
+    if not path.is_file(): return
     there = read_table(path)
     if 'label' not in there: raise ValueError(f"{path} has no column label, so to_label did not write it. Give another path")
     done = int(there.label.notna().sum())
@@ -492,6 +493,7 @@ def show_nearest(self:Collection,
     size:float=1.3, # Width of an image, in inches
 ):
     "Draw new images, and right of each its nearest in the collection. Needs the encoder that `psm_pretrain` left next to the features"
+    check_number('n', n, 1, whole=True)
     _check_encoder(self.folder)
     images,encoder = as_list(image),load_encoder(self.folder)
     feats = F.normalize(torch.tensor(np.stack(image_features(encoder, images).features)), dim=1)

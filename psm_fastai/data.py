@@ -18,7 +18,7 @@ from fastai.vision.all import (Categorize, Category, CategoryBlock, DataBlock, D
     IntToFloatTensor, ItemGetter, L, Normalize, Path, PILImageBW, RandomSplitter, SkipItemException, Tensor, TensorCategory, TensorImage,
     TensorImageBW, TfmdDL, TfmdLists, ToTensor, URLs, chunked, cifar_stats, imagenet_stats, merge, no_random, noop, parent_label, patch,
     show_title, tuplify, untar_data)
-from numbers import Number
+from numbers import Integral, Number
 from pathlib import PurePath
 from sklearn.datasets import load_digits
 from torchvision.transforms.functional import to_pil_image
@@ -262,7 +262,9 @@ class ClassName(Category):
 class Labels(Categorize):
     "fastai's `Categorize`, in which None becomes the label -1: it isn't known"
     def encodes(self, o): return TensorCategory(-1) if o is None else super().encodes(o)
-    def decodes(self, o): return ClassName('' if o<0 else self.vocab[o])
+    def decodes(self, o):
+        unknown = torch.as_tensor(o).lt(0).all()          # also of no label, as for what pretraining predicts
+        return ClassName('' if unknown else self.vocab[o])
 
 # %% ../nbs/00b_data.ipynb #32880927
 def _tell_skipped(failed, name):
@@ -342,6 +344,10 @@ def _check_options(kwargs):
         raise TypeError(f"image_dls has no {n}. {hint}")
 
 # %% ../nbs/00b_data.ipynb #23ce5efe
+def _check_bs(bs):
+    if isinstance(bs, bool) or not isinstance(bs, Integral) or bs<1:
+        raise ValueError(f"bs, the batch size, must be a whole number above 0, got {bs!r}")
+
 def _check_cache(cache, source):
     "Raise `ValueError` if a cache lies among the images, or is a file"
     if cache is not None and Path(cache).is_file(): raise ValueError(f"The cache {shown(cache)} is a file. Give a folder")
@@ -352,6 +358,8 @@ def _check_cache(cache, source):
 
 # %% ../nbs/00b_data.ipynb #68d2495b
 def _check_stats(stats, channels):
+    if isinstance(stats, str) or len(stats)!=2:
+        raise ValueError(f"stats must be a mean and a standard deviation for each channel, such as fastai's imagenet_stats, got {stats!r}")
     if len(stats[0])==len(stats[1])==channels: return
     raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
 
@@ -399,10 +407,12 @@ def image_dls(
     """Loaders for the images of a folder, a table or a list, with labels if there are any. Prints what was found.
     Raises `ValueError` that says what is wrong with the source, or that names all files which can't be read"""
     _check_options(kwargs)
+    _check_bs(bs)
     _check_cache(cache, source)
     _check_skip(skip_broken, verify or in_memory or cache is not None)
     if label_col is None and label_from is not None:
         raise ValueError(f"label_col=None means no labels, and label_from={label_from!r} asks for some. Leave one of them out")
+    ReadImage(size, channels or 3, max_value, min_value, alpha, ground, fit, max_pixels)     # refuses settings before the source is read
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
     n_train = len(train)

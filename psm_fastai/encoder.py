@@ -9,7 +9,7 @@ __all__ = ['small_resnet', 'cifar_resnet18', 'has_weights', 'create_encoder', 'p
            'feature_size', 'write_encoder', 'misfits', 'load_encoder', 'encoder_from']
 
 # %% ../nbs/04a_encoder.ipynb #fd325b0d
-import json, math, os, torch, torch.nn.functional as F, torchvision
+import inspect, json, math, os, torch, torch.nn.functional as F, torchvision
 from contextlib import contextmanager
 from fastai.vision.learner import _update_first_layer
 from pathlib import Path
@@ -102,6 +102,12 @@ def _default_weights(name):
     return w,dict(mean=[*tfm.mean], std=[*tfm.std], size=size)
 
 # %% ../nbs/04a_encoder.ipynb #9fd0601a
+def _check_maker(f):
+    "Raise `TypeError` if a function of the user's needs arguments"
+    try: inspect.signature(f).bind()
+    except TypeError as e: raise TypeError(
+        f"arch must be a module, a name, or a function without arguments that makes a module, got {f!r}: {e}") from None
+
 def _refuse_no_module(arch, made):
     raise TypeError(f"arch must be a module, a name, or a function that makes a module, and {arch!r} made a {type(made).__name__}")
 
@@ -109,7 +115,8 @@ def _remove_head(m, name):
     "Replace the last linear layer of `m` by one that changes nothing"
     last = [n for n,o in m.named_modules() if isinstance(o, nn.Linear)]
     if not last: raise ValueError(
-        f"{name} has no linear layer at its end to take off. Pass a module that returns features, such as fastai's create_body")
+        f"{name} has no linear layer at its end to take off. Pass a module that returns features, such as one of fastai's create_body, "
+        "and not its class")
     m.set_submodule(last[-1], nn.Identity())
 
 # %% ../nbs/04a_encoder.ipynb #794a4e29
@@ -123,6 +130,7 @@ def _change_channels(m, name, n_in, pretrained):
 # %% ../nbs/04a_encoder.ipynb #19826cbb
 def _without_head(f, name, n_in, pretrained):
     "The classifier that `f` builds, without its last linear layer. `f` is torchvision's or the user's own"
+    if not name: _check_maker(f)
     if pretrained:
         weights,images = _default_weights(name)
         m = _fetched(name, lambda: f(weights=weights), Path(torch.hub.get_dir())/'checkpoints')
@@ -363,6 +371,11 @@ def _skeleton(arch, n_in, path):
     return _build(arch, n_in, path)
 
 # %% ../nbs/04a_encoder.ipynb #346d98d0
+def _check_encoder_path(path):
+    if isinstance(path, (str,os.PathLike)): return
+    raise TypeError(f"An encoder is in a file or in the folder of a run, got a {type(path).__name__}. "
+        "learn.save_encoder(file) writes that of a learner")
+
 def _refuse_nameless(path):
     raise ValueError(f"The encoder in {path} was not built by name. Pass its architecture: load_encoder(path, arch=module)")
 
@@ -372,6 +385,7 @@ def load_encoder(
 )->nn.Module: # In evaluation mode. `images` holds channels, size, mean and std of its images
     """The encoder of a file. Nothing in the file is executed. Raises `ValueError` if the file holds no encoder, if anything in it has
     changed since it was written, or if its weights don't fit the architecture"""
+    _check_encoder_path(path)
     path = Path(path)
     if path.is_dir(): path = path/'encoder.safetensors'
     about,weights = _read_encoder(path)

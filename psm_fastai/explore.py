@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .data import train_image
 from .files import short_name
 from .evaluate import encoder_features
-from .history import check_places, filled_bank, mining_pool, pick_images, queries_and_keys
+from .history import as_places, check_places, filled_bank, mining_pool, pick_images, queries_and_keys
 from .learner import class_name, psm_model
 from .loss import check_number, nce_term
 from .neighbours import nearest_images, own_rule
@@ -78,7 +78,7 @@ def _by_features(learn, ids, n, k, seed):
     feats,total = F.normalize(feats, dim=1),len(feats)
     if total<2: raise ValueError(f"Neighbours need two images at least, and there is {total}")
     if ids is None: ids = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n]
-    ids = [int(i) for i in ids]
+    ids = as_places(ids)
     _check_any(ids)
     check_places(ids, total)
     own = torch.tensor(ids)
@@ -102,7 +102,7 @@ def mined_neighbours(
     check_number('k', k, 1, whole=True)
     if ids is None: check_number('n', n, 1, whole=True)
     if not len(bank): return _by_features(learn, ids, n, k, seed)
-    ids = pick_images(bank, n, seed) if ids is None else [int(i) for i in ids]
+    ids = pick_images(bank, n, seed) if ids is None else as_places(ids)
     _check_any(ids)
     rows = _row_of(pool)
     _check_rows(ids, rows, learn, pool is bank)
@@ -179,9 +179,9 @@ def explain_loss(self:Learner,
 )->pd.DataFrame: # `kind`, `id` (its own for the other view), `similarity`, `weight`, `share`, `label`. `attrs['loss']` is the loss
     """Shares of positives and of negatives in the loss of an image, as the bank is now, a row each. Those of each kind add up to the loss.
     Raises `ValueError` for a method without negatives"""
-    bank,loss = filled_bank(self),psm_model(self).loss
+    bank,loss,ids = filled_bank(self),psm_model(self).loss,as_places([id])
     if loss.n_neg==0: raise ValueError("This method has no negatives, so its loss has no shares of them")
-    _,q,k,ids,labels = queries_and_keys(self, [int(id)], seed)
+    _,q,k,ids,labels = queries_and_keys(self, ids, seed)
     with no_random(seed): mined = loss.mine(q, k, ids, bank)
     to_mined,neg = loss.similarities(q, bank, mined)
     pos,w = loss.positives(q, k, to_mined, mined)

@@ -102,7 +102,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
         name,v = change['trait'].name,change['value']
         known = list(self.at) if name=='query' else self.view['epochs']
         if v in known: return v
-        raise ValueError(f"{name} must be one of {known[:20]}{'...' if len(known)>20 else ''}, got {v}")
+        raise ValueError(f"{name} must be one of {known if len(known)<20 else f'the {len(known)} from {known[0]} to {known[-1]}'}, got {v}")
 
     @tr.validate('runs')
     def _check_runs(self, change):

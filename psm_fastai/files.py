@@ -101,6 +101,7 @@ def _sync(path, flags):
     finally: os.close(f)
 
 def _check_folder(path):
+    if path.is_dir(): raise IsADirectoryError(errno.EISDIR, f"{path} is a folder. Give the name of a file, such as {path/'name'}")
     if path.parent.is_dir(): return
     raise FileNotFoundError(errno.ENOENT, f"The folder {path.parent} does not exist, or no longer exists, so {path.name} can't be written")
 
@@ -176,6 +177,11 @@ def _check_parts(path):
     with ZipFile(path) as z:
         if bad := z.testzip(): raise ValueError(f"the checksum of {bad} does not match")
 
+def _of_reader(e):
+    "What an error of `torch.load` says, without its advice for other callers"
+    said = error_line(e).split('WeightsUnpickler error: ')[-1]
+    return shown(re.split(' (?:Please use|Check the doc)', said)[0])
+
 def read_saved(
     path, # A file that `torch.save` wrote
     device='cpu', # The device for the tensors
@@ -187,7 +193,7 @@ def read_saved(
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError: raise
     except Exception as e:           # a damaged file can make the readers raise anything
-        raise ValueError(f"{path} is damaged, or it holds what can't be read without executing it: {error_line(e)[:300]}") from e
+        raise ValueError(f"{path} is damaged, or it holds what can't be read without executing it: {_of_reader(e)[:300]}") from e
 
 # %% ../nbs/00_files.ipynb #9d29fd10
 def below_common_folder(

@@ -17,6 +17,8 @@ from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import chain, islice
+from pathlib import PurePath
+from reprlib import repr as short
 from threading import RLock, get_ident
 from fastai.vision.all import (Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, Tensor, ValueMetric,
     find_bs, get_model, get_random_states, no_random, partial, patch, set_random_states, to_cpu)
@@ -48,10 +50,17 @@ def _whole(dl):
     "The loader that a distributed loader splits, or any other loader itself"
     return dl.__dict__.get('dl', dl)
 
+def _check_dls(dls):
+    "Raise `TypeError` for anything but `DataLoaders`"
+    if hasattr(dls, 'loaders'): return
+    hint = f". Try image_dls({str(dls)!r})" if isinstance(dls, (str,PurePath)) else ''
+    raise TypeError(f"Needs fastai's DataLoaders, got {short(dls)} ({type(dls).__name__}){hint}")
+
 def plain_dls(
     dls, # `DataLoaders`
 ): # `DataLoaders`
     "`dls`, or in distributed training the loaders whose items are split among the processes"
+    _check_dls(dls)
     whole = [_whole(d) for d in dls.loaders]
     if all(a is b for a,b in zip(whole, dls.loaders)): return dls
     return DataLoaders(*whole)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from .files import atomic_write
 from .history import NeighbourHistory
 from .layout import unit_places
-from .map import kept_history, map_view
+from .map import as_runs, kept_history, map_view
 from .panel import static_text
 
 # %% ../nbs/09a_page.ipynb #p0000002
@@ -180,16 +180,10 @@ def _empty_page(title):
     return _html(title, '', f'<h1>{escape(title)}</h1><p>{words}</p>')
 
 # %% ../nbs/09a_page.ipynb #7083c9c0
-def _check_runs(runs):
-    "Raise `TypeError` if one is neither a history nor a learner"
-    if bad := [h for h in runs if not isinstance(h, (NeighbourHistory,Learner))]:
-        raise TypeError(f"neighbour_page takes a NeighbourHistory, a learner, or a list of these, got a {type(bad[0]).__name__}")
-
 def _as_histories(runs, ids):
     """Histories. A learner alone becomes the one among its callbacks. With `ids`, next to a history, or without callbacks that kept one,
     it becomes one of how it is now, of the images `ids` or of those of the histories next to it"""
-    hs = list(runs) if isinstance(runs, (list,tuple)) else [runs]
-    _check_runs(hs)
+    hs = as_runs(runs)
     if ids is None and all(isinstance(h, Learner) for h in hs): hs = [kept_history(h) or h for h in hs]
     given = [h for h in hs if isinstance(h, NeighbourHistory)]
     if ids is None and given: ids = given[0].ids

@@ -21,6 +21,7 @@ from .folders import folder_files
 from .images import ReadImage, in_threads, refuse_failed
 from .evaluate import batch_features, encoder_features, image_table, learner_encoder, weights_number
 from .learner import as_floats, check_stats, has_labels, image_stats, peek_batch, plain_batches, plain_dls
+from .loss import check_number
 from .model import check_finite
 
 # %% ../nbs/07a_transfer.ipynb #07c8a775
@@ -144,6 +145,7 @@ def nearest(self:Learner,
 )->pd.DataFrame: # `query` (place in the list), `rank`, `similarity`, `id`, `file`, `label`
     """The training images whose features are most similar, by cosine, to those of new images.
     Raises `TypeError` for what these data can't read, `ValueError` for a table that other weights made"""
+    check_number('n', n, 1, whole=True)
     images = as_list(image)
     if not images: raise ValueError("nearest needs at least one image, got an empty list")
     if among is None:

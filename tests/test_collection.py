@@ -1,5 +1,5 @@
 "Copies, strangers and kinds are found in images whose truth is known, with labels or without, from a learner or from a file"
-import os, numpy as np, pandas as pd, pytest, tifffile, torch
+import os, pickle, numpy as np, pandas as pd, pytest, tifffile, torch
 from fastai.vision.all import Image, Learner, Path, set_seed
 from psm_fastai.all import *
 from common import *
@@ -106,6 +106,11 @@ def test_pictures_without_files_can_be_asked_about():
     c.outliers(5).show()
     with pytest.raises(ValueError, match='come from no files'): c.to_label(3, 'x.csv')
 
+def test_a_collection_can_be_sent_to_another_process(folder):
+    c = learner(folder, valid_pct=.2).collection()
+    again = pickle.loads(pickle.dumps(c))
+    assert torch.equal(again.feats, c.feats) and all(np.array_equal(again.picture(i), c.picture(i)) for i in (0, len(c)-1))
+
 @pytest.mark.parametrize('ask,says', [(lambda c: c.duplicates(0), 'n must be'), (lambda c: c.outliers(3, near=0), 'near must be'),
                                       (lambda c: c.clusters(39), 'n must be'), (lambda c: c.to_label(2.5), 'n must be')])
 def test_numbers_that_mean_nothing_are_refused(folder, ask, says):
@@ -115,6 +120,8 @@ def test_files_that_are_none_are_refused(tmp_path):
     pd.DataFrame(dict(file=['a'])).to_parquet(tmp_path/'features.parquet')
     with pytest.raises(ValueError, match='not a table that Collection.save wrote'): load_collection(tmp_path)
     with pytest.raises(FileNotFoundError): load_collection(tmp_path/'none')
+    photos = Collection(torch.eye(3), torch.zeros(3, 16, 16), pd.DataFrame(dict(file=['a','b','c'], label=None, pixels=['1','2','3'])))
+    with pytest.raises(IsADirectoryError, match='is a folder. Give the name of a file'): photos.to_label(2, tmp_path)
 
 def test_labels_that_were_filled_in_are_not_replaced(folder, tmp_path_factory):
     c,path = learner(folder).collection(),tmp_path_factory.mktemp('to label')/'label.csv'

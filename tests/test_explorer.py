@@ -168,6 +168,9 @@ def test_it_begins_where_most_is_wrong(history):
     ex = NeighbourExplorer(history, layout='pca')
     right = next(c['values'] for c in ex.view['columns'] if c['name']=='right')[-1]
     assert ex.query==ex.view['ids'][right.argmin()] and ex.epoch==3
+    n,last = len(ex.view['ids']),ex.view['ids'][-1]
+    with pytest.raises(ValueError, match=f'query must be one of the {n} from 0 to {last}, got 99999'): ex.query = 99999
+    with pytest.raises(TypeError, match=r"got a str. .*NeighbourHistory.load\("): NeighbourExplorer('runs/photos')
 
 def test_two_runs_in_a_notebook(history):
     ex = NeighbourExplorer([history,history], layout='pca')

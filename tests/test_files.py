@@ -117,6 +117,15 @@ def test_what_torch_saved_with_a_flipped_bit(tmp_path):
     raw = f.read_bytes()
     assert only_value_errors(lambda: read_saved(f), f, [*flips(raw, 300), *cuts(raw)], equal) > 200
 
+def test_a_file_of_another_kind_is_told_without_the_advice_of_torch(tmp_path):
+    torch.save(small_resnet(1), tmp_path/'m.pth')
+    with pytest.raises(ValueError) as e: read_saved(tmp_path/'m.pth')
+    assert str(e.value).endswith('without executing it: Unsupported global: GLOBAL torch.nn.modules.container.Sequential was not an '
+        'allowed global by default.')
+    (tmp_path/'p.png').write_bytes(b'\x89PNG')
+    with pytest.raises(ValueError) as e: read_saved(tmp_path/'p.png')
+    assert 'weights_only' not in str(e.value) and str(e.value).isprintable()
+
 # encoders
 
 @pytest.fixture

@@ -304,6 +304,17 @@ def test_unknown_settings_are_refused(tmp_path, given, near):
     put(tmp_path, '5')
     with pytest.raises(TypeError, match=f'image_dls has no {next(iter(given))}.*{near}'): load(tmp_path, **given)
 
+@pytest.mark.parametrize('given,says', [(dict(bs='16'),"whole number above 0, got '16'"), (dict(bs=0),'above 0, got 0'), (dict(bs=2.),'got 2.0'),
+                                        (dict(size=-3),'size must be .*got -3'), (dict(fit='padd'),"got 'padd'"),
+                                        (dict(ground='weiss'),"'weiss'")])
+def test_settings_that_can_not_work_are_refused_before_the_images_are_looked_for(tmp_path, given, says):
+    with pytest.raises(ValueError, match=says): image_dls(tmp_path, **given)
+
+@pytest.mark.parametrize('stats,says', [('imagenet', "such as fastai's imagenet_stats, got 'imagenet'"), (([.5],[.5]), 'the images have 3')])
+def test_stats_are_two_lists_of_a_number_a_channel(tmp_path, stats, says):
+    put(tmp_path, '5')
+    with pytest.raises(ValueError, match=says): load(tmp_path, stats=stats)
+
 def test_settings_of_tables_are_refused_for_folders(tmp_path):
     put(tmp_path, 'cat/3', 'dog/3')
     for given in (dict(valid_col='v'), dict(label_col='l'), dict(fn_col=1), dict(path='x')):
@@ -363,6 +374,8 @@ def test_labels_that_are_not_known_count_for_nothing(tmp_path):
     df = mined_neighbours(learn, ids=range(24, 36), k=3)
     assert df.query_label.isna().all() and df.right.isna().all()
     with pytest.raises(ValueError, match='12 of these images have none'): learn.to_classifier()
+    name,_,feats = learn.predict(dls.train_ds.items[0])
+    assert name=='' and torch.allclose(feats, encoder_features(learn, ids=[0])[0][0], atol=1e-5)
 
 def test_labels_may_be_any_numbers():
     "Hashes up to 2^62, for which nobody can count up to the largest"

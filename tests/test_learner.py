@@ -186,6 +186,11 @@ def test_bad_input_is_refused_with_a_reason():
     with pytest.raises(TypeError, match='it returned a tuple'): quiet(model=Two(), cbs=[PSMCallback()]).fit(1)
     with pytest.raises(ValueError, match='need 3 channels'): quiet(cbs=[PSMCallback(views=photo_views())]).fit(1)
     with pytest.raises(ValueError, match='n_neg must be a whole number or None'): PSMCallback(n_neg=-1)
+    with pytest.raises(TypeError, match=r"DataLoaders, got 'photos' \(str\). Try image_dls\('photos'\)"): psm_learner('photos')
+    with pytest.raises(TypeError, match='DataLoaders, got None'): psm_learner(None)
+    with pytest.raises(TypeError, match=r'views must be made by a call: photo_views\(\)'): PSMCallback(views=photo_views)
+    with pytest.raises(TypeError, match="function without arguments that makes a module, .*'x'"): create_encoder(lambda x: x)
+    with pytest.raises(ValueError, match='and not its class'): create_encoder(Two)
 
 def test_images_that_break_are_named():
     class Poison(Callback):

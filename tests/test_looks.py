@@ -1,5 +1,6 @@
 "What a person sees: pictures and tables in a notebook"
-import matplotlib.pyplot as plt, pandas as pd, pytest, torch
+import re
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from IPython.core.formatters import IPythonDisplayFormatter
 from fastai.vision.all import TensorCategory, set_seed
 from psm_fastai.all import *
@@ -72,3 +73,12 @@ def test_neighbours_before_any_training_are_those_of_the_encoder():
     axes = drawn(lambda: learn.show_neighbours([3], k=4)).axes
     assert [im.get_alpha() for a in axes for im in a.images]==[1.]*5
     with pytest.raises(ValueError, match='0 to 39'): mined_neighbours(learn, ids=[40])
+
+@pytest.mark.parametrize('ids', [['a.png'], 'a.png', 5, [1.7]], ids=str)
+def test_images_are_named_by_whole_numbers(trained, ids):
+    untrained = psm_learner(digits_dls(limit=40, bs=16))
+    for look in (lambda: mined_neighbours(trained, ids), lambda: mined_neighbours(untrained, ids), lambda: NeighbourHistory(ids=ids)):
+        with pytest.raises(TypeError, match=f'ids must be a list of places .* got {re.escape(repr(ids))}'): look()
+    with pytest.raises(TypeError, match='ids must be'): trained.show_loss('a.png')
+    places = (3,np.int64(3),torch.tensor(3))
+    assert [NeighbourHistory(ids=[i]).ids for i in places]==[[3]]*3

@@ -72,6 +72,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     save_file({'w': torch.zeros(2)}, f)
     with pytest.raises(ValueError, match='not an encoder that psm_fastai saved'): load_encoder(f)
     with pytest.raises(FileNotFoundError): load_encoder(tmp_path/'nowhere.safetensors')
+    with pytest.raises(TypeError, match='got a Learner. learn.save_encoder'): image_features(quiet(), tmp_path)
 
 def test_other_normalisation_is_refused(learn, tmp_path, folder):
     learn.save_encoder(tmp_path/'e.safetensors')
@@ -116,6 +117,8 @@ def test_nearest_is_that_of_numpy(learn):
     assert found.id.tolist()==np.argsort(-sims, axis=1)[:,:5].flatten().tolist()
     assert found['query'].tolist()==sum(([i]*5 for i in range(3)), [])
     assert np.allclose(found.similarity, np.sort(sims, axis=1)[:,::-1][:,:5].flatten(), atol=1e-5)
+    for n in (0,-3,2.5,'5'):
+        with pytest.raises((ValueError,TypeError), match='n must be a whole number'): learn.nearest(images, n)
 
 def test_linear_probe_is_scikit_learns(learn):
     from sklearn.linear_model import LogisticRegression
