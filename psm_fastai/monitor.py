@@ -42,6 +42,22 @@ class MonitorCallback(GuestCallback):
     def look(self, step, m)->dict: "Tensors `[n, ...]`, on the device, of a `PSMStep` and the `PSMModel`"
     def sum_up(self, seen)->dict: "The epoch's figures, from what `look` saw in all batches, put together"
 
+# %% ../nbs/08_monitor.ipynb #81f190e7
+@patch
+def add(self:MonitorCallback, name, rows):
+    "Put rows below those of the table `name`"
+    before = getattr(self, name)
+    setattr(self, name, pd.concat([before, rows], ignore_index=True) if len(before) else rows)
+
+@patch
+def frames(self:MonitorCallback): return {n: f for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
+
+@patch
+def state_dict(self:MonitorCallback): return {n: f.to_dict('records') for n,f in self.frames().items()}
+
+@patch
+def load_state_dict(self:MonitorCallback, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
+
 # %% ../nbs/08_monitor.ipynb #c024f1de
 @patch
 def before_fit(self:MonitorCallback): self.active = False      # the fit before may have been interrupted
@@ -67,22 +83,6 @@ def after_train(self:MonitorCallback):
         with torch.autocast(device.type, enabled=False): self.now.update(self.sum_up(seen))
         self.add('frame', pd.DataFrame([self.now]))
     self.active,self.seen = False,[]
-
-# %% ../nbs/08_monitor.ipynb #81f190e7
-@patch
-def add(self:MonitorCallback, name, rows):
-    "Put rows below those of the table `name`"
-    before = getattr(self, name)
-    setattr(self, name, pd.concat([before, rows], ignore_index=True) if len(before) else rows)
-
-@patch
-def frames(self:MonitorCallback): return {n: f for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
-
-@patch
-def state_dict(self:MonitorCallback): return {n: f.to_dict('records') for n,f in self.frames().items()}
-
-@patch
-def load_state_dict(self:MonitorCallback, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
 
 # %% ../nbs/08_monitor.ipynb #f191bdd9
 @patch
@@ -184,6 +184,7 @@ def group(self:PurityCallback, name, df, **by):
     rows.insert(0, 'epoch', self.now['epoch'])
     self.add(name, rows)
 
+# %% ../nbs/08_monitor.ipynb #335c9e94
 @patch
 def group_neighbours(self:PurityCallback, seen):
     "Add to `by_rank` and `by_age`, over all pairs of a query and a neighbour"
@@ -286,6 +287,7 @@ def _latest_rows(bank):
     ids,first = np.unique(bank.ids[rows].cpu(), return_index=True)      # the first is the latest
     return ids,bank.feats[rows[first.tolist()]]
 
+# %% ../nbs/08_monitor.ipynb #1db54f58
 def _kept_share(before, now, k, n_queries=256):
     "Share of the `k` nearest among the rows `[n, D]` of the same images that are the nearest before and now"
     n = len(now)
@@ -352,6 +354,19 @@ def draw(self:AgreementCallback, df):
         _curves(ax, df.epoch, {what: df[name], 'chance': df[name+'_chance']}, name)
         ax.set_ylim(bottom=0)
 
+# %% ../nbs/08_monitor.ipynb #8d4fe3eb
+def _by_similarity(step, m, n):
+    "Of `n` queries, most similar negatives first: similarities and gradients `[n, R]`, and which are used, true, false `[3, n, R]`"
+    mined,labels = step.mined.first(n),m.bank.labels
+    sims,grad = similarity_gradients(m.loss, step.q[:n], step.k[:n], m.bank, mined)
+    order = sims.masked_fill(~mined.neg_mask, -torch.inf).argsort(1, descending=True)
+    sims,grad,used = (t.gather(1, order) for t in (sims, grad, mined.neg_mask))
+    rows = order if mined.neg_idx is None else mined.neg_idx.gather(1, order)
+    own,other = step.labels[:n,None],labels[rows]
+    known = used & (own>=0) & (other>=0)
+    same = own==other
+    return sims,grad,torch.stack([used, known & ~same, known & same]).to(grad)
+
 # %% ../nbs/08_monitor.ipynb #6827460c
 _look = 2**22      # similarities looked at in a batch
 
@@ -383,19 +398,6 @@ class GradientCallback(MonitorCallback):
         spread = (kinds*(grad-mean[:,None])**2).sum(1)
         return dict(n=count[None], mean=mean[None], spread=spread[None], sims=(kinds[0]*sims).sum(0)[None],
                     positive=(step.q*step.k).sum(1))
-
-# %% ../nbs/08_monitor.ipynb #8d4fe3eb
-def _by_similarity(step, m, n):
-    "Of `n` queries, most similar negatives first: similarities and gradients `[n, R]`, and which are used, true, false `[3, n, R]`"
-    mined,labels = step.mined.first(n),m.bank.labels
-    sims,grad = similarity_gradients(m.loss, step.q[:n], step.k[:n], m.bank, mined)
-    order = sims.masked_fill(~mined.neg_mask, -torch.inf).argsort(1, descending=True)
-    sims,grad,used = (t.gather(1, order) for t in (sims, grad, mined.neg_mask))
-    rows = order if mined.neg_idx is None else mined.neg_idx.gather(1, order)
-    own,other = step.labels[:n,None],labels[rows]
-    known = used & (own>=0) & (other>=0)
-    same = own==other
-    return sims,grad,torch.stack([used, known & ~same, known & same]).to(grad)
 
 # %% ../nbs/08_monitor.ipynb #c549247c
 def _moments(n, mean, spread):
