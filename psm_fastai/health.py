@@ -124,6 +124,7 @@ def _jumping_variance(fit):
         "harder negatives are drawn, and the most similar ones are the most often false. "
         "Try a smaller b (further below the positive), a smaller a, or a later mine_after")
 
+# %% ../nbs/05c_health.ipynb #a7cfa2b8
 def _at_ceiling(fit):
     last = fit.iloc[-1]
     if 'ceiling' not in fit or last.epoch<2 or not (fit.ceiling-fit.loss).tail(2).abs().max()<.03*last.ceiling: return
@@ -135,6 +136,7 @@ def _no_negatives(fit):
     if 'ceiling' not in fit or _at_ceiling(fit) or not fit.ceiling.iloc[-1]<.01: return
     return "no negatives are left, so the loss is 0 and nothing is learned. Try a smaller n_pos, or a larger bank_size"
 
+# %% ../nbs/05c_health.ipynb #2d2656ea
 def _plateau(fit):
     if 'ceiling' not in fit or _at_ceiling(fit) or _no_negatives(fit): return
     last = fit.iloc[-1]
@@ -173,6 +175,7 @@ def _spread_of_images(learn, n=64):
         q = torch.cat([m.query(x) for x in batches])
     return (q.std(0).mean()*q.shape[1]**.5).item()
 
+# %% ../nbs/05c_health.ipynb #1ef7bfb9
 class Signs(dict):
     "Signs of failure that were printed already, so a notebook does not show them a second time"
     def _ipython_display_(self): pass

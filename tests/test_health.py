@@ -53,9 +53,6 @@ def test_variance_that_jumps():
     learn,told = train(10, cbs=Harder())
     shows('variance', 'smaller b', learn, told)
 
-def test_loss_that_sits_at_its_ceiling():
-    shows('ceiling', 'gentler views', *train(4, lr=1e-7, cb=PSMCallback.moco(views=noise, momentum=1., temp=.2)))
-
 def test_plateau():
     shows('plateau', 'bank_size', *train(16, lr=1e-7, limit=700, before=lambda l: l.fit_one_cycle(3, 5e-3),
                                          cb=PSMCallback.moco(momentum=.5)))
@@ -66,9 +63,6 @@ def test_collapse_without_negatives():
     torch.set_flush_denormal(True)       # a collapsed network computes with numbers so small that they take a CPU a hundred times as long
     try: shows('collapse', 'predictor=True', *train(4, cb=PSMCallback.byol(momentum=.5), before=no_predictor))
     finally: torch.set_flush_denormal(False)
-
-def test_no_negatives_left():
-    shows('negatives', 'smaller n_pos', *train(2, limit=100, cb=PSMCallback.from_bank(n_pos=99, n_neg=50, mine_after=0., momentum=.9)))
 
 def test_nothing_to_diagnose_before_training():
     with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()
