@@ -130,10 +130,17 @@ def whole_images(self:PSMLossCallback, x, ids):
     return x
 
 # %% ../nbs/06_callback.ipynb #3fe17484
+def _check_some(learn):
+    "Raise `ValueError` if predictions or a validation of no images are asked for. `fit` may have no images for validation"
+    if len(learn.dl) or 'fit' in under_way(learn): return
+    raise ValueError("There are no images to look at: this loader is empty, as that for validation is after valid_pct=0. "
+        "Pass ds_idx=0 for the training images")
+
 @patch
 def all_batches(self:PSMLossCallback):
     "The learner's `all_batches`, which keeps the ids of training images in `image_ids`"
     learn = self.learn
+    _check_some(learn)
     training_images = getattr(learn.dl, 'dataset', None) is learn.dls.train_ds
     if not learn.training and (not training_images or hasattr(learn, 'gather_preds')): return type(learn).all_batches(learn)
     learn.n_iter = len(learn.dl)

@@ -23,7 +23,7 @@ from pathlib import PurePath
 from sklearn.datasets import load_digits
 from torchvision.transforms.functional import to_pil_image
 from .cache import *
-from .files import error_line, locked, name_some, say, short_name, shown, size_text
+from .files import counted, error_line, locked, name_some, say, short_name, shown, size_text
 from .folders import *
 from .images import *
 
@@ -55,7 +55,8 @@ def _room(n, shape, dtype):
     need,free = n*math.prod(shape)*dtype.itemsize,psutil.virtual_memory().available
     if need>free:
         raise ValueError(f"{n:,} images of {'×'.join(map(str,shape))} need {size_text(need)} of memory, "
-                         f"and {size_text(free)} are available. Pass cache='a folder', to keep them in a file, or use a smaller size")
+                         f"and {size_text(free)} are available. Pass cache='a folder' (psm_pretrain: --cache), to keep them in a file, "
+                         "or use a smaller size")
     return torch.empty(n, *shape, dtype=dtype)
 
 # %% ../nbs/00b_data.ipynb #39492f16
@@ -208,8 +209,8 @@ def _draw(s, valid_pct, limit, seed):
     train = pick(np.flatnonzero(~np.array(valid)), limit)
     valid = pick(np.flatnonzero(valid), limit and max(1,limit//5))
     if not train or not valid and valid_pct:
-        raise ValueError(f"There are {len(train)} training and {len(valid)} validation images, and at least one of each is needed. "
-                         "To train on all, without validation, pass valid_pct=0")
+        raise ValueError(f"At least one image for training and one for validation are needed, and there are {len(train)} and {len(valid)}. "
+                         "To train on all, without validation, pass valid_pct=0 (psm_pretrain: --valid-pct 0)")
     return train,valid
 
 # %% ../nbs/00b_data.ipynb #8f1633c6
@@ -361,7 +362,7 @@ def _check_stats(stats, channels):
     if isinstance(stats, str) or len(stats)!=2:
         raise ValueError(f"stats must be a mean and a standard deviation for each channel, such as fastai's imagenet_stats, got {stats!r}")
     if len(stats[0])==len(stats[1])==channels: return
-    raise ValueError(f"stats are of {len(stats[0])} channels, and the images have {channels}")
+    raise ValueError(f"stats are of {counted(len(stats[0]), 'channel', 'channels')}, and the images have {channels}")
 
 def _check_skip(skip, reads):
     if skip and not reads:

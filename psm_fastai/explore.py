@@ -119,7 +119,11 @@ def _show_image(ax, dls, i, alpha=1.):
 def _title(ax, text, fontsize=8, **kwargs):
     ax.set_title(text, fontsize=fontsize, pad=2, parse_math=False, **kwargs)     # a class may be called anything, so no formulas
 
+_most = 500        # pictures in a figure: matplotlib takes more than a minute for many more
+
 def _grid(n_rows, n_cols, figsize):
+    if (n := n_rows*n_cols)>_most: raise ValueError(f"This figure would have {n:,} pictures, and {_most} are the most. "
+        "Ask for fewer images or neighbours. mined_neighbours and learn.explain_loss give all of them as a table")
     _,axs = plt.subplots(n_rows, n_cols, figsize=figsize, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.set_axis_off()
     return axs

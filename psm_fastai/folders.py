@@ -14,11 +14,8 @@ from collections import defaultdict, deque, namedtuple
 from fastai.vision.all import Image, L, Path
 from numbers import Number
 from pathlib import PureWindowsPath
-from .files import name_some, shown
+from .files import counted, name_some, shown
 from .images import refused_formats
-
-# %% ../nbs/00a_folders.ipynb #7af80747
-def _counted(n, one, many): return f"{n:,} {one if n==1 else many}"
 
 # %% ../nbs/00a_folders.ipynb #4cfba434
 def image_suffixes()->set:
@@ -55,7 +52,7 @@ def _refuse_closed(path, failed):
     "Raise `ValueError` that names the folders which can't be entered"
     if not failed: return
     names = name_some([p.relative_to(path) for p,_ in failed])
-    raise ValueError(f"{_counted(len(failed), 'folder', 'folders')} of {shown(path)} can't be entered: {names} ({failed[0][1].strerror}). "
+    raise ValueError(f"{counted(len(failed), 'folder', 'folders')} of {shown(path)} can't be entered: {names} ({failed[0][1].strerror}). "
                      "Give yourself the right to read them, or move them out")
 
 # %% ../nbs/00a_folders.ipynb #f7d47e76
@@ -210,7 +207,8 @@ def _check_classes(classes, loose, files):
     "Raise `ValueError` if all folders are parts of a data set, or images lie outside of the class folders"
     if all(role(o) for o in classes):
         raise ValueError(f"All images are in folders named {' and '.join(classes)}, such as {shown(files[0].parent)}: parts of a data set, "
-                         "not classes. Name the one for training train, or pass label_col=None to treat all images alike")
+                         "not classes. Name the one for training train, or pass label_col=None (psm_pretrain: --no-labels) to treat all images "
+                         "alike")
     if loose:
         raise ValueError(f"{len(loose):,} of {len(files):,} images lie outside of the class folders ({name_some(classes)}), "
                          f"such as {shown(loose[0].name)}. If the folders are not classes, pass label_col=None "
@@ -276,7 +274,7 @@ def _held_alone(labels, valid):
     trained = {o for o,v in zip(labels, valid) if not v}
     alone = {o for o,v in zip(labels, valid) if v}-trained-{None}
     if not alone: return []
-    return [f"{_counted(len(alone), 'class', 'classes')} for validation alone: {name_some(sorted(alone, key=str))}"]
+    return [f"{counted(len(alone), 'class', 'classes')} for validation alone: {name_some(sorted(alone, key=str))}"]
 
 # %% ../nbs/00a_folders.ipynb #366af226
 def folder_source(
@@ -434,7 +432,7 @@ def label_names(
 # %% ../nbs/00a_folders.ipynb #caf1740b
 def _split_told(source, n_train, n_valid):
     n = n_train+n_valid
-    res = f"{n:,} images"
+    res = counted(n, 'image', 'images')
     if n<len(source.files): res += f" of {len(source.files):,}"
     if not n_valid: return f"{res}, all for training"
     res += f": {n_train:,} for training, {n_valid:,} for validation"
@@ -443,7 +441,7 @@ def _split_told(source, n_train, n_valid):
 def _labels_told(labels):
     if not labels: return "no labels"
     classes,unknown = label_names(labels),labels.count(None)
-    res = f"{_counted(len(classes), 'class', 'classes')}: {name_some(classes)}"
+    res = f"{counted(len(classes), 'class', 'classes')}: {name_some(classes)}"
     return f"{res}; {unknown:,} without a label" if unknown else res
 
 def found_line(
@@ -454,6 +452,6 @@ def found_line(
     max_value=None, # White of images with more than 8 bits
 )->str:
     "One line about what a source holds"
-    colours = _counted(channels, 'channel', 'channels')
+    colours = counted(channels, 'channel', 'channels')
     if max_value: colours += f", white is {max_value:g}"
     return '; '.join([_split_told(source, n_train, n_valid), _labels_told(source.labels), colours, *source.notes])

@@ -16,7 +16,7 @@ from copy import copy
 from fastai.vision.all import (Image, Path, PILImage, PILImageBW, TensorImage, Transform, Tensor, defaults, itemgetter, listify, merge,
     patch, show_image, store_attr)
 from PIL import ImageOps, UnidentifiedImageError
-from .files import error_line, long_bar, say, shown
+from .files import counted, error_line, long_bar, say, shown
 from threading import Lock
 from torchvision.io import decode_image
 from typing import NamedTuple
@@ -390,7 +390,7 @@ _modes = {1:('L',PILImageBW), 3:('RGB',PILImage), 4:('RGBA',PILImageRGBA)}
 @patch
 def _picture(self:ReadImage, im):
     "A PIL image in the mode of the result, laid over the ground if it has opacity and the result has none"
-    if self.channels not in _modes: raise ValueError(f"it has {len(im.getbands())} channels, not {self.channels}")
+    if self.channels not in _modes: raise ValueError(f"it has {counted(len(im.getbands()), 'channel', 'channels')}, not {self.channels}")
     mode,cls = _modes[self.channels]
     return cls(self._fit(laid_over(im, self.ground, mode)))
 
@@ -409,7 +409,7 @@ class TensorBands(TensorImage):
 @patch
 def _bands(self:ReadImage, bands):
     "Channels without a mode, each resized on its own"
-    if len(bands)!=self.channels: raise ValueError(f"it has {len(bands)} channels, not {self.channels}")
+    if len(bands)!=self.channels: raise ValueError(f"it has {counted(len(bands), 'channel', 'channels')}, not {self.channels}")
     bands = [self._fit(b) for b in bands]
     if len(bands)!=4: return TensorBands(np.stack([np.asarray(b) for b in bands]))
     return PILImageRGBA(Image.merge('RGBA', bands))

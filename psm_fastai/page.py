@@ -12,7 +12,7 @@ import base64, gzip, io, json, math, numpy as np, re, struct
 from fastai.vision.all import Learner, Path
 from html import escape
 from PIL import Image, ImageDraw
-from .files import atomic_write
+from .files import atomic_write, say, shown
 from .history import NeighbourHistory
 from .layout import unit_places
 from .map import as_runs, kept_history, map_view
@@ -175,9 +175,9 @@ def view_page(
     without = '<noscript>This page needs JavaScript. The script is part of the page, and the page loads nothing.</noscript>'
     return _html(view['title'], static_text('explorer.css'), f'<main id=map></main>{without}{script}')
 
-def _empty_page(title):
-    words = 'Nothing was kept yet: a history is filled at the end of each epoch of a training.'
-    return _html(title, '', f'<h1>{escape(title)}</h1><p>{words}</p>')
+_nothing = 'Nothing was kept yet: a history is filled at the end of each epoch of a training.'
+
+def _empty_page(title): return _html(title, '', f'<h1>{escape(title)}</h1><p>{_nothing}</p>')
 
 # %% ../nbs/09a_page.ipynb #7083c9c0
 def _as_histories(runs, ids):
@@ -207,4 +207,5 @@ def neighbour_page(
     empty = hs and not all(h.tables for h in hs)
     html = _empty_page(title) if empty else view_page(map_view(hs, layout=layout, title=title))
     with atomic_write(path) as tmp: tmp.write_text(html, encoding='utf-8', errors='replace')      # names of classes need not be valid text
+    if empty: say(f"! {shown(path.name)} is an empty page. {_nothing}")
     return path

@@ -12,7 +12,7 @@ import math, psutil, time, torch
 from fastai.vision.all import Callback, noop
 from fastcore.basics import patch
 from fastprogress.fastprogress import NBMasterBar
-from .files import size_text
+from .files import counted, size_text
 from .neighbours import asked_images, most_images, weak_views
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
@@ -119,7 +119,7 @@ def memory(self:_Plan):
 def _few_steps(plan):
     if plan.steps>=300: return
     smaller = ", or a smaller batch size" if plan.dl.bs>16 else ''
-    return f"{plan.steps} steps are few: small sets take several hundred. Try more epochs{smaller}"
+    return f"{counted(plan.steps, 'step is', 'steps are')} few: small sets take several hundred. Try more epochs{smaller}"
 
 # %% ../nbs/05b_preflight.ipynb #e94d4f98
 def _slow_momentum(plan):
@@ -173,7 +173,7 @@ def preflight(
 )->tuple[dict,list]: # What is about to happen, by subject, and what can't work
     "What a training is about to do. Changes nothing"
     t = _Plan(learn, views, mine_after, momentum)
-    res = dict(images=f"{t.n_images:,}, batches of {t.dl.bs}: {len(t.dl)} steps an epoch, {t.steps:,} in all",
+    res = dict(images=f"{t.n_images:,}, batches of {t.dl.bs}: {counted(len(t.dl), 'step', 'steps')} an epoch, {t.steps:,} in all",
         bank=f"{t.n_rows:,} rows of {t.bank.feats.shape[1]}, {t.n_rows/t.n_images:.2g} for each image; {t.filled:,} filled",
         positives=t.positives(), negatives=t.negatives())
     if t.loss.index is not None: res['index'] = t.index()

@@ -24,7 +24,7 @@ from .checkpoint import CheckpointCallback
 from .data import cifar100_dls, cifar10_dls, digits_dls, image_dls, tiny_imagenet_dls
 from .encoder import create_encoder, encoder_from, has_weights, load_encoder
 from .evaluate import KNNCallback, encoder_features, spread_ids
-from .files import atomic_write, locked, regular, say, short_name, watched
+from .files import atomic_write, counted, locked, regular, say, short_name, watched
 from .folders import read_table
 from .history import NeighbourHistory
 from .learner import peek_batch
@@ -75,6 +75,12 @@ def _given(options): return {n: v for n,v in options.items() if _was_given(n, v)
 _choices = dict(method=list(psm_methods), compare=[None, *psm_methods], opt=list(optimizers), precision=['fp32','fp16','bf16'],
     views=[None,'photo','digit'])
 
+def _check_place(out):
+    "Raise `ValueError` if a folder can't be made there"
+    first = next(p for p in (out, *out.parents) if p.exists())
+    if not first.is_dir(): raise ValueError(f"--out {out} can't be a folder: {first} is a file. Give a folder elsewhere")
+    if not os.access(first, os.W_OK): raise ValueError(f"--out {out} can't be written: you have no right to write into {first}")
+
 def check_options(
     o, # The options, as attributes
     out, # Folder of the results
@@ -90,7 +96,7 @@ def check_options(
     if o.compare==o.method: raise ValueError(f"--compare {o.compare} is the method itself. Name another one")
     bad = [e for e in (o.eval or '').split(',') if e not in ('knn','linear','none','')]
     if bad: raise ValueError(f"--eval takes knn, linear, knn,linear or none, got {bad[0]!r}")
-    if out.exists() and not out.is_dir(): raise ValueError(f"--out {out} is a file. Give a folder")
+    _check_place(out)
 
 # %% ../nbs/10_pretrain.ipynb #fa63dc36
 def _check_weights(o):
@@ -405,7 +411,7 @@ def fit_momentum(self:PretrainRun, steps):
 def fit_batches(self:PretrainRun, n):
     "Batches and epochs that fit the number of images"
     o = self.o
-    if n<4: raise ValueError(f"{o.data} gives {n} training images, and at least 4 are needed")
+    if n<4: raise ValueError(f"{o.data} gives {counted(n, 'training image', 'training images')}, and at least 4 are needed")
     if self.given_bs and o.bs>n: raise ValueError(f"--bs {o.bs} is more than the {n} training images")
     bs,epochs = by_size(n, self.recipe, self.given_bs)
     if not self.given_bs:

@@ -58,7 +58,7 @@ def _check_classes(dls, own_loss):
             "For several labels an image, or for numbers, pass the loss too: learn.to_classifier(dls, loss_func=..., metrics=...)")
     if unknown := sum(_n_unlabelled(dl.dataset) for dl in dls.loaders):
         raise ValueError(f"A classifier learns from labels, and {unknown} of these images have none. "
-            "Pass loaders of the others: learn.to_classifier(dls)")
+            "Load the labelled ones alone, such as dls = image_dls(table.dropna(), path=...), and pass them: learn.to_classifier(dls)")
 
 # %% ../nbs/07a_transfer.ipynb #f81d6141
 def _split(m): return [params(m[0]),params(m[1:])]

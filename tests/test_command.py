@@ -1,6 +1,7 @@
 "What ends the command is told in one line, with an exit code; and what is finished can go on"
-import io, json, re, sys
+import io, json, os, re, sys
 import numpy as np, pandas as pd, pytest, torch
+from pathlib import Path
 from PIL import Image
 from types import SimpleNamespace
 from psm_fastai import pretrain
@@ -73,6 +74,15 @@ def test_a_folder_removed_meanwhile(tmp_path, monkeypatch, capsys):
 def test_settings_that_can_not_work(tmp_path, capsys, args, says):
     code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run', *args)
     assert code in (1,2) and says in err and 'Traceback' not in err
+
+@pytest.mark.posix
+def test_results_that_can_not_be_written_are_told_before_the_images_are_looked_for(tmp_path, capsys, monkeypatch):
+    (tmp_path/'f').write_text('')
+    monkeypatch.setattr(os, 'access', lambda path, mode: Path(path)!=tmp_path)        # the user of a test may write everywhere
+    (images := tmp_path/'images').mkdir()
+    for out,says in ((tmp_path/'f'/'run', f"{tmp_path/'f'} is a file"), (tmp_path/'new'/'run', f'no right to write into {tmp_path}')):
+        code,_,err = command(capsys, images, '--out', out)
+        assert code==2 and says in err and err.count('\n')==1
 
 def test_two_runs_into_one_folder(tmp_path, monkeypatch, capsys):
     seen = []

@@ -318,7 +318,7 @@ def test_memory_is_checked_first(classes, monkeypatch):
     class Little: available = 1000
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)
     monkeypatch.setattr(ReadImage, 'read', lambda *_: pytest.fail('decoded before the check'))
-    says = "24 images of 3×64×64 need 0.3 MB of memory, and 0.0 MB are available. Pass cache=.a folder., to keep them in a file"
+    says = "24 images of 3×64×64 need 0.3 MB of memory, and 0.0 MB are available. Pass cache='a folder' .psm_pretrain: --cache., to keep"
     with pytest.raises(ValueError, match=says): small_dls(classes, size=64)
     monkeypatch.undo()
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: Little)

@@ -310,10 +310,9 @@ def test_unknown_settings_are_refused(tmp_path, given, near):
 def test_settings_that_can_not_work_are_refused_before_the_images_are_looked_for(tmp_path, given, says):
     with pytest.raises(ValueError, match=says): image_dls(tmp_path, **given)
 
-@pytest.mark.parametrize('stats,says', [('imagenet', "such as fastai's imagenet_stats, got 'imagenet'"), (([.5],[.5]), 'the images have 3')])
-def test_stats_are_two_lists_of_a_number_a_channel(tmp_path, stats, says):
+def test_stats_have_no_name(tmp_path):
     put(tmp_path, '5')
-    with pytest.raises(ValueError, match=says): load(tmp_path, stats=stats)
+    with pytest.raises(ValueError, match="such as fastai's imagenet_stats, got 'imagenet'"): load(tmp_path, stats='imagenet')
 
 def test_settings_of_tables_are_refused_for_folders(tmp_path):
     put(tmp_path, 'cat/3', 'dog/3')
@@ -348,8 +347,17 @@ def test_training_without_a_validation_set(tmp_path, in_memory):
     assert len(learn.features())==16 and set(learn.nearest(tmp_path/'cat/0.png', n=16).file)=={str(f) for f in tmp_path.rglob('*.png')}
     neighbour_page(learn, tmp_path/'p.html')
     with pytest.raises(ValueError, match="measured on a validation set, and this learner's dls have none"): learn.knn_accuracy()
+    for look in (learn.get_preds, learn.validate):
+        with pytest.raises(ValueError, match='no images to look at.* Pass ds_idx=0'): look()
+    assert len(learn.get_preds(ds_idx=0)[0])==len(dls.train_ds)
     for bad in (-.1, 1, 1.5, None):
         with pytest.raises(ValueError, match='valid_pct must be a share'): load(tmp_path, valid_pct=bad)
+
+def test_one_image_is_told_as_one(tmp_path):
+    put(tmp_path, '1')
+    with pytest.raises(ValueError, match=r'there are 1 and 0. .* pass valid_pct=0 \(psm_pretrain: --valid-pct 0\)'): load(tmp_path)
+    assert load(tmp_path, valid_pct=0)[1].startswith('1 image, all for training; ')
+    with pytest.raises(ValueError, match='stats are of 1 channel, and the images have 3'): load(tmp_path, valid_pct=0, stats=([.5],[.5]))
 
 def test_a_split_can_be_put_together(tmp_path):
     put(tmp_path, 'train/cat/4', 'train/dog/4', 'val/cat/3')
@@ -373,7 +381,7 @@ def test_labels_that_are_not_known_count_for_nothing(tmp_path):
     assert learn.features().label.isna().sum()==12
     df = mined_neighbours(learn, ids=range(24, 36), k=3)
     assert df.query_label.isna().all() and df.right.isna().all()
-    with pytest.raises(ValueError, match='12 of these images have none'): learn.to_classifier()
+    with pytest.raises(ValueError, match='12 of these images have none. Load the labelled ones alone'): learn.to_classifier()
     name,_,feats = learn.predict(dls.train_ds.items[0])
     assert name=='' and torch.allclose(feats, encoder_features(learn, ids=[0])[0][0], atol=1e-5)
 

@@ -43,6 +43,11 @@ def test_pictures_tell_classes_and_false_negatives(trained):
     assert [a.get_title().split('\n')[1][:10] for a in fig.axes[1:]]==[l[:10] for l in table.label]
     plt.close('all')
 
+def test_more_pictures_than_fit_are_refused(trained):
+    ids = trained.model.bank.ids[:2].tolist()
+    for show in (lambda: trained.show_neighbours(ids, k=9999), lambda: trained.show_loss(ids[0], n=9999)):
+        with pytest.raises(ValueError, match='would have 20,000 pictures, and 500 are the most'): show()
+
 @pytest.mark.parametrize('channels', [1,2,3,4,12])
 def test_views_of_any_number_of_channels_are_shown(channels):
     digit_views().show(torch.rand(2, channels, 16, 16))

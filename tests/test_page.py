@@ -517,6 +517,10 @@ def test_the_page_of_a_history(browser, tmp_path):
     assert 'times as often as in a uniform draw' in page.locator('.negatives button').first.get_attribute('title')
     assert page.locator('.views canvas').count()==2 and not page.bad
 
+def test_an_empty_page_is_told(tmp_path, capsys):
+    neighbour_page(NeighbourHistory(), tmp_path/'p.html')
+    assert 'p.html is an empty page. Nothing was kept yet' in capsys.readouterr().out
+
 def test_a_page_of_the_usual_size_is_small():
     view = fake_view(n=1347, epochs=20, k=10, vocab=[str(i) for i in range(10)])
     assert len(view_page(view))<3e6
