@@ -156,6 +156,7 @@ def _purity_lines(logs, k):
     for n,l in logs.items(): res.append(f"  {n:<24}{l.frame.bank_purity.iloc[0]:>8.3f}   {l.frame.bank_purity.iloc[-1]:.3f}")
     return res + [f"  {log.before:<24}{log.untrained:>8.3f}", f"  {'chance':<24}{log.chance:>8.3f}"]
 
+# %% ../nbs/09d_report.ipynb #bad1ec89
 def summary(
     scores:dict, # Name of the encoder to the name of a measurement to `Accuracy`
     logs:dict, # Name of the run to its `RunLog`
