@@ -443,9 +443,9 @@ def save(self:Collection,
     with atomic_write(path) as tmp: table.to_parquet(tmp, index=False)
 
 # %% ../nbs/07c_collection.ipynb #2aca325b
-def _tell_gone(files, n=200):
-    "Say if pictures are not where they were, by a look at the first `n`"
-    files = [f for f in files if isinstance(f, str)][:n]
+def _tell_gone(files):
+    "Say if pictures are not where they were, by a look at the first 200"
+    files = [f for f in files if isinstance(f, str)][:200]
     gone = [f for f in files if not Path(f).exists()]
     if gone: say(f"! {len(gone)} of {len(files)} files are not where they were, such as {shown(gone[0])}. Their pictures are drawn from "
         "16 x 16 gray pixels")

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from .encoder import PoolFeatures, keep_modes, pool_features
 from .learner import GuestCallback, as_floats, batch_labels, class_name, has_labels, in_lr_find, plain_batches, plain_dls
 from .loss import check_number
-from .mining import top_rows
+from .mining import query_parts, top_rows
 from .neighbours import NeighbourIndex, is_among, nearest_images
 from .model import PSMModel
 
@@ -138,14 +138,13 @@ def knn_predict(
     feats:Tensor, # `[M, F]` features of the images to be classified
     k:int=20, # Number of votes, at most N
     temp:float=.1, # Temperature of the votes
-    chunk:int=1024, # Images at a time
 )->Tensor: # `[M]` labels
     "Weighted kNN by cosine similarity (arXiv 1805.01978)"
     train,feats = F.normalize(train, dim=1),F.normalize(feats, dim=1)
     k = min(k, len(train))
     classes,labels = train_labels.unique(return_inverse=True)      # a label may be any number
     res = []
-    for q in feats.split(chunk):
+    for q, in query_parts(len(train), feats):
         s,idx = top_rows(q @ train.T, k)
         votes = s.new_zeros(len(q), len(classes)).scatter_add_(1, labels[idx], ((s-1)/temp).exp())
         res.append(classes[votes.argmax(1)])
@@ -293,12 +292,11 @@ def transitivity(
 # %% ../nbs/07_evaluate.ipynb #f3fbc7a5
 def normal_like(
     feats:Tensor, # `[N, F]`
-    seed:int=0,
 )->Tensor: # `[N, F]`
     "Features drawn from one normal distribution with the mean and the covariance of `feats`"
     mean = feats.mean(0)
     _,s,axes = torch.linalg.svd(feats-mean, full_matrices=False)
-    drawn = torch.randn(len(feats), len(s), generator=torch.Generator().manual_seed(seed)).to(feats)
+    drawn = torch.randn(len(feats), len(s), generator=torch.Generator().manual_seed(0)).to(feats)
     return mean + drawn*(s/len(feats)**.5) @ axes
 
 # %% ../nbs/07_evaluate.ipynb #0ab22ea8

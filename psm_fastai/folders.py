@@ -449,9 +449,7 @@ def found_line(
     n_train:int, # Number of images for training
     n_valid:int, # Number of images for validation
     channels:int,
-    max_value=None, # White of images with more than 8 bits
 )->str:
     "One line about what a source holds"
-    colours = counted(channels, 'channel', 'channels')
-    if max_value: colours += f", white is {max_value:g}"
-    return '; '.join([_split_told(source, n_train, n_valid), _labels_told(source.labels), colours, *source.notes])
+    told = _split_told(source, n_train, n_valid),_labels_told(source.labels),counted(channels, 'channel', 'channels')
+    return '; '.join([*told, *source.notes])

@@ -288,10 +288,10 @@ def _latest_rows(bank):
     return ids,bank.feats[rows[first.tolist()]]
 
 # %% ../nbs/08_monitor.ipynb #1db54f58
-def _kept_share(before, now, k, n_queries=256):
+def _kept_share(before, now, k):
     "Share of the `k` nearest among the rows `[n, D]` of the same images that are the nearest before and now"
     n = len(now)
-    asking = torch.arange(0, n, math.ceil(n/n_queries), device=now.device)
+    asking = torch.arange(0, n, math.ceil(n/256), device=now.device)
     others = asking[:,None]!=torch.arange(n, device=now.device)
     near_before,near_now = (mine_positives(f[asking]@f.T, others, k) for f in (before,now))
     kept,asked = overlap(*near_before, *near_now)

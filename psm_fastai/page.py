@@ -131,17 +131,17 @@ def _ring(draw, at, r, colour, width):
     x,y = at
     draw.ellipse([x-r, y-r, x+r, y+r], outline=colour, width=width)
 
-_row = 76           # height of the row of pictures
+_map_size = 720,460  # width and height
+_row = 76            # height of the row of pictures
 
 def map_picture(
     view:dict, # From `map_view`
     query:int, # Position of the chosen image
     epoch:int=-1, # Index into the epochs of the view
     run:int=0, # Index into its runs
-    size:tuple=(720,460), # Width and height
 )->Image.Image: # RGBA, its background transparent
     "The map as a picture, and below it the chosen image and its neighbours"
-    (w,h),r = size,7
+    (w,h),r = _map_size,7
     at = _on_canvas(unit_places(view['runs'][run]['xy'][epoch]), (w,h-_row))
     there = np.isfinite(at).all(1)
     im = Image.new('RGBA', (2*w,2*h))
@@ -155,7 +155,7 @@ def map_picture(
     y = 2*h-_row
     _frame(im, view, query, (80,y), 124, _chosen)
     for n,(j,_,right) in enumerate(near): _frame(im, view, j, (220+116*n,y), 96, _edges[right])
-    return im.resize(size, Image.LANCZOS)
+    return im.resize(_map_size, Image.LANCZOS)
 
 # %% ../nbs/09a_page.ipynb #33a72e10
 _policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

@@ -74,20 +74,20 @@ def _weight(r):
     return f"<br>weight {r['weight']:.2f}" if r['weight']>0 else '<br>weight 0'
 
 # %% ../nbs/08e_panel.ipynb #d5987443
-def _positive(h, r, pic, first):
+def _positive(h, r, first):
     "A mined positive, a row of `h.rows`, as an item of a list. `first` is the first epoch that was kept"
     cls,mark,word = _marks[r['right']]
     alt = h.what(r['id']) + (f', {word}' if word else '')
     since = 'new' if r['since']==r['epoch'] and r['epoch']>first else f"since {r['since']}"
-    return (f'<li class="{cls}">{pic(h, str(r["id"]), alt)}<b dir=auto>{mark} {_name(h, r["id"])}</b>'
+    return (f'<li class="{cls}">{picture_inline(h, str(r["id"]), alt)}<b dir=auto>{mark} {_name(h, r["id"])}</b>'
         f'<meter min=0 max=1 value={max(0, r["similarity"]):.2f} aria-label=similarity></meter>'
         f'<small>{r["similarity"]:.2f}{_weight(r)}<br>age {r["age"]} · {since}</small></li>')
 
 # %% ../nbs/08e_panel.ipynb #210b9a1c
-def _negative(h, r, pic):
+def _negative(h, r):
     "A negative as an item of a list"
     cls,mark,word = ('wrong','⚠ ',', a false negative') if r['right'] is True else ('','','')
-    return (f'<li class="{cls}">{pic(h, str(r["id"]), h.what(r["id"])+word)}<b dir=auto>{mark}{_name(h, r["id"])}</b>'
+    return (f'<li class="{cls}">{picture_inline(h, str(r["id"]), h.what(r["id"])+word)}<b dir=auto>{mark}{_name(h, r["id"])}</b>'
         f'<small>{r["similarity"]:.2f}</small></li>')
 
 # %% ../nbs/08e_panel.ipynb #q0000005
@@ -122,12 +122,12 @@ def _why_none(meta):
     return 'the bank held no key of another image'
 
 # %% ../nbs/08e_panel.ipynb #q0000008
-def _query(h, query, pic):
+def _query(h, query):
     "The probe and its two views, with its label and file"
     label = h.label(query)
     name = f'image {query}' if label is None else escape(short_name(label))
-    views = ''.join(pic(h, f'{v}{query}', f'view for the {role} of image {query}') for v,role in (('q','query'),('k','key')))
-    return (f'<div class=query>{pic(h, str(query), "query: "+h.what(query))}'
+    views = ''.join(picture_inline(h, f'{v}{query}', f'view for the {role} of image {query}') for v,role in (('q','query'),('k','key')))
+    return (f'<div class=query>{picture_inline(h, str(query), "query: "+h.what(query))}'
         f'<div><b dir=auto>{name}</b><br><small>{escape(h.what(query))}</small></div>'
         f'<div class=views>{views}<small>its two views</small></div></div>')
 
@@ -138,17 +138,16 @@ def neighbour_panel(
     history:NeighbourHistory,
     query:int, # Id of a probe
     epoch:int, # One that was kept, counted from 1
-    picture=picture_inline, # Function from a history, the name of a thumbnail and a description to HTML
 )->str: # HTML
     "A probe, its two views, its mined positives and a sample of its negatives after an epoch"
     pos,neg = history.rows(query, epoch)
     meta,first = history.figures(epoch),history.epochs[0]['epoch']
-    positives = _list([_positive(history, r, picture, first) for r in pos], none=f'No neighbours: {_why_none(meta)}.')
-    negatives = _list([_negative(history, r, picture) for r in neg], ' class=neg',
+    positives = _list([_positive(history, r, first) for r in pos], none=f'No neighbours: {_why_none(meta)}.')
+    negatives = _list([_negative(history, r) for r in neg], ' class=neg',
         'There are none: this method uses no negatives, or none were kept.')
     said = ' '.join(filter(None, (_counts(pos, _verb(meta)), _about_mining(meta))))
     sign = '; ⚠ has the label of the query' if any(r['right'] is not None for r in pos) else ''
-    return (f'<div class=panel>{_query(history, query, picture)}<h4>Mined positives <small>{said}</small></h4>{positives}'
+    return (f'<div class=panel>{_query(history, query)}<h4>Mined positives <small>{said}</small></h4>{positives}'
         f'<h4>Negatives <small>a sample, with similarity{sign}</small></h4>{negatives}</div>')
 
 # %% ../nbs/08e_panel.ipynb #d000000c
@@ -201,7 +200,6 @@ def _legend(j, name, dash):
 def history_curves(
     history:NeighbourHistory,
     epoch:int, # To be marked, counted from 1
-    title:str='', # Name of the run
 )->str: # HTML with an SVG
     """Purity, false negatives, chance and kNN accuracy over the epochs that were kept.
     Without labels agreement of query and key, estimated purity and share pulled"""
@@ -217,7 +215,7 @@ def history_curves(
     words,x = escape(f"{_when(epoch)}: {', '.join(said) or 'nothing measured'}"),_x(epochs, epoch)
     now = f'<line class=now x1={x:.1f} x2={x:.1f} y1=6 y2={_height-16} />'
     svg = f'<svg viewBox="0 0 {_width} {_height}" role=img aria-label="{words}">{_axes(epochs)}{now}{"".join(lines)}</svg>'
-    return f'<div class=curves><b dir=auto>{escape(title)}</b>{svg}<div class=legend>{"".join(legend)}</div></div>'
+    return f'<div class=curves>{svg}<div class=legend>{"".join(legend)}</div></div>'
 
 # %% ../nbs/08e_panel.ipynb #d000000e
 def static_text(

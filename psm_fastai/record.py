@@ -145,15 +145,16 @@ class OfEachImage:
         return gather(self.values[name][None]).nanmean(0).cpu().numpy()[ids]
 
 # %% ../nbs/07e_record.ipynb #f6011649
+_directions = 32
+
 def in_short(
     feats:np.ndarray, # `[n, D]`, nan if an image has none
-    d:int=32, # Maximum number of directions
-)->np.ndarray: # `[n, min(D, d)]` float16
+)->np.ndarray: # `[n, min(D, 32)]` float16
     "Centred features along the directions in which they lie most, scaled to length 1"
     x = np.asarray(feats, np.float32)
     there = np.isfinite(x).all(1)
     x = x-x[there].sum(0)/max(1, there.sum())
-    res = x @ np.linalg.eigh(x[there].T @ x[there])[1][:,:-d-1:-1]
+    res = x @ np.linalg.eigh(x[there].T @ x[there])[1][:,:-_directions-1:-1]
     return (res/np.linalg.norm(res, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float16)
 
 # %% ../nbs/07e_record.ipynb #0d6352a9
