@@ -12,9 +12,10 @@ import io, pickle, numpy as np, pandas as pd, torch
 from fastai.vision.all import (Callback, GradientAccumulation, Learner, L, TrackerCallback, get_model, is_listy, noop, partial,
     patch, rank_distrib)
 from pathlib import Path
+from tempfile import TemporaryFile
 from zlib import crc32
 from .encoder import misfits
-from .files import atomic_write, below_common_folder, name_some, read_saved, regular, say, shown
+from .files import atomic_write, below_common_folder, error_line, name_some, read_saved, regular, say, shown
 from .learner import in_lr_find, is_distributed, n_ranks, plain_dls, randomness, set_randomness
 from .loss import by_new_names, check_number
 
@@ -184,6 +185,8 @@ def waiting_gradients(self:CheckpointCallback):
     return dict(counts=counts, grads={n: p.grad for n,p in get_model(self.model).named_parameters() if p.grad is not None})
 
 # %% ../nbs/07b_checkpoint.ipynb #e090ef3d
+def _plain_loss(mean): return dict(count=mean.count, val=float(mean.val))
+
 def _tracked(tracker): return _plain({a: tracker.__dict__[a] for a in ('best','wait') if a in tracker.__dict__})
 
 @patch
@@ -198,6 +201,7 @@ def contents(self:CheckpointCallback,
     s['random'] = self.all_randomness()
     s['trackers'] = {n: _tracked(cb) for n,cb in self.trackers().items()}
     if getattr(self.learn, 'scaler', None): s['scaler'] = self.learn.scaler.state_dict()    # of half precision
+    if hasattr(self.learn, 'recorder'): s['loss'] = _plain_loss(self.learn.recorder.smooth_loss)
     s['settings'] = self.settings(self.learn)
     s['files'] = self.files
     s['threads'] = torch.get_num_threads()
@@ -243,10 +247,23 @@ def restore_callbacks(self:CheckpointCallback):
     for n,cb in self.trackers().items(): cb.__dict__.update(self.saved['trackers'].get(n, {}))
     self.saved = None
 
+# %% ../nbs/07b_checkpoint.ipynb #f19ceec9
+@patch
+def check_path(self:CheckpointCallback):
+    "Raise an error if the file can't be written, or if it is of another training"
+    if self.path.is_dir(): raise IsADirectoryError(f"{self.path} is a folder. Give a file in it, such as {self.path/'checkpoint.pth'}")
+    if self.path.exists() and self.saved is None and not self.written:
+        raise FileExistsError(f"{self.path} is of another training, which would be lost. Continue that one with `resume`, "
+            "give another path, or delete the file")
+    try:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=self.path.parent): pass
+    except OSError as e: raise OSError(f"{self.path} can't be written: {error_line(e)}") from e
+
 # %% ../nbs/07b_checkpoint.ipynb #cebf5b1e
 @patch
 def before_fit(self:CheckpointCallback):
-    self.path.parent.mkdir(parents=True, exist_ok=True)
+    if not in_lr_find(self.learn): self.check_path()
     self.trained = False        # the fit before may have been interrupted
     self.files = self.saved and self.saved['files']
     if self.saved is not None: self.pause_trackers(True)
@@ -355,7 +372,9 @@ def resume(self:CheckpointCallback,
     epochs:int|None=None, # Total number of epochs, if there are to be more. Schedules then follow it, and the momentum may be another
 )->int: # For `fit(start_epoch=)` and `fit_one_cycle(start_epoch=)`, 0 if there is no file
     "Load model and optimizer, keep the rest for `fit`. Raises `ValueError`, and changes nothing, if the file is damaged or doesn't fit"
-    if not self.path.exists(): return 0
+    if not self.path.exists():
+        say(f"there is no checkpoint {shown(self.path)}, so the training begins from its start")
+        return 0
     device,m = getattr(learn.dls, 'device', None) or 'cpu',get_model(learn.model)
     s = self.read(device)
     if epochs is not None and epochs<s['n_epoch']:
@@ -403,6 +422,9 @@ def restore(self:CheckpointCallback, s):
     self.restore_callbacks()
     for name in s['hypers'][0]: self.opt.set_hyper(name, [h[name] for h in s['hypers']])     # `fit` has set them anew
     if 'scaler' in s and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(s['scaler'])
+    if 'loss' in s and hasattr(self.learn, 'recorder'):         # older files lack it
+        mean = self.learn.recorder.smooth_loss
+        mean.count,mean.val = s['loss']['count'],torch.tensor(s['loss']['val'])
     self.restore_gradients(s.get('waiting'))
     set_randomness(self.dls, s['random'][rank_distrib() if len(s['random'])>1 else 0])
 

@@ -71,17 +71,18 @@ def encoder_features(
     return torch.cat(feats),torch.cat(labels)
 
 # %% ../nbs/07_evaluate.ipynb #645d6e9f
-def _files_of_rows(ds, table):
-    "Files that the rows of a table name, by the first transform of the images, or an empty list if it names none"
+def _by_first_transform(ds, items):
+    "Files that items, such as rows of a table, name by the first transform of the images, or an empty list if they name none"
     read = next(iter(ds.tls[0].tfms.fs), None) if getattr(ds, 'tls', None) else None
-    if isinstance(read, ColReader) and len(read.cols)==1:
+    if isinstance(read, ColReader) and len(read.cols)==1 and isinstance(items, pd.DataFrame):
         c = read.cols[0]
-        names = table.iloc[:,c] if isinstance(c, int) else table[c]
+        names = items.iloc[:,c] if isinstance(c, int) else items[c]
         return [f'{read.pref}{o}{read.suff}' for o in names]
     if not isinstance(read, Transform): return []
-    try: first = read(table.iloc[0])
-    except Exception: return []                     # of whatever kind its rows are
-    return [read(row) for _,row in table.iterrows()] if isinstance(first, (str,PurePath)) else []
+    rows = [row for _,row in items.iterrows()] if isinstance(items, pd.DataFrame) else items
+    try: first = read(rows[0])
+    except Exception: return []                     # of whatever kind its items are
+    return [read(row) for row in rows] if isinstance(first, (str,PurePath)) else []
 
 # %% ../nbs/07_evaluate.ipynb #5c013a7c
 def item_files(
@@ -89,7 +90,8 @@ def item_files(
 )->list: # A path for each item, None for items that are no files
     "The files that the items of a data set were read from, also if a table names them"
     items = getattr(ds, 'items', None)
-    if isinstance(items, pd.DataFrame): items = _files_of_rows(ds, items)
+    if isinstance(items, pd.DataFrame) or is_listy(items) and len(items) and isinstance(items[0], tuple):
+        items = _by_first_transform(ds, items)
     if not is_listy(items) or len(items)!=len(ds): items = [None]*len(ds)
     return [str(o) if isinstance(o, (str,PurePath)) else None for o in items]
 

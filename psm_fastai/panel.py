@@ -55,9 +55,11 @@ def large_picture(
     i:int, # Id of an image
     alt:str, # What it shows
 )->str: # HTML
-    "An image of the data set if the history has a learner, else its thumbnail"
+    "An image of the data set, or its thumbnail if the history has no learner, or the image can't be read"
     if history.learn is None: return picture_inline(history, str(i), alt)
-    with no_random(): im = train_image(history.learn.dls, i, side=256)       # a data set may draw random numbers
+    try:
+        with no_random(): im = train_image(history.learn.dls, i, side=256)       # a data set may draw random numbers
+    except (OSError, ValueError): return picture_inline(history, str(i), alt)    # a file may be gone
     return _img(data_url(ImageOps.contain(im.convert('RGB'), (256,256))), alt)
 
 # %% ../nbs/08e_panel.ipynb #d000000a

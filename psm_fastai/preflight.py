@@ -9,10 +9,12 @@ __all__ = ['preflight', 'PreflightCallback']
 
 # %% ../nbs/05b_preflight.ipynb #9c1ade68
 import math, psutil, time, torch
-from fastai.vision.all import Callback, noop
+from contextlib import suppress
+from fastai.vision.all import Callback, Image, Path, nn, noop
 from fastcore.basics import patch
 from fastprogress.fastprogress import NBMasterBar
-from .files import counted, size_text
+from .data import image_reader
+from .files import counted, shown, size_text
 from .neighbours import asked_images, most_images, weak_views
 from .learner import *
 from .mining import draw_probs, effective_number, query_parts
@@ -162,7 +164,24 @@ def _many_drawn(plan):
         return (f"n_neg={p.n_neg} is more than half of the {spread:,.0f} rows that a and b spread over, "
             "so nearly all of these are taken. Try a smaller n_neg or a")
 
-_checks = _few_steps,_slow_momentum,_late_mining,_stale_bank,_all_mined,_many_drawn,_small_batches
+# %% ../nbs/05b_preflight.ipynb #c21eb5f4
+def _has_head(plan):
+    *_,last = (m for m in plan.model.encoder.modules() if not [*m.children()])
+    classes = len(getattr(plan.learn.dls, 'vocab', None) or ())
+    if not isinstance(last, nn.Linear) or last.out_features not in (classes, 1000): return
+    return (f"the encoder ends in a linear layer with {last.out_features:,} outputs, which look like classes and are taken as features. "
+        "Take it off, or give psm_learner the name of the network")
+
+def _cut_off(plan):
+    ds = plan.learn.dls.train_ds
+    if image_reader(ds) is not None: return
+    for f in [o for o in getattr(ds, 'items', ())[:4] if isinstance(o, (str,Path))]:
+        with suppress(Exception), Image.open(f) as im:        # it need not be an image
+            if im.mode.startswith(('I','F')):
+                return f"{shown(Path(f).name)} has more than 8 bits, and Pillow makes all values above 255 white. image_dls scales them"
+
+# %% ../nbs/05b_preflight.ipynb #7411a753
+_checks = _few_steps,_slow_momentum,_late_mining,_stale_bank,_all_mined,_many_drawn,_small_batches,_has_head,_cut_off
 
 # %% ../nbs/05b_preflight.ipynb #26b40fad
 def preflight(

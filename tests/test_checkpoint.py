@@ -127,9 +127,24 @@ def test_optimizers_of_torch_are_resumed(tmp_path):
         except KeyboardInterrupt: pass
         return state(learn)
     whole = run()
+    (tmp_path/'c.pth').unlink()
     assert not same(whole, run(stop=1)) and same(whole, run(start=True))
     with pytest.raises(ValueError, match="optimizer was 'OptimWrapper/AdamW' and is 'Adam'"):
         CheckpointCallback(tmp_path/'c.pth').resume(quiet(cbs=[PSMCallback(bank_size=64)]))
+
+@pytest.mark.guarantee('resume')
+def test_the_file_of_another_training_is_not_overwritten(tmp_path, capsys):
+    f,learn = tmp_path/'c.pth',tiny_learner()
+    first = CheckpointCallback(f)
+    assert first.resume(learn)==0 and 'there is no checkpoint' in capsys.readouterr().out
+    learn.fit(1, cbs=first)
+    was = f.read_bytes()
+    with pytest.raises(FileExistsError, match='is of another training'): tiny_learner().fit(1, cbs=CheckpointCallback(f))
+    assert f.read_bytes()==was
+    learn.fit(1, cbs=first)             # its own file, which it may replace
+    assert f.read_bytes()!=was
+    with pytest.raises(IsADirectoryError, match='is a folder'): tiny_learner().fit(1, cbs=CheckpointCallback(tmp_path))
+    with pytest.raises(OSError, match="can't be written"): tiny_learner().fit(1, cbs=CheckpointCallback(f/'c.pth'))
 
 @pytest.mark.guarantee('resume')
 def test_a_folder_that_is_not_there_is_made_before_the_first_step(tmp_path):
@@ -152,6 +167,7 @@ def test_gradients_that_wait_at_the_end_of_an_epoch_are_resumed(tmp_path):
     def stop(cb):
         if cb.epoch==1: raise KeyboardInterrupt
     want = run()
+    (tmp_path/'c.pth').unlink()
     assert not same(run(cbs=[Spy(order=80, after_epoch=stop)]), want)
     assert same(run(resume=True), want)
 
