@@ -288,7 +288,8 @@ def lock(self:_RunFolder):
 def stopped(self:_RunFolder):
     if not self.checkpoint: return 'stopped before the training began'
     if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint. Start it again'
-    return f"stopped after epoch {self.checkpoint.written} of {self.name}. Continue with --resume"
+    done = self.checkpoint.written
+    return f"stopped: {done} epoch{'s'*(done!=1)} of {self.name} {'are' if done!=1 else 'is'} saved. Continue with --resume"
 
 # %% ../nbs/10_pretrain.ipynb #70df07c9
 @patch
@@ -560,7 +561,8 @@ class ValidateEvery(Callback):
         if not self.due(): raise CancelValidException()
     def after_cancel_validate(self): self.recorder.cancel_valid = False     # or the Recorder would leave out what training measured
     def after_validate(self):
-        if not self.due(): self.recorder.log = self.recorder.log.map(lambda v: math.nan if v is None else v)
+        if self.due() or not len(self.dls.valid_ds): return
+        self.recorder.log = self.recorder.log.map(lambda v: math.nan if v is None else v)
 
 # %% ../nbs/10_pretrain.ipynb #812a546d
 @patch(as_prop=True)

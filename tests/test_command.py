@@ -26,7 +26,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     out = tmp_path/'run'
     at_epoch(monkeypatch, 2, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', out)
-    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped after epoch 2 of PSM. Continue with --resume'
+    assert code==130 and err.strip().splitlines()[-1]=='psm_pretrain: stopped: 2 epochs of PSM are saved. Continue with --resume'
     assert 'Traceback' not in err
     at_epoch(monkeypatch, 0, raises(KeyboardInterrupt()))
     code,_,err = command(capsys, *small, '--epochs', 4, '--out', tmp_path/'other')

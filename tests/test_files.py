@@ -160,7 +160,7 @@ def test_encoders_that_were_crafted(encoder_file, change):
     save_file(weights, encoder_file, {**meta, **change})
     start = time.time()
     with pytest.raises(ValueError, match='e.safetensors') as e: load_encoder(encoder_file)
-    assert time.time()-start < 5 and len(str(e.value)) < 700 and '\n' not in str(e.value)
+    assert time.time()-start < 30 and len(str(e.value)) < 700 and '\n' not in str(e.value)
 
 @pytest.mark.parametrize('odd,says', [(lambda t: t.fill_(float('nan')), r'are not all finite: 0.weight'),
                                       (lambda t: t.fill_(float('inf')), 'are not all finite: 0.weight'),

@@ -77,6 +77,7 @@ def test_neighbours_before_any_training_are_those_of_the_encoder():
     assert table.weight.isna().all() and not len(learn.model.bank)
     axes = drawn(lambda: learn.show_neighbours([3], k=4)).axes
     assert [im.get_alpha() for a in axes for im in a.images]==[1.]*5
+    assert axes[0].figure.get_suptitle().startswith('Not trained yet')
     with pytest.raises(ValueError, match='0 to 39'): mined_neighbours(learn, ids=[40])
 
 @pytest.mark.parametrize('ids', [['a.png'], 'a.png', 5, [1.7]], ids=str)
