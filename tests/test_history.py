@@ -200,7 +200,7 @@ def test_what_is_refused(learn):
     for runs in ([], [1]):
         with pytest.raises(ValueError, match='runs must name one or more of the runs 0 to 0'): explorer.runs = runs
     with pytest.raises(ValueError, match='An audit judges one history, got 2'): NeighbourAudit([h,h])
-    with pytest.raises(TypeError, match='needs a learner or a NeighbourHistory'): NeighbourExplorer('history')
+    with pytest.raises(TypeError, match='needs a NeighbourHistory, a learner'): NeighbourExplorer('history')
     for widget in (NeighbourExplorer,NeighbourAudit):
         with pytest.raises(ValueError, match='Nothing was kept yet'): widget(NeighbourHistory())
     assert 'empty history' in NeighbourHistory()._repr_html_()
