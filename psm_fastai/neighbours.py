@@ -125,6 +125,7 @@ def allocate(self:NeighbourIndex,
     self.labels = new(n_rows, dtype=torch.int64)-1
     self.steps = new(n_rows, dtype=torch.int64)-1
 
+# %% ../nbs/03a_neighbours.ipynb #27388873
 @patch
 def rows(self:NeighbourIndex,
     ids:Tensor, # `[B]` places in the data set, -1 = unknown
@@ -139,18 +140,6 @@ def _load_from_state_dict(self:NeighbourIndex, state, prefix, *args):
     for n in _layout:
         if prefix+n in state: setattr(self, n, getattr(self, n).new_empty(state[prefix+n].shape))
     super(NeighbourIndex, self)._load_from_state_dict(state, prefix, *args)
-
-@patch
-def similarity(self:NeighbourIndex,
-    keys:Tensor, # `[B, D]`
-    ids:Tensor, # `[B]` places in the data set
-    rows:Tensor, # `[B, k]`
-)->Tensor: # `[B, k]`
-    "The similarity by which neighbours were found: that of the unaugmented images. To other rows it is that of the keys"
-    of = self.rows(ids)[0]
-    same = rows[:,:,None]==self.near[of][:,None]
-    of_keys = (self.feats[rows].to(keys) @ keys[:,:,None]).squeeze(2)
-    return torch.where(same.any(2), (same*self.sims[of][:,None]).sum(2), of_keys)
 
 # %% ../nbs/03a_neighbours.ipynb #8106f5be
 @patch
@@ -250,6 +239,7 @@ def fit(self:NeighbourIndex,
         self.trust = trust_pairs(self.right, self.sims, trust)
     self.made,self.since = True,0
 
+# %% ../nbs/03a_neighbours.ipynb #1dedc276
 @patch
 def trusting(self:NeighbourIndex,
     trust, # As for `trust_pairs`
@@ -259,6 +249,19 @@ def trusting(self:NeighbourIndex,
     res._buffers = dict(self._buffers)
     if res.made: res.trust = trust_pairs(res.right, res.sims, trust)
     return res
+
+# %% ../nbs/03a_neighbours.ipynb #f284b9e6
+@patch
+def similarity(self:NeighbourIndex,
+    keys:Tensor, # `[B, D]`
+    ids:Tensor, # `[B]` places in the data set
+    rows:Tensor, # `[B, k]`
+)->Tensor: # `[B, k]`
+    "The similarity by which neighbours were found: that of the unaugmented images. To other rows it is that of the keys"
+    of = self.rows(ids)[0]
+    same = rows[:,:,None]==self.near[of][:,None]
+    of_keys = (self.feats[rows].to(keys) @ keys[:,:,None]).squeeze(2)
+    return torch.where(same.any(2), (same*self.sims[of][:,None]).sum(2), of_keys)
 
 # %% ../nbs/03a_neighbours.ipynb #0d060857
 def _check_trust(trust):

@@ -105,18 +105,6 @@ def test_of_very_many_images_a_sample_is_covered(monkeypatch):
     ids,used = (torch.cat(o) for o in zip(*looked))
     assert (used.any(1)==(ids%4==0)).all()
 
-def test_images_that_were_not_seen_yet_are_not_pulled():
-    index = NeighbourIndex(k=2)
-    index.allocate(30, 4)
-    x = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), dim=1)
-    index.fit(x, x[None,index.asked_rows()], trust=1.)
-    loss,bank = IndexLoss(n_pos=2),MemoryBank(8, 4)
-    loss.index = index
-    index.enqueue(x[:3], torch.arange(3), torch.zeros(3, dtype=torch.long))
-    mined = loss.mine(x, x, torch.arange(30), bank)
-    assert torch.equal(mined.pos_found, torch.isin(index.near, torch.arange(3))) and not mined.pos_found.all(1).any()
-    assert torch.allclose(mined.weights.sum(1), mined.pos_found.any(1).float())
-
 def test_no_trusted_neighbour_is_a_negative():
     set_seed(0)
     learn = quiet(digits_dls(bs=32, limit=200), cbs=[PSMCallback(n_pos=4, mine_after=0., trust=.5)])
