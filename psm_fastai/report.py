@@ -156,15 +156,29 @@ def _purity_lines(logs, k):
     for n,l in logs.items(): res.append(f"  {n:<24}{l.frame.bank_purity.iloc[0]:>8.3f}   {l.frame.bank_purity.iloc[-1]:.3f}")
     return res + [f"  {log.before:<24}{log.untrained:>8.3f}", f"  {'chance':<24}{log.chance:>8.3f}"]
 
+# %% ../nbs/09d_report.ipynb #b181c816
+def _against_before(name, scores, runs):
+    "Whether a run ends above raw pixels and above the encoder before training, in a sentence, or nothing if that was not measured"
+    kind = next((m for m in _measurements if m in scores.get(name, {})), None)
+    before = {n: s[kind] for n,s in scores.items() if kind in s and n not in runs}
+    if not before: return
+    best,own = max(before, key=before.get),scores[name][kind]
+    said = f"{name} ends at {own:.3f}, and the best before training was {before[best]:.3f} ({best})."
+    if own<=before[best]: return (f"{said} So nothing was learned that helps to tell these classes apart. "
+        "Try more epochs, views that keep what matters, or pretrained weights.")
+    if own.interval[0]>before[best].interval[1]: return f"{said} The 95 % intervals lie apart."
+    return f"{said} The 95 % intervals over {own.n:,} images overlap."
+
 # %% ../nbs/09d_report.ipynb #bad1ec89
 def summary(
     scores:dict, # Name of the encoder to the name of a measurement to `Accuracy`
     logs:dict, # Name of the run to its `RunLog`
     k:int, # Neighbours for the purity
 )->str:
-    "The closing tables of a run with labels"
+    "The closing tables of a run with labels, and what they say in a sentence"
     lines = [l for kind in _measurements for l in _score_lines(kind, scores)]
-    return '\n'.join(lines + _purity_lines(logs, k))
+    said = [_against_before(name, scores, logs) for name in logs]
+    return '\n'.join(lines + _purity_lines(logs, k) + ['']*any(said) + [*filter(None, said)])
 
 # %% ../nbs/09d_report.ipynb #13bf0650
 def learned(
