@@ -31,6 +31,7 @@ def _look_at(w, h, dx, dy):
     m[:,0,2],m[:,1,2] = dx,dy
     return m
 
+# %% ../nbs/04_views.ipynb #6fdc6e9b
 class crop_mat:
     "For `AffineTfm`: a crop of random area, aspect ratio and place for each image"
     def __init__(self,
@@ -92,6 +93,7 @@ class RandomTone(DisplayedTransform):
         def draw(m): return (torch.rand(len(x),1,1,1, device=x.device)*2-1)*m
         return ((x-.5)*draw(self.contrast).exp()+.5+draw(self.brightness)).clamp(0,1)
 
+# %% ../nbs/04_views.ipynb #153b725d
 class RandomNoise(DisplayedTransform):
     "Add Gaussian noise to each image. Values stay in [0, 1]"
     split_idx,order = 0,60
@@ -154,6 +156,7 @@ def _blur(x, std, radius):
     x = F.conv2d(x, k[:,:,None], groups=b*c)
     return F.conv2d(x, k[...,None], groups=b*c).view(b,c,h,w)
 
+# %% ../nbs/04_views.ipynb #d237f5e3
 class RandomBlur(DisplayedTransform):
     "Blur a share `p` of the images of a batch with a Gaussian, each by a standard deviation of its own"
     split_idx,order = 0,56
@@ -174,6 +177,7 @@ class RandomBlur(DisplayedTransform):
         x[some] = _blur(x[some], _uniform(some, self.min_std, self.max_std), math.ceil(3*self.max_std)).to(x.dtype)
         return x
 
+# %% ../nbs/04_views.ipynb #a737f364
 class RandomSolarize(DisplayedTransform):
     "Invert the bright pixels in a share `p` of the images of a batch"
     split_idx,order = 0,57

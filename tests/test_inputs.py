@@ -141,33 +141,12 @@ def test_views_smaller_than_the_images(tmp_path):
     weak, = {tuple(learn.psm.loss_cb.weak_view(dls.train.one_batch()[0]).shape[2:])}
     assert weak==(12,12)
 
-def test_blurred_and_solarised_views_stay_in_range_and_differ():
-    torch.manual_seed(0)
-    x = torch.rand(64, 3, 16, 16)
-    still = dict(min_scale=1., jitter=0, hue=0, gray=0)
-    for changes in (dict(blur=1.), dict(solarize=1.)):
-        q,k = photo_views(**still, **changes)(x)
-        assert q.min()>=0 and q.max()<=1 and not torch.equal(q, k)
-    q,_ = photo_views(**still, solarize=1.)(x)
-    assert q.max()<=.5+1e-5
-    q,_ = photo_views(**still, blur=1.)(x)
-    assert q.std()<x.std()*.9
-
 @pytest.mark.parametrize('setting,said', [
     (dict(blur=2), 'p of RandomBlur must be a number, .*got 2'), (dict(blur=-.5), 'p of RandomBlur must be .*got -0.5'),
     (dict(solarize=-1), 'p of RandomSolarize must be .*got -1'), (dict(size=0), r'size must be a whole number above 0 .*got 0'),
     (dict(size=(3,)), r'\(height, width\), got \(3,\)'), (dict(size=2.5), 'got 2.5')])
 def test_settings_of_views_that_can_not_work_are_refused(setting, said):
     with pytest.raises(ValueError, match=said): photo_views(**setting)
-
-@pytest.mark.parametrize('setting', [dict(min_std=0), dict(min_std=3.), dict(max_std=0), dict(max_std=math.nan)])
-def test_blur_needs_a_range_of_standard_deviations(setting):
-    with pytest.raises(ValueError, match='std must be a number'): RandomBlur(**setting)
-
-def test_blur_alone_works_in_half_precision():
-    x = torch.rand(4, 3, 8, 8)
-    with torch.autocast('cpu', dtype=torch.bfloat16): q,_ = TwoViews([RandomBlur(1.)])(x)
-    assert q.dtype==x.dtype and not torch.equal(q, x)
 
 @pytest.mark.guarantee('broken')
 @pytest.mark.parametrize('what', ['image','weights'])
