@@ -113,6 +113,7 @@ def _check_folder(path):
     if path.parent.is_dir(): return
     raise FileNotFoundError(errno.ENOENT, f"The folder {path.parent} does not exist, or no longer exists, so {path.name} can't be written")
 
+# %% ../nbs/00_files.ipynb #91d34ff0
 @contextmanager
 def atomic_write(
     path, # The file to write

@@ -1,5 +1,5 @@
 "Files that a training leaves: what was flipped, exchanged, crafted or cut is told in one line, and never loads"
-import json, os, random, stat, subprocess, sys, threading, time
+import json, os, random, stat, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest, torch
 from PIL import Image
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from psm_fastai.all import *
 from psm_fastai import files
 from psm_fastai.encoder import write_encoder
-from psm_fastai.files import locked, read_saved, atomic_write
+from psm_fastai.files import read_saved, atomic_write
 from common import quiet, same, state, tiny_learner
 
 def flips(raw, n, seed=0):
@@ -32,14 +32,6 @@ def only_value_errors(read, f, raws, is_same):
 def cuts(raw, n=10): return [raw[:len(raw)*i//n] for i in range(n)]
 
 # files
-
-def test_two_writers_of_one_file_do_not_mix(tmp_path):
-    "The second begins before the first has finished"
-    f = tmp_path/'f'
-    with atomic_write(f) as a, atomic_write(f) as b:
-        a.write_text('a'*1000)
-        b.write_text('b')
-    assert f.read_text()=='a'*1000 and [*tmp_path.iterdir()]==[f]
 
 @pytest.mark.posix
 @pytest.mark.parametrize('mask,mode', [(0o022,0o644), (0o077,0o600), (0o002,0o664)])
@@ -91,23 +83,6 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, monkeypatch, erro
     with pytest.raises(OSError, match='it needs 7.0 MB and there are 5.0 MB, so 2.0 MB are missing'):
         with atomic_write(tmp_path/'f', 7_000_000): pass
     assert (tmp_path/'f').read_text()=='old' and len([*tmp_path.iterdir()])==1
-
-def test_locked_lets_in_one_after_the_other(tmp_path):
-    f,inside,most = tmp_path/'f',[0],[0]
-    f.write_text('0')
-    def add():
-        for _ in range(20):
-            with locked(f):
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-                n = int(f.read_text())
-                time.sleep(.0005)
-                f.write_text(str(n+1))
-                inside[0] -= 1
-    ts = [threading.Thread(target=add) for _ in range(4)]
-    for t in ts: t.start()
-    for t in ts: t.join()
-    assert f.read_text()=='80' and most==[1] and [*tmp_path.iterdir()]==[f]
 
 def test_what_torch_saved_with_a_flipped_bit(tmp_path):
     f = tmp_path/'s.pth'
