@@ -444,6 +444,7 @@ def _labels_told(labels):
     res = f"{counted(len(classes), 'class', 'classes')}: {name_some(classes)}"
     return f"{res}; {unknown:,} without a label" if unknown else res
 
+# %% ../nbs/00a_folders.ipynb #461754a4
 def found_line(
     source:ImageSource,
     n_train:int, # Number of images for training

@@ -114,6 +114,7 @@ def _draw_run(axs, j, name, found, panels):
 def _draw_levels(ax, levels):
     for (name,v),ls in zip(levels.items(), ('--',':')): ax.axhline(v, color='grey', ls=ls, lw=1, label=name)
 
+# %% ../nbs/09d_report.ipynb #9d45e4a7
 def plot_curves(
     logs:dict, # Name of the run to its `RunLog`
     path, # File to write
