@@ -207,8 +207,8 @@ def _check_classes(classes, loose, files):
     "Raise `ValueError` if all folders are parts of a data set, or images lie outside of the class folders"
     if all(role(o) for o in classes):
         raise ValueError(f"All images are in folders named {' and '.join(classes)}, such as {shown(files[0].parent)}: parts of a data set, "
-                         "not classes. Name the one for training train, or pass label_col=None (psm_pretrain: --no-labels) to treat all images "
-                         "alike")
+                         "not classes. Name the one for training train, or pass label_col=None (psm_pretrain: --no-labels) "
+                         "to treat all images alike")
     if loose:
         raise ValueError(f"{len(loose):,} of {len(files):,} images lie outside of the class folders ({name_some(classes)}), "
                          f"such as {shown(loose[0].name)}. If the folders are not classes, pass label_col=None "
