@@ -12,8 +12,7 @@ import torch, torch.nn.functional as F
 import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
-from pathlib import PurePath
-from .collection import draw_picture
+from .collection import draw_picture, short_file
 from .data import train_image
 from .files import short_name
 from .evaluate import encoder_features, item_files
@@ -132,10 +131,6 @@ def _grid(n_rows, n_cols, figsize):
 # %% ../nbs/09_explore.ipynb #64fad61c
 _right,_wrong,_unknown = ('✓','#1a7f37'),('✗','#c4320a'),('','black')
 
-def _file_names(learn):
-    "The name of the file of each training image, without folders, or None"
-    return [f and PurePath(f).name for f in item_files(learn.dls.train_ds)]
-
 @patch
 def show_neighbours(self:Learner,
     ids=None, # Places in `dls.train_ds` of the images to look at. None: `n` drawn from the bank
@@ -147,18 +142,18 @@ def show_neighbours(self:Learner,
     """Images (left) and the neighbours that they mine, pale if not trusted, with similarities and classes, or names of files.
     ✓ and ✗ tell whether the labels agree"""
     df = mined_neighbours(self, ids, n, k, seed)
-    queries,names = df['query'].unique(),_file_names(self)
+    queries,files = df['query'].unique(),item_files(self.dls.train_ds)
     axs = _grid(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4))
     if not len(psm_model(self).bank): axs[0,0].figure.suptitle('Not trained yet: the nearest by the encoder as it is', fontsize=9)
     for axr,q in zip(axs, queries):
         rows = df[df['query']==q]
         _show_image(axr[0], self.dls, q)
-        _title(axr[0], short_name(rows.query_label.iloc[0] or names[q] or f'image {q}', 16), fontweight='bold')
+        _title(axr[0], short_name(rows.query_label.iloc[0] or short_file(files[q], 16) or f'image {q}', 16), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
             mark,color = _unknown if r.right is None else _right if r.right else _wrong
-            name = f'\n{short_name(r.label or names[r.id], 12)}' if r.label or names[r.id] else ''
+            name = short_name(r.label, 12) if r.label else short_file(files[r.id], 12)
             _show_image(ax, self.dls, r.id, alpha=.4 if r.weight==0 else 1.)
-            _title(ax, f'{mark} {r.similarity:.2f}{name}', color=color)
+            _title(ax, f'{mark} {r.similarity:.2f}\n{name}'.rstrip(), color=color)
 
 # %% ../nbs/09_explore.ipynb #a3db68e1
 def _share_table(learn, kind, ids, labels, similarity, weight, share):

@@ -289,7 +289,7 @@ def stopped(self:_RunFolder):
     if not self.checkpoint: return 'stopped before the training began'
     if not _left(self.out, 'checkpoint', '.pth'): return 'stopped before the first checkpoint. Start it again'
     done = self.checkpoint.written
-    return f"stopped: {done} epoch{'s'*(done!=1)} of {self.name} {'are' if done!=1 else 'is'} saved. Continue with --resume"
+    return f"stopped: {counted(done, 'epoch', 'epochs')} of {self.name} {'is' if done==1 else 'are'} saved. Continue with --resume"
 
 # %% ../nbs/10_pretrain.ipynb #70df07c9
 @patch

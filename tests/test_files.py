@@ -133,9 +133,9 @@ def test_encoders_that_were_crafted(encoder_file, change):
     meta,weights = encoder_parts(encoder_file)
     if 'digest' not in change: meta.pop('digest')
     save_file(weights, encoder_file, {**meta, **change})
-    start = time.time()
+    start = time.process_time()         # not by the clock: other programs may use the machine too
     with pytest.raises(ValueError, match='e.safetensors') as e: load_encoder(encoder_file)
-    assert time.time()-start < 30 and len(str(e.value)) < 700 and '\n' not in str(e.value)
+    assert time.process_time()-start < 5 and len(str(e.value)) < 700 and '\n' not in str(e.value)
 
 @pytest.mark.parametrize('odd,says', [(lambda t: t.fill_(float('nan')), r'are not all finite: 0.weight'),
                                       (lambda t: t.fill_(float('inf')), 'are not all finite: 0.weight'),
