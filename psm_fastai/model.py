@@ -25,17 +25,20 @@ def check_network(proj_dim, hidden_dim, predictor, symmetric, split_bn):
     for n,v in dict(predictor=predictor, symmetric=symmetric).items():
         if not isinstance(v, bool): raise TypeError(f"{n} must be True or False, got {v!r} ({type(v).__name__})")
 
+# %% ../nbs/05_model.ipynb #ab0f9dd2
 def check_precision(
     module:nn.Module,
 ):
     "Raise a `TypeError` if weights are not float32, or if torch makes others than float32 by default"
-    if torch.get_default_dtype()!=torch.float32: raise TypeError(
-        f"Training is in float32, and torch makes {torch.get_default_dtype()} by default. Call torch.set_default_dtype(torch.float32)")
+    default = torch.get_default_dtype()
+    if default!=torch.float32:
+        raise TypeError(f"Training is in float32, and torch makes {default} by default. Call torch.set_default_dtype(torch.float32)")
     for name,p in module.named_parameters():
         if p.is_floating_point() and p.dtype!=torch.float32: raise TypeError(
             f"Training is in float32, and {name} is {p.dtype}. "
             "Use encoder.float(), and for half precision learn.to_fp16() or learn.to_bf16()")
 
+# %% ../nbs/05_model.ipynb #360cce8f
 def check_finite(
     module:nn.Module,
 ):
@@ -51,12 +54,14 @@ def check_finite(
 
 # %% ../nbs/05_model.ipynb #a327e79f
 def _mlp(ni, nh, nf):
+    "The first layer has no bias, because the batch-norm behind it would subtract it again"
     return nn.Sequential(nn.Linear(ni, nh, bias=False), nn.BatchNorm1d(nh), nn.ReLU(inplace=True), nn.Linear(nh, nf))
 
 def _check_trainable(encoder):
     if not any(p.requires_grad for p in encoder.parameters()):
         raise ValueError(f"The encoder ({type(encoder).__name__}) has no weights that can be trained. Unfreeze some")
 
+# %% ../nbs/05_model.ipynb #41bb7e6d
 class PSMModel(nn.Module):
     "Encoder, projector, the momentum network that follows them, the memory bank and the loss: all the state of a training"
     def __init__(self,
@@ -96,6 +101,7 @@ def in_parts(self:PSMModel, net, x):
     n = max(1, min(self.split_bn, len(x)//2))
     return torch.cat([net(o) for o in x.tensor_split(n)])
 
+# %% ../nbs/05_model.ipynb #a7dc6dcb
 @patch
 def query(self:PSMModel,
     x:Tensor, # `[B, C, H, W]`
@@ -104,6 +110,7 @@ def query(self:PSMModel,
     def net(x): return self.predictor(self.projector(pool_features(self.encoder(x))))
     return F.normalize(self.in_parts(net, x).float(), dim=1)
 
+# %% ../nbs/05_model.ipynb #0af4903c
 @patch
 def key(self:PSMModel,
     x:Tensor, # `[B, C, H, W]`
@@ -115,6 +122,7 @@ def key(self:PSMModel,
         order = torch.randperm(len(x), device=x.device)       # else the parts of queries and keys would be the same images
         return F.normalize(self.in_parts(net, x[order]).float(), dim=1)[order.argsort()]
 
+# %% ../nbs/05_model.ipynb #a8a52b1e
 @patch
 def forward(self:PSMModel,
     x:Tensor, # `[B, C, H, W]`, images, or views for the query
