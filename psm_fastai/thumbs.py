@@ -42,16 +42,16 @@ def image_bytes(
 def _decoded(blob, px=None):
     "A sprite, with thumbnails of `px` pixels if that is given. Raises `ValueError` if the bytes are no sprite"
     try:
-        im = Image.open(io.BytesIO(blob), formats=['WEBP'])
+        im = Image.open(io.BytesIO(blob), formats=['JPEG','WEBP'])     # version 0.1.0 wrote WebP
         px = px or im.width//_side
         if px not in _sizes or im.size!=(_side*px,_side*px): raise ValueError(f"it is {im.width}×{im.height} wide")
         return im.convert('RGB')
     except Exception as e:
-        raise ValueError(f"A sprite is no WebP picture of {_side}×{_side} thumbnails, or it is damaged: {e}") from e
+        raise ValueError(f"A sprite is no picture of {_side}×{_side} thumbnails, or it is damaged: {e}") from e
 
 # %% ../nbs/07d_thumbs.ipynb #0c747c67
 class Thumbnails:
-    "Small pictures by name, in WebP sprites of 256"
+    "Small pictures by name, in JPEG sprites of 256"
     def __init__(self,
         px:int=32, # Pixels along the side of each
     ):
@@ -65,7 +65,7 @@ def _sprite(self:Thumbnails):
     px = self.px
     im = Image.new('RGB', (_side*px,_side*px))
     for i,t in enumerate(self.tiles): im.paste(t, (i%_side*px, i//_side*px))
-    return image_bytes(im, 'WEBP', quality=80)
+    return image_bytes(im, 'JPEG', quality=75, subsampling=0)
 
 # %% ../nbs/07d_thumbs.ipynb #2d00d496
 @patch

@@ -16,7 +16,7 @@ export class Pictures {
 
   async load(bytes, s) {
     try {
-      this.loaded[s] = await createImageBitmap(new Blob([bytes], { type: 'image/webp' }));
+      this.loaded[s] = await createImageBitmap(new Blob([bytes]));
     } catch {
       this.loaded[s] = null; // a damaged sprite leaves question marks
     }
