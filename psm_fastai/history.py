@@ -42,6 +42,7 @@ def as_places(
     except TypeError: raise TypeError(f"ids must be a list of places in the training set, whole numbers, got {short(ids)}. "
         "learn.features() has the id of each file") from None
 
+# %% ../nbs/08a_history.ipynb #a2fc3848
 def check_places(
     ids, # Places in the training set
     n:int, # Number of images in the training set
@@ -128,6 +129,7 @@ def _check_ids(ids):
     if not len(ids): raise ValueError("ids must name at least one image, got none")
     if len({*ids})<len(ids): raise ValueError("ids must be different images, got some of them twice")
 
+# %% ../nbs/08a_history.ipynb #4dd40093
 class NeighbourHistory(GuestCallback):
     "Record what `n_probes` images mine, and a sample of their negatives, at the end of each epoch"
     order,run_valid,_only_train_loop = 56,False,True      # after the Recorder (50), before the CheckpointCallback (75)
@@ -214,7 +216,8 @@ def mined(self:NeighbourHistory,
         miner = loss if loss.n_pos else PSMLoss(n_pos=self.n_pos)
         idx,found,weights,allowed = miner.candidates(k, ids, bank)
         pool = miner.pool(bank)
-        if not loss.n_pos: allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)      # it mines none, so none is left out
+        if not loss.n_pos:                                   # the method mines none, so it leaves none out of the negatives
+            allowed = allowed | torch.zeros_like(allowed).scatter(1, idx, found)
         sims,pos = q @ bank.feats.T.to(q),(q*k).sum(1)
         a = loss.a if loss.n_neg is not None and loss.mining else 0.
         probs = draw_probs(sims, pos, allowed, a, loss.b)
@@ -225,7 +228,8 @@ def mined(self:NeighbourHistory,
         negatives = _rows_of(bank, epoch, ids, neg, neg_found, sims.gather(1, neg), prob=probs.gather(1, neg), negative=True)
         table = pd.concat([positives,negatives], ignore_index=True)
         table.attrs['rows'] = allowed.sum(1).tolist()        # number of rows that a uniform draw would choose from
-        return table,_false_negatives(probs, labels, bank) if loss.n_neg!=0 else math.nan,probs
+        false_neg = _false_negatives(probs, labels, bank) if loss.n_neg!=0 else math.nan
+        return table,false_neg,probs
 
 # %% ../nbs/08a_history.ipynb #h0000026
 def _method(m):
@@ -247,10 +251,12 @@ def _agreement(q, k, ids, bank, n):
     total,asked = view_agreement(q, ids, *by_key, bank)
     return (total/asked).item()
 
+# %% ../nbs/08a_history.ipynb #51382c72
 @patch
 def without_labels(self:NeighbourHistory, q, k, ids, m)->dict: # `agreement`, and with an index `estimated` and `trusted`
     "Figures that show without labels whether mining goes well"
-    res,pool = dict(agreement=_agreement(q, k, ids, m.bank, self.n_pos)),m.loss.pool(m.bank)
+    res = dict(agreement=_agreement(q, k, ids, m.bank, self.n_pos))
+    pool = m.loss.pool(m.bank)
     if pool is m.bank or not pool.trust.numel(): return res
     pulled = pool.trust.sum().item()
     estimated = (pool.right*pool.trust).sum().item()/max(pulled, 1e-9)
@@ -343,13 +349,16 @@ def _plain_features(learn, ids):
         m.eval()
         return momentum_features(learn, torch.from_numpy(ids.astype(np.int64))).cpu().numpy()
 
+# %% ../nbs/08a_history.ipynb #b3c56e98
 @patch
 def _affords_features(self:NeighbourHistory, epoch, n):
     "Whether to compute features after this epoch of `n` images: the first and the last time, else for a twentieth of the training's time"
     passes = sum(np.isfinite(f).any() for f in self.map.parts['feats'])
     last = self.learn is None or self.learn.epoch+1==self.learn.n_epoch
-    return last or not passes or passes*len(self.map.ids)<=.2*epoch*n       # a step has four passes
+    # one pass through the images of the map, against four through each image of an epoch: .2 is four times a twentieth
+    return last or not passes or passes*len(self.map.ids)<=.2*epoch*n
 
+# %% ../nbs/08a_history.ipynb #584162c5
 @patch
 def look_at_map(self:NeighbourHistory,
     learn, # A learner with `PSMCallback`
@@ -579,6 +588,17 @@ def _since(self:NeighbourHistory):
 
 # %% ../nbs/08a_history.ipynb #h0000038
 @patch
+def _by_probe(self:NeighbourHistory, at):
+    "For each probe its positives and its negatives in the table number `at`"
+    res,since = {q: ([],[]) for q in self.ids},self._since()[at]
+    for r in self.tables[at].to_dict('records'):
+        a,b = self.labels.get(r['query']),self.labels.get(r['id'])
+        r['right'] = None if a is None or b is None else a==b
+        if not r['negative']: r['since'] = since[r['query'],r['id']]
+        res[r['query']][r['negative']].append(r)
+    return res
+
+@patch
 def rows(self:NeighbourHistory,
     query:int, # Id of a probe
     epoch:int, # One that was kept, counted from 1
@@ -592,17 +612,6 @@ def rows(self:NeighbourHistory,
         if len(cache)>30: cache.pop(next(iter(cache)))            # all epochs of a long history would take too much memory
         cache[epoch] = self.tables[at],self._by_probe(at)
     return cache[epoch][1][query]
-
-@patch
-def _by_probe(self:NeighbourHistory, at):
-    "For each probe its positives and its negatives in the table number `at`"
-    res,since = {q: ([],[]) for q in self.ids},self._since()[at]
-    for r in self.tables[at].to_dict('records'):
-        a,b = self.labels.get(r['query']),self.labels.get(r['id'])
-        r['right'] = None if a is None or b is None else a==b
-        if not r['negative']: r['since'] = since[r['query'],r['id']]
-        res[r['query']][r['negative']].append(r)
-    return res
 
 # %% ../nbs/08a_history.ipynb #h0000041
 @patch
