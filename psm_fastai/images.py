@@ -66,9 +66,12 @@ def _pillow(f, max_pixels):
     raise UnidentifiedImageError("it is not an image in a format that can be read")
 
 # %% ../nbs/00_images.ipynb #c46d5733
+def _check_numbers(dtype):
+    if dtype.kind not in 'biuf': raise ValueError(f"it holds {dtype}, not real numbers")
+
 def _check_array(shape, dtype):
     "Raise `ValueError` if an array can't be an image"
-    if dtype.kind not in 'biuf': raise ValueError(f"it holds {dtype}, not real numbers")
+    _check_numbers(dtype)
     if len(shape) not in (2,3) or 0 in shape:
         raise ValueError(f"it has the shape {list(shape)}, not [H, W], [H, W, C] or [C, H, W]")
 
@@ -76,10 +79,13 @@ def _check_array(shape, dtype):
 def _channel_axis(shape, channels=None):
     "The axis of the channels, 0 or 2. None if it can't be known"
     first,mid,last = shape
-    if channels in (first,last): return 0 if first==channels else 2
-    if (first==mid)!=(mid==last): return 2 if first==mid else 0
+    if first==channels: return 0
+    if last==channels: return 2
+    if first==mid!=last: return 2        # two equal sides are height and width
+    if first!=mid==last: return 0
+    if first==last: return None
     small,large = sorted((first,last))
-    if first!=last and (small<=4 or 4*small<=min(mid,large)): return 0 if first==small else 2
+    if small<=4 or 4*small<=min(mid,large): return 0 if first==small else 2
 
 # %% ../nbs/00_images.ipynb #a79cb125
 def _ways_out(shape):
@@ -125,6 +131,8 @@ class _Raw(NamedTuple):
     im: object              # PIL image, perhaps not loaded yet, or array `[C, H, W]`
     mode: str|None = None   # LA or RGBA, if the array's last channel is opacity, La or RGBa if the colours were multiplied by it as well
     inverted: bool = False  # Whether 0 is white
+
+_with_opacity = {2:'LA', 4:'RGBA'}        # mode of an array of so many channels, if the last one is opacity
 
 def _upright(a, orientation):
     "Turn `[C, H, W]` by the orientation that EXIF and TIFF store"
@@ -185,7 +193,7 @@ def _check_tiff(series):
     if p.photometric not in _plain_colours and not as_jpeg:
         colours = getattr(p.photometric, 'name', p.photometric)
         raise ValueError(f"it is a TIFF of {p.bitspersample} bits and {len(series.pages)} pages whose colours are {colours}: "
-                         f"save it as RGB")
+                         "save it as RGB")
     if sum(ax not in 'YX' for ax in series.axes)>1:
         raise ValueError(f"it is a TIFF of shape {list(series.shape)} with axes {series.axes}. At most one besides Y and X can be channels")
 
@@ -199,6 +207,10 @@ def _opacity_mode(extrasamples, n):
     return 'RGBa' if multiplied else 'RGBA'
 
 # %% ../nbs/00_images.ipynb #17ea0178
+def _lacks_package(e):
+    "Whether tifffile raised `e` because it needs a further package to unpack a file"
+    return isinstance(e, ImportError) or 'imagecodecs' in str(e)
+
 def _needs_package(page):
     return ValueError(f"it is a TIFF packed by {page.compression.name}, which needs a further package: pip install 'psm_fastai[tiff]'")
 
@@ -216,10 +228,10 @@ def _tiff(f, bands, max_pixels):
     _refuse_bombs(f, s)
     try: a = s.asarray()
     except (ValueError, ImportError) as e:
-        if not isinstance(e, ImportError) and 'imagecodecs' not in str(e): raise
+        if not _lacks_package(e): raise
         if simple and not bands: return _Raw(_pillow(f, max_pixels))
         raise _needs_package(p) from e
-    if a.dtype.kind not in 'biuf': raise ValueError(f"it holds {a.dtype}, not real numbers")
+    _check_numbers(a.dtype)
     axes = [i for i,ax in enumerate(s.axes) if ax not in 'YX']
     a = np.moveaxis(a, axes[0], 0) if axes else a[None]
     return _Raw(_upright(a, p.tags.valueof(274)), _opacity_mode(p.extrasamples, len(a)), p.photometric==0)
@@ -234,7 +246,7 @@ def _wide_png(f, im):
     clear,turn = im.info.get('transparency'),im.getexif().get(274)
     f.seek(0)
     a = decode_image(torch.frombuffer(bytearray(f.read()), dtype=torch.uint8), mode='UNCHANGED').numpy()
-    if clear is None: raw = _Raw(a, {2:'LA',4:'RGBA'}.get(len(a)))
+    if clear is None: raw = _Raw(a, _with_opacity.get(len(a)))
     else: raw = _add_opacity(a, (a==np.array(clear)[:,None,None]).all(0))
     return raw._replace(im=_upright(raw.im, turn))
 
@@ -416,20 +428,25 @@ def _bands(self:ReadImage, bands):
 
 # %% ../nbs/00_images.ipynb #32174e83
 @patch
+def _to_bands(self:ReadImage, a, n, inverted, o):
+    "Each channel of an array as a PIL image of 8 bits. The first `n` are colours, and one after them is opacity"
+    colours = [Image.fromarray(255-b if inverted else b) for b in self._to8(a[:n], o)]
+    return colours + [Image.fromarray(_opacity(b)) for b in a[n:]]
+
+@patch
 def _finish(self:ReadImage, raw, o):
     "The result from what a file holds. `o` is the name that `clipped` keeps"
     im,mode,inverted = _deep(raw)
-    as_bands = self.alpha is False or self.channels==2
-    if isinstance(im, Image.Image) and as_bands and im.mode in ('L','LA','RGB','RGBA'): im = _chw(np.asarray(im), len(im.getbands()))
-    if isinstance(im, Image.Image): return self._picture(im)
+    as_bands = self.alpha is False or self.channels==2      # then no channel is opacity
+    if isinstance(im, Image.Image):
+        if not as_bands or im.mode not in ('L','LA','RGB','RGBA'): return self._picture(im)
+        im = _chw(np.asarray(im), len(im.getbands()))
     if as_bands: mode = None
-    elif self.alpha and len(im) in (2,4): mode = mode or {2:'LA',4:'RGBA'}[len(im)]
+    elif self.alpha: mode = mode or _with_opacity.get(len(im))
     n = len(im)-bool(mode)
-    colours = [Image.fromarray(255-b if inverted else b) for b in self._to8(im[:n], o)]
-    bands = colours + [Image.fromarray(_opacity(b)) for b in im[n:]]
-    mergeable = len(bands) in (1,3) and (not as_bands or self.channels in (1,3))
-    if not mode and not mergeable: return self._bands(bands)
-    return self._picture(Image.merge(mode or {1:'L',3:'RGB'}[n], bands))
+    bands = self._to_bands(im, n, inverted, o)
+    if not as_bands or self.channels in (1,3): mode = mode or {1:'L',3:'RGB'}.get(n)
+    return self._picture(Image.merge(mode, bands)) if mode else self._bands(bands)
 
 # %% ../nbs/00_images.ipynb #033159bd
 def _turned(im):
@@ -501,21 +518,25 @@ def _drop_marks(v):
         for end in (v.min(),v.max()):
             rest = v[v!=end]
             if not len(rest): continue
-            gap = abs(end-(rest.min() if end<rest.min() else rest.max()))
-            if gap>np.ptp(rest)>0: v = rest
+            nearest = rest.min() if end<rest.min() else rest.max()
+            if abs(end-nearest)>np.ptp(rest)>0: v = rest
     return v
 
 # %% ../nbs/00_images.ipynb #8551814f
+def _standard_white(top):
+    "The smallest 2ⁿ-1, at least 1, that holds the value `top`"
+    return max(1, (1<<math.ceil(top).bit_length())-1)
+
 def value_range(
     v:np.ndarray, # Values of many images
 )->tuple: # The values of black and white
     "The range of images with more than 8 bits"
     v = _drop_marks(v)
+    least,most = v.min(),v.max()
     lo,hi = np.percentile(v, (.1,99.9))
-    least,most,span = v.min(),v.max(),hi-lo
-    for top in (most,hi):
-        white = max(1, (1<<math.ceil(top).bit_length())-1)
-        if least>=0 and (span>=white/4 or not span): return 0,white
+    span = hi-lo
+    for white in (_standard_white(most),_standard_white(hi)):
+        if least>=0 and (span>=white/4 or span==0): return 0,white
     black = float(least if lo-least<=span/2 else lo)
     white = float(most if most-hi<=span/2 else hi)
     if white<=black: white = black+1
@@ -535,7 +556,9 @@ def _cut_by_pil(f, im):
     if im.format=='SGI': return head[3]==2
     if im.format=='PPM': return head[:2] in (b'P3',b'P6') and int(_ppm_header(head)[3])>255
     start = head.find(b'\xff\x4f\xff\x51')       # of the codestream, which says the bits of the first channel 42 bytes later
-    return start>=0 and len(head)>start+42 and (head[start+42] & 127)+1>8
+    if start<0 or len(head)<=start+42: return False
+    bits = (head[start+42] & 127)+1
+    return bits>8
 
 # %% ../nbs/00_images.ipynb #9ef48a00
 class _Look(NamedTuple):
@@ -565,42 +588,52 @@ def _pil_opacity(im):
     if im.has_transparency_data: return np.asarray(im.convert(im.mode.upper()).convert('RGBA'))[...,3]
 
 # %% ../nbs/00_images.ipynb #051e2f9e
+def _n_colours(im):
+    "How many channels of a PIL image are colours"
+    gray = im.mode in ('1','L','LA','La') or im.mode[0] in 'IF'
+    return 1 if gray else 3
+
+def _look_at_picture(f, im, tiff):
+    "A `_Look` at a PIL image of 8 bits"
+    return _Look(_n_colours(im), *_opacity_kind(_pil_opacity(im), tiff), None, _cut_by_pil(f, im))
+
+def _look_at_array(a, mode, tiff):
+    "A `_Look` at an array, whose last channel is opacity if it has a mode"
+    n = len(a)-bool(mode)
+    opacity = _opacity(a[-1]) if mode else None
+    values = None if a.dtype in (bool,np.uint8) else _some(a[:n])
+    return _Look(n, *_opacity_kind(opacity, tiff), values)
+
 def _look(o, channels, max_pixels, values=True):
-    "Look at a file, or only at its number of channels if not `values`"
+    "Look at a file. Without `values` a look at what PIL opens ends with its number of channels"
     with _file(o) as f:
         tiff = f.read(2) in (b'II',b'MM')
         raw = _open(f, channels, False, max_pixels)
-        if isinstance(raw.im, Image.Image):
-            im,deep = raw.im,raw.im.mode[0] in 'IF'
-            n = 1 if deep or im.mode in ('1','L','LA','La') else 3
-            if not values: return _Look(n, None, True, None)
-            if not deep: return _Look(n, *_opacity_kind(_pil_opacity(im), tiff), None, _cut_by_pil(f, im))
+        if not values and isinstance(raw.im, Image.Image): return _Look(_n_colours(raw.im), None, True, None)
         im,mode,_ = _deep(raw)
-        n = len(im)-bool(mode)
-        opacity = _opacity(im[-1]) if mode else None
-        some = None if im.dtype in (bool,np.uint8) else _some(im[:n])
-        return _Look(n, *_opacity_kind(opacity, tiff), some)
+        return _look_at_picture(f, im, tiff) if isinstance(im, Image.Image) else _look_at_array(im, mode, tiff)
 
 # %% ../nbs/00_images.ipynb #7321f4d5
 def _tell_cut(looks):
     "Say how many images lose bits"
     if n := sum(o.cut for o in looks):
         say(f"{n} of {len(looks)} images looked at have colours of more than 8 bits, and only the upper 8 can be read from their format. "
-             f"Save them as TIFF or PNG to keep all.")
+             "Save them as TIFF or PNG to keep all.")
 
 # %% ../nbs/00_images.ipynb #6332a682
 def _find_alpha(looks, channels):
     "False if the last channel is one like the others. None if the files say what it is"
-    clear = [o for o in looks if o.partial is not None and not o.opaque]
-    if not clear: return False if any(o.channels==4 for o in looks) else None
-    partial = np.mean([o.partial for o in clear])
+    transparent = [o for o in looks if o.partial is not None and not o.opaque]
+    if not transparent: return False if any(o.channels==4 for o in looks) else None
+    some = f"{len(transparent)} of {len(looks)} images looked at"
+    partial = np.mean([o.partial for o in transparent])
     if partial>.5:
-        say(f"The last channel of {len(clear)} of {len(looks)} images looked at is taken for one like the others, not for opacity: "
-             f"{partial:.0%} of it is neither full nor none. channels={max(o.channels for o in clear)} takes it for opacity.")
+        say(f"The last channel of {some} is taken for one like the others, not for opacity: {partial:.0%} of it is neither full nor none. "
+             f"channels={max(o.channels for o in transparent)} takes it for opacity.")
         return False
     if channels is None:
-        say(f"{len(clear)} of {len(looks)} images looked at are transparent and are laid over the ground. "
-             f"channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
+        say(f"{some} are transparent and are laid over the ground. "
+             "channels=4 keeps the opacity, alpha=False takes it for a channel like the others.")
     return None
 
 # %% ../nbs/00_images.ipynb #330fd694
@@ -617,13 +650,13 @@ def _array_channels(files):
     """How many channels the arrays of a data set have, if their shapes can only be understood together, else None.
     Raises `ValueError` if it can't be known"""
     shapes = _shapes(files)
-    alone = [_channel_axis(s) for s in shapes]
-    found = Counter(s[axis] for s,axis in zip(shapes, alone) if axis is not None)
-    agree = not found or max(found)<=4 or found.most_common(1)[0][1]>len(shapes)/2
-    if None not in alone and agree: return None
-    same = {axis for axis in (0,2) if len({s[axis] for s in shapes})==1}
-    if len(same)>1: same &= {*alone}
-    if len(same)==1: return shapes[0][same.pop()]
+    axes = [_channel_axis(s) for s in shapes]                # what each shape tells by itself
+    files_with = Counter(s[axis] for s,axis in zip(shapes, axes) if axis is not None)       # each number of channels
+    agree = not files_with or max(files_with)<=4 or max(files_with.values())>len(shapes)/2
+    if None not in axes and agree: return None
+    constant = {axis for axis in (0,2) if len({s[axis] for s in shapes})==1}
+    if len(constant)>1: constant &= {*axes}
+    if len(constant)==1: return shapes[0][constant.pop()]
     raise ValueError(f"which axis of the arrays holds the channels can't be known from shapes such as {list(shapes[0])}: "
                      f"{_ways_out(shapes[0])}")
 
@@ -638,16 +671,18 @@ def _look_at(files, channels, max_pixels, values=True):
 def _find_channels(files, seen, alpha, max_pixels):
     "The largest number of channels. If all files looked at are gray, the others are opened too: one image in colour decides"
     if all(o.channels==1 for o in seen.values()): seen = merge(seen, _look_at(files, None, max_pixels, values=False))
-    return max((o.channels+(alpha is False and o.partial is not None) for o in seen.values()), default=3)
+    def count(o): return o.channels+1 if alpha is False and o.partial is not None else o.channels
+    return max(map(count, seen.values()), default=3)
 
 # %% ../nbs/00_images.ipynb #9a1d587c
-def _tell_range(values, min_value):
+def _find_range(values, min_value):
     "Find black and white, and print them"
     v = np.concatenate(values)
     black,white = value_range(v)
     if min_value is not None: black,white = min_value,max(white, min_value+1)
-    say(f"{len(values)} {'image of more than 8 bits has' if len(values)==1 else 'images of more than 8 bits have'} values from {v.min():,g} to {v.max():,g}: "
-         f"{black:,g} becomes black and {white:,g} white. min_value and max_value set another range.")
+    images = counted(len(values), 'image of more than 8 bits has', 'images of more than 8 bits have')
+    say(f"{images} values from {v.min():,g} to {v.max():,g}: {black:,g} becomes black and {white:,g} white. "
+         "min_value and max_value set another range.")
     return black,white
 
 # %% ../nbs/00_images.ipynb #5bf6be9c
@@ -663,16 +698,16 @@ def reader_for(
 )->ReadImage:
     "A `ReadImage` for these files. Prints what it found"
     some = files[::len(files)//500+1]
-    hint = channels
-    if channels is None: hint = _array_channels([f for f in some if str(f).lower().endswith('.npy')])
-    needed = channels is None or max_value is None or channels==4 and alpha is None
-    seen = _look_at(some, hint, max_pixels) if needed else {}
+    arrays = [f for f in some if str(f).lower().endswith('.npy')]
+    of_arrays = _array_channels(arrays) if channels is None else channels
+    all_known = channels is not None and max_value is not None and (channels!=4 or alpha is not None)
+    seen = {} if all_known else _look_at(some, of_arrays, max_pixels)
     looks = list(seen.values())
     _tell_cut(looks)
     if alpha is None and channels in (None,2,4): alpha = _find_alpha(looks, channels)
     if channels is None: channels = _find_channels(files, seen, alpha, max_pixels)
     values = [o.values for o in looks if o.values is not None and len(o.values)]
-    if max_value is None and values: min_value,max_value = _tell_range(values, min_value)
+    if max_value is None and values: min_value,max_value = _find_range(values, min_value)
     return ReadImage(size, channels, max_value, min_value, alpha, max_pixels=max_pixels, **kwargs)
 
 # %% ../nbs/00_images.ipynb #41c846a2
