@@ -17,7 +17,7 @@ from IPython.display import HTML, display
 from .callback import data_fingerprint
 from .collection import as_utf8
 from .data import train_image
-from .files import no_formulas, atomic_write
+from .files import atomic_write, no_formulas
 from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .images import open_picture
@@ -31,14 +31,18 @@ from .panel import *
 from .thumbs import image_bytes
 
 # %% ../nbs/09b_explorer.ipynb #39a2199a
+def _shared(near):
+    "For each neighbour of each image how many neighbours both have, `[n, k]`. `near` `[n, k]` are positions, -1 for none"
+    same = near[near][...,None]==near[:,None,None]            # [n, k, k, k]: neighbour, its neighbours, those of the image
+    return (same & (near>=0)[:,None,None]).any(2).sum(2)
+
 def _doubts(view):
     "For each image the doubt of its most doubtful pull at the last epoch, by the page's formula [ours], -inf for one without a pull"
     run = view['runs'][0]
     near,xy = run['near'][-1],unit_places(run['xy'][-1])
     pulled = (near>=0) & (run['weight'][-1]>0) & run['mining'][-1]
-    shared = ((near[near][...,None]==near[:,None,None]) & (near>=0)[:,None,None]).any(2).sum(2)        # [n, k]
     apart = np.linalg.norm(xy[near]-xy[:,None], axis=2)
-    doubt = 1 - shared/near.shape[1] + (apart-math.sqrt(2))/1000        # of equal shares, the farthest on the map
+    doubt = 1 - _shared(near)/near.shape[1] + (apart-math.sqrt(2))/1000        # of equal shares, the farthest on the map
     return np.where(pulled, np.nan_to_num(doubt), -np.inf).max(1, initial=-np.inf)
 
 def first_look(
@@ -47,7 +51,9 @@ def first_look(
     """The image with the fewest right neighbours at the last epoch. Without labels the one with the most doubtful pull,
     or, if nothing is pulled, the one whose neighbours are least trusted"""
     columns = {c['name']: c['values'] for c in view['columns'] if not c.get('run')}
-    if not view['labelled'] and np.isfinite(doubts := _doubts(view)).any(): return int(doubts.argmax())
+    if not view['labelled']:
+        doubts = _doubts(view)
+        if np.isfinite(doubts).any(): return int(doubts.argmax())
     values = columns['right' if view['labelled'] else 'trust'][-1]
     return int(np.nan_to_num(values, nan=np.inf).argmin())
 
@@ -102,7 +108,8 @@ class NeighbourExplorer(anywidget.AnyWidget):
         name,v = change['trait'].name,change['value']
         known = list(self.at) if name=='query' else self.view['epochs']
         if v in known: return v
-        raise ValueError(f"{name} must be one of {known if len(known)<20 else f'the {len(known)} from {known[0]} to {known[-1]}'}, got {v}")
+        if len(known)>=20: known = f'the {len(known)} from {known[0]} to {known[-1]}'
+        raise ValueError(f"{name} must be one of {known}, got {v}")
 
     @tr.validate('runs')
     def _check_runs(self, change):
@@ -281,7 +288,8 @@ class NeighbourAudit(_Readable):
         self.epoch = self.history.epochs[-1]['epoch'] if epoch is None else epoch
         self.pairs = _random_pairs(self.history, self.epoch, n, seed)
         self.judged,self.entry = [],None                 # the answers, and the entry in `history.audits`
-        self.still = self.said,self.view = w.HTML(),w.HTML()
+        self.said,self.view = w.HTML(),w.HTML()
+        self.still = self.said,self.view
         self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
         self.field.observe(lambda c: self._typed(c), 'value')
         self.same = _button('Same', lambda: self.judge(True))
@@ -291,8 +299,6 @@ class NeighbourAudit(_Readable):
         self.redraw()
 
 # %% ../nbs/09b_explorer.ipynb #x0000010
-_audit_columns = ['epoch','judged','same','purity','low','high']
-
 @patch(as_prop=True)
 def purity(self:NeighbourAudit)->Accuracy: # None before the first answer
     "Share of the judged pairs that show the same thing"
@@ -302,9 +308,11 @@ def purity(self:NeighbourAudit)->Accuracy: # None before the first answer
 def _keep_entry(self:NeighbourAudit):
     "Write the result so far into `history.audits`, in place of the one before"
     h = self.history
-    h.audits,self.entry = [a for a in h.audits if a is not self.entry],None
+    h.audits = [a for a in h.audits if a is not self.entry]
+    self.entry = None
     if not self.judged: return
-    self.entry = dict(zip(_audit_columns, (self.epoch, len(self.judged), sum(self.judged), float(self.purity), *self.purity.interval)))
+    low,high = self.purity.interval
+    self.entry = dict(epoch=self.epoch, judged=len(self.judged), same=sum(self.judged), purity=float(self.purity), low=low, high=high)
     h.audits.append(self.entry)
 
 @patch
@@ -341,6 +349,8 @@ def _typed(self:NeighbourAudit, c):
     if c['new']: self.field.value = ''
 
 # %% ../nbs/09b_explorer.ipynb #9980aeaf
+_audit_columns = ['epoch','judged','same','purity','low','high']
+
 @patch(as_prop=True)
 def results(self:NeighbourAudit)->pd.DataFrame: # A row for each audit: `epoch`, `judged`, `same`, `purity`, `low`, `high`
     "The results of all audits of this history"
@@ -376,19 +386,20 @@ def _controls(loss, n):
         warm = 1. if loss.soft_temp==np.inf else loss.soft_temp
         res['soft_temp'] = _real_slider('soft_temp', warm, min(.01, warm), max(1, warm), .005)
     if loss.index is not None:
-        shares = [loss.trust]*(loss.trust not in _shares) + _shares
+        shares = _shares if loss.trust in _shares else [loss.trust, *_shares]
         res['trust'] = w.Dropdown(options=shares, value=loss.trust, description='trust', layout=_wide)
     return res
 
 # %% ../nbs/09b_explorer.ipynb #3ccf0096
 def _draw_curve(y):
     "An SVG of the probabilities `y` of being drawn, by rank of similarity"
-    n = len(y)
-    x = np.unique(np.geomspace(1, n, 120).astype(int))
-    means = np.array([y[a-1:max(a, b-1)].mean() for a,b in zip(x, [*x[1:], n+1])])
-    top,W,H = max(means) or 1,300,110
-    at = zip(30+np.log(x)/max(np.log(n), 1)*(W-40), 8+(1-means/top)*(H-28))
-    points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in at)
+    n,W,H = len(y),300,110
+    ranks = np.unique(np.geomspace(1, n, 120).astype(int))
+    means = np.array([y[i-1:j-1].mean() for i,j in zip(ranks, [*ranks[1:], n+1])])
+    top = max(means) or 1
+    right = np.log(ranks)/max(np.log(n), 1)*(W-40)        # from x=30
+    down = (1-means/top)*(H-28)                           # from y=8
+    points = ' '.join(f'{30+r:.1f},{8+d:.1f}' for r,d in zip(right, down))
     return (f'<div class=curves><svg viewBox="0 0 {W} {H}" role=img '
         f'aria-label="Probability of being drawn by rank of similarity, largest {top:.1e}">'
         f'<text x=2 y=12>{top:.0e}</text><text x=2 y={H-20}>0</text><g class=c0><polyline points="{points}"/></g>'
@@ -407,7 +418,8 @@ class MiningLab(_Readable):
         self.step = None                                 # of the bank when the probes were last computed
         self.controls = _controls(psm_model(learn).loss, len(self.bank))
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
-        self.still = self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
+        self.said,self.plot,self.view = w.HTML(),w.HTML(),w.HTML()
+        self.still = self.said,self.plot,self.view
         controls = [self.query, *self.controls.values()]
         for c in controls: c.observe(lambda _: self.redraw(), 'value')
         super().__init__([_style(), w.HBox(controls, layout=w.Layout(flex_flow='row wrap')), self.said, self.plot, self.view])
@@ -429,7 +441,8 @@ def _mine(self:MiningLab, loss):
     h,step = self.history,int(self.bank.step)
     if step!=self.step:         # it has trained since
         h.check_source(self.learn)
-        self.step,(_,*self.asked) = step,h.probes(self.learn)
+        _,*self.asked = h.probes(self.learn)             # queries, keys, ids and labels
+        self.step = step
     table,self.false_neg,self.probs = h.mined(*self.asked, self.bank, loss)
     h.tables = [table[(table['rank']<=loss.n_neg) | ~table.negative]]
     settings = dict(n_pos=loss.n_pos, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)
