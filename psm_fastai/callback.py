@@ -41,7 +41,8 @@ def _check_views(views):
 
 class PSMLossCallback(GuestCallback):
     "Make two views, mine, and compute the loss of a learner whose model is a `PSMModel`"
-    order,image_ids = 8,None   # before CastToTensor (9) and MixedPrecision (10)
+    order = 8              # before CastToTensor (9) and MixedPrecision (10)
+    image_ids = None       # of the batch, if it is of training images
     def __init__(self,
         views=None, # Function from a batch `[B, C, H, W]` to two views. None: `photo_views()` for three channels, else `digit_views()`
         mine_after:float|str=0.3, # Share of each `fit`, 0 to 1, before which nothing mined is used, or 'agreement': until the views agree
@@ -50,7 +51,9 @@ class PSMLossCallback(GuestCallback):
         _check_views(views)
         store_attr()
         self.sums,self.columns = {},{}       # of the epoch, and of fastai's table
-        self.broken,self.waiting,self.statistics = None,False,[]
+        self.broken = None                   # ids of images that are not finite
+        self.waiting = False                 # until the views agree
+        self.statistics = []                 # those of batch-norm, each with its value before the epoch
 
 # %% ../nbs/06_callback.ipynb #1886cc3b
 @patch
@@ -58,7 +61,8 @@ def set_up_views(self:PSMLossCallback, dls):
     "Make the views ready for the images of `dls`"
     x = as_floats(peek_batch(dls)[0])
     v = self.views or (photo_views if x.shape[1]==3 else digit_views)()
-    self.ready_views = hasattr(v, 'setup') and v.setup(dls) or v        # the setup of a fastai transform returns nothing
+    ready = v.setup(dls) if hasattr(v, 'setup') else None
+    self.ready_views = ready or v        # the setup of a fastai transform returns nothing
     if isinstance(v, TwoViews): self.ready_views.check_range(x)
 
 # %% ../nbs/06_callback.ipynb #a4028d5a
@@ -93,8 +97,9 @@ def _check_batches(dl, split, processes=1):
         raise ValueError(f"Batch-norm can't train on batches of one image: the batch size is {dl.bs}, and the number of images {n}. "
             "Use a batch size of at least 2, better 32")
     n = math.ceil(n/processes)
+    each = ', of each process' if processes>1 else ''
     if dl.drop_last and n<dl.bs:
-        raise ValueError(f"The training loader gives no batch: {n} images{', of each process' if processes>1 else ''}, "
+        raise ValueError(f"The training loader gives no batch: {n} images{each}, "
             f"batch size {dl.bs}, drop_last=True. Use a smaller batch size")
     if not dl.drop_last and n%dl.bs==1:
         raise ValueError(f"{n} images in batches of {dl.bs} leave one for the last batch, and batch-norm can't train on one. "
@@ -130,19 +135,24 @@ def whole_images(self:PSMLossCallback, x, ids):
     return x
 
 # %% ../nbs/06_callback.ipynb #3fe17484
-def _check_some(learn):
+def _check_not_empty(learn):
     "Raise `ValueError` if predictions or a validation of no images are asked for. `fit` may have no images for validation"
     if len(learn.dl) or 'fit' in under_way(learn): return
     raise ValueError("There are no images to look at: this loader is empty, as that for validation is after valid_pct=0. "
         "Pass ds_idx=0 for the training images")
 
+def _needs_ids(learn):
+    "Whether a loss is computed of training images. Predictions are features, and need none"
+    if learn.training: return True
+    training_images = getattr(learn.dl, 'dataset', None) is learn.dls.train_ds
+    return training_images and not hasattr(learn, 'gather_preds')
+
 @patch
 def all_batches(self:PSMLossCallback):
     "The learner's `all_batches`, which keeps the ids of training images in `image_ids`"
     learn = self.learn
-    _check_some(learn)
-    training_images = getattr(learn.dl, 'dataset', None) is learn.dls.train_ds
-    if not learn.training and (not training_images or hasattr(learn, 'gather_preds')): return type(learn).all_batches(learn)
+    _check_not_empty(learn)
+    if not _needs_ids(learn): return type(learn).all_batches(learn)
     learn.n_iter = len(learn.dl)
     try:
         for i,(self.image_ids,b) in enumerate(with_ids(learn.dl)): learn.one_batch(i, b)
@@ -188,8 +198,8 @@ def losses(self:PSMLossCallback, q, k, *yb):
             self.check_loss(loss, ids)
             right_known = known_right(labels, m.loss.pool(m.bank).labels[mined.pos_idx], mined.used)
             self.measure(PSMStep(q.detach(), k, ids, labels, mined, loss.detach(), *right_known), m)
-    nothing = not self.training and m.loss.n_neg!=0 and not len(m.bank)      # without negatives every loss would be 0
-    return loss*math.nan if nothing else loss
+    no_negatives = not self.training and m.loss.n_neg!=0 and not len(m.bank)
+    return loss*math.nan if no_negatives else loss           # which would be 0
 
 @patch
 def compute_loss(self:PSMLossCallback, pred, *yb, reduction='mean'):
@@ -202,7 +212,8 @@ def compute_loss(self:PSMLossCallback, pred, *yb, reduction='mean'):
 def check_loss(self:PSMLossCallback, loss, ids):
     "Raise `ValueError` if the loss of an image is not finite. `lr_find` ends instead: the learning rate has become too high"
     finding = in_lr_find(self.learn)
-    if not (loss.device.type=='cpu' or finding) or loss.isfinite().all(): return
+    if loss.device.type!='cpu' and not finding: return       # a look would wait for the device
+    if loss.isfinite().all(): return
     if finding: raise CancelFitException()               # lr_find puts the model back
     for b,was in self.statistics: b.copy_(was)
     raise ValueError(f"The loss is not finite for the images with ids {ids[~loss.isfinite()][:8].tolist()}, though the images are. "
@@ -226,14 +237,16 @@ def share(self:PSMLossCallback, name):
 def measure(self:PSMLossCallback, step, m):
     "Keep the step for other callbacks, and add its figures to the columns"
     self.learn.psm_step = step
-    mined,rows,pool = step.mined,m.bank.labels,m.loss.pool(m.bank)
+    mined,bank = step.mined,m.bank
     if 'purity' in self.columns: self.add('purity', *sum_known(step.purity))
     if 'false_neg' in self.columns:
-        self.add('false_neg', *purity(step.labels, rows if mined.neg_idx is None else rows[mined.neg_idx], mined.neg_mask))
-    if pool is not m.bank:
+        negatives = bank.labels if mined.neg_idx is None else bank.labels[mined.neg_idx]
+        self.add('false_neg', *purity(step.labels, negatives, mined.neg_mask))
+    if m.loss.pool(bank) is not bank:
         used = mined.used.any(1)
         self.add('trusted', used.sum(), torch.ones_like(used).sum())       # a Python number would make a GPU wait
-    elif self.mine_after=='agreement': self.add('agreement', *view_agreement(step.q, step.ids, mined.pos_idx, mined.pos_found, m.bank))
+    elif self.mine_after=='agreement':
+        self.add('agreement', *view_agreement(step.q, step.ids, mined.pos_idx, mined.pos_found, bank))
 
 # %% ../nbs/06_callback.ipynb #04bf2182
 enough_agreement = .2   # share of the neighbours above chance, for `mine_after='agreement'`
@@ -266,7 +279,8 @@ def before_train(self:PSMLossCallback):
 @patch
 def after_train(self:PSMLossCallback):
     self.learn.psm_step = None
-    if self.broken is not None and (ids := sorted({i for i in self.broken.tolist() if i>=0})): raise ValueError(broken_images(ids))
+    broken = set() if self.broken is None else {*self.broken.tolist()} - {-1}
+    if broken: raise ValueError(broken_images(sorted(broken)))
     if is_distributed(self.learn):
         for t in self.sums.values(): torch.distributed.all_reduce(t)
     if self.waiting and self.share('agreement')>=enough_agreement: psm_model(self.learn).loss.started = True
@@ -279,7 +293,9 @@ def _no_class(feats):
 
 class OriginalLoss(GetAttr):
     "The loss that a learner had before. Predictions don't compute it: they are features, which fit no target"
-    _default,activation,decodes = 'loss',staticmethod(pool_features),staticmethod(_no_class)
+    _default = 'loss'
+    activation = staticmethod(pool_features)
+    decodes = staticmethod(_no_class)
     def __init__(self, loss, learn): self.loss,self.learn = loss,learn
     @property
     def reduction(self): return self.loss.reduction
@@ -361,12 +377,13 @@ def data_fingerprint(
 class MemoryBankCallback(GuestCallback):
     "Prime the bank before the first step, and let the keys of each training batch enter it"
     order,run_valid = 9,False   # after PSMLossCallback (8)
-    data,_stateattrs = None,('data',)   # not exported
+    data = None                 # the data set whose keys the bank holds
+    _stateattrs = ('data',)     # not exported
     def __init__(self,
         views=None, # Function from a batch to two views, the second of which primes the bank. None: the images as they come
-    ): self.views,self.pending,self.compared = views,None,False
+    ): self.views,self.pending,self.labels_compared = views,None,False
 
-    def before_fit(self): self.compared = False
+    def before_fit(self): self.labels_compared = False
     def before_batch(self): self.pending = None
     def after_pred(self):
         if not is_listy(self.pred) or len(self.pred)!=2:
@@ -378,7 +395,8 @@ class MemoryBankCallback(GuestCallback):
     def after_batch(self):
         if self.pending is None: return
         m = psm_model(self.learn)
-        (keys,images),self.pending = self.pending,None
+        keys,images = self.pending
+        self.pending = None
         m.remember(gather_ranks(self.learn, keys), *gather_ranks(self.learn, images).unbind(1))
         if m.bank.feats.device.type=='cpu': m.bank.check()
     def after_train(self):
@@ -431,7 +449,8 @@ def other_data(self:MemoryBankCallback, source):
 def other_labels(self:MemoryBankCallback):
     "Whether some images have other labels than their rows in the bank"
     bank = psm_model(self.learn).bank
-    rows = torch.where(bank.ready & (bank.labels>=0) & (bank.ids>=0) & (bank.ids<len(self.dls.train_ds)))[0]
+    of_images = (bank.ids>=0) & (bank.ids<len(self.dls.train_ds))
+    rows = torch.where(bank.ready & of_images & (bank.labels>=0))[0]
     if not len(rows): return False
     rows = rows[::len(rows)//32+1]
     with no_random():
@@ -444,8 +463,9 @@ def other_labels(self:MemoryBankCallback):
 def before_train(self:MemoryBankCallback):
     m,ds = psm_model(self.learn),self.dls.train_ds
     source = data_fingerprint(ds)
-    if self.other_data(source) or not self.compared and self.other_labels(): m.forget()
-    self.compared = True
+    if self.other_data(source): m.forget()
+    elif not self.labels_compared and self.other_labels(): m.forget()
+    self.labels_compared = True
     if not in_lr_find(self.learn): self.data = ds       # lr_find puts back the bank, with the rows of the data before
     m.bank.source.fill_(source)
     if m.loss.index is not None: m.loss.index.allocate(len(ds), m.bank.feats.shape[1])
@@ -478,9 +498,10 @@ def momentum_features(
     view=as_floats, # Function from a batch to what the encoder sees of it. By default the images as they are
 )->Tensor: # `[n, F]`. Each of several processes computes its share, and all get all
     "Features of training images by the momentum encoder, in the mode that it is in"
-    m,share = psm_model(learn),split_ranks(learn, ids)
+    m = psm_model(learn)
+    own = split_ranks(learn, ids)          # those of this process
     feats = []
-    for x,*_ in plain_batches(learn.dls, ids=share.tolist()):
+    for x,*_ in plain_batches(learn.dls, ids=own.tolist()):
         seen = view(x.to(m.bank.feats.device)).as_subclass(Tensor)
         feats.append(pool_features(m.momentum_encoder(seen)).float())
     return gather_ranks(learn, torch.cat(feats))[:len(ids)]
@@ -502,9 +523,10 @@ def make(self:IndexCallback):
         with self.precision():
             feats = momentum_features(self.learn, index.ids)
             weak = torch.stack([momentum_features(self.learn, asked, self.weak_view) for _ in range(weak_views)])
-    share = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
+    own = split_ranks(self.learn, torch.arange(len(feats), device=feats.device))
+    def gather(t): return gather_ranks(self.learn, t)[:len(feats)]
     with torch.autocast(feats.device.type, enabled=False):      # similarities in half precision could not tell neighbours apart
-        index.fit(feats, weak, m.loss.trust, share, lambda t: gather_ranks(self.learn, t)[:len(feats)])
+        index.fit(feats, weak, m.loss.trust, own, gather)
     if is_distributed(self.learn):
         for b in index.buffers(): torch.distributed.broadcast(b, 0)
 
@@ -584,10 +606,12 @@ def make_parts(self:PSMCallback, views, mine_after, momentum):
 
 # %% ../nbs/06_callback.ipynb #41247917
 def _split(splitter, m):
-    "Parameter groups: those of the encoder, the last one with projector and predictor, so their number stays what schedules were made for"
+    "The encoder's parameter groups. Projector and predictor join the last one, so that there are as many as schedules were made for"
     if splitter is trainable_params: return trainable_params(m)
-    groups,own = L(splitter(m.encoder)),trainable_params(m.projector)+trainable_params(m.predictor)
-    return groups[:-1]+L([list(groups[-1])+own]) if is_listy(groups[0]) else groups+own
+    groups = L(splitter(m.encoder))
+    added = trainable_params(m.projector)+trainable_params(m.predictor)
+    if not is_listy(groups[0]): return groups+added          # a single group, given as its parameters
+    return groups[:-1]+L([list(groups[-1])+added])
 
 # %% ../nbs/06_callback.ipynb #1338cb31
 @patch
@@ -632,10 +656,10 @@ def look_at_trackers(self:PSMCallback):
         by_loss = isinstance(cb, TrackerCallback) and cb.monitor in ('valid_loss','train_loss')
         if not by_loss or getattr(cb, 'every_epoch', False): continue
         name = type(cb).__name__
-        say = "Without labels no figure tells which epoch is best: train to the end"
-        if has_labels(self.dls): say = f"Watch the accuracy of nearest neighbours: cbs=[KNNCallback(), {name}(monitor='knn_acc')]"
+        advice = "Without labels no figure tells which epoch is best: train to the end"
+        if has_labels(self.dls): advice = f"Watch the accuracy of nearest neighbours: cbs=[KNNCallback(), {name}(monitor='knn_acc')]"
         warnings.warn(f"{name} compares epochs by {cb.monitor}, which is low while the bank is easy and means something else "
-            f"once mining starts, so it prefers early epochs. {say}", PSMWarning, stacklevel=2)
+            f"once mining starts, so it prefers early epochs. {advice}", PSMWarning, stacklevel=2)
 
 # %% ../nbs/06_callback.ipynb #423f8942
 @patch
@@ -744,9 +768,10 @@ def method_settings(
     "Names of the settings that a method takes"
     names = inspect.signature(psm_methods[method]).parameters.keys()-{'kwargs'}
     if 'rule' not in names: return names
-    own = {*_rule(rule)[0].settings()}
-    known = {n for c in mining_rules.values() for n in c.settings()}
-    return names-(known-own) | own-known
+    of_rule = {*_rule(rule)[0].settings()}
+    of_any = {n for c in mining_rules.values() for n in c.settings()}
+    of_others,only_here = of_any-of_rule,of_rule-of_any
+    return (names-of_others) | only_here
 
 # %% ../nbs/06_callback.ipynb #a16b6aad
 def _check_learner_settings(cbs, given):
@@ -772,9 +797,11 @@ def psm_learner(
     cbs = L(cbs)
     _check_learner_settings(cbs, kwargs)
     encoder = create_encoder(arch, n_in=peek_batch(dls)[0].shape[1], pretrained=pretrained and has_weights(arch))
-    if isinstance(arch, nn.Module) and hasattr(encoder, 'images'): check_stats(encoder.images, dls)      # it comes from `load_encoder`
-    elif hasattr(encoder, 'images'):
+    trained = hasattr(encoder, 'images')         # on other images, by `load_encoder` or with pretrained weights
+    if trained and isinstance(arch, nn.Module): check_stats(encoder.images, dls)
+    elif trained:
         normalise_as(encoder.images, dls)
         kwargs = {'mine_after':0., **kwargs}
     if not any(isinstance(cb, PSMCallback) for cb in cbs): cbs = L(PSMCallback(**kwargs)) + cbs
-    return Learner(dls, encoder, loss_func=getattr(dls.train_ds, 'loss_func', None) or no_loss, cbs=cbs)
+    loss_func = getattr(dls.train_ds, 'loss_func', None) or no_loss
+    return Learner(dls, encoder, loss_func=loss_func, cbs=cbs)
