@@ -17,12 +17,13 @@ from .layout import unit_places
 from .map import histories_of, map_classes, map_columns, map_parts
 from .thumbs import image_bytes
 
-# %% ../nbs/08d_export.ipynb #06aa0e48
+# %% ../nbs/08d_export.ipynb #abfb8360
 def _picture(h, i):
     "The thumbnail of an image as a PNG in a dict, None if there is none"
     im = h.thumbnail(str(i))
     return None if im is None else dict(bytes=image_bytes(im), path=f'{i}.png')
 
+# %% ../nbs/08d_export.ipynb #8845c331
 def _neighbours(near, sim, row):
     "For an image the rows of its neighbours in the table, and their distances"
     keep = near>=0
@@ -35,12 +36,14 @@ def _neighbour_column(part, there):
     near = np.where((near>=0) & there[near], near, -1)
     return [_neighbours(n, s, row) for n,s in zip(near, sim)]
 
+# %% ../nbs/08d_export.ipynb #76f0f262
 def _value(c, i, names):
-    "The values of a column at an epoch, a category by its name"
+    "The values of a column at the epoch number `i`, a category by its name, and a copy by the name of the image that it is a copy of"
     v = c['values'] if c['values'].ndim==1 else c['values'][i]
-    if c['name'] in ('duplicate_of','near_duplicate_of'): return pd.Series([names[j] if j>=0 else None for j in v], dtype=object)
-    if c['kind']=='number': return v
-    return pd.Series([c['names'][j] if j>=0 else None for j in v], dtype=object)
+    copies = c['name'] in ('duplicate_of','near_duplicate_of')
+    if c['kind']=='number' and not copies: return v
+    named = names if copies else c['names']
+    return pd.Series([named[j] if j>=0 else None for j in v], dtype=object)
 
 # %% ../nbs/08d_export.ipynb #8b3eead8
 def _index_of(h, epoch):
@@ -51,15 +54,17 @@ def _index_of(h, epoch):
     if epoch not in epochs: raise ValueError(f"Epoch {epoch} was not kept. Kept are {epochs[:20]}")
     return epochs.index(epoch)
 
+# %% ../nbs/08d_export.ipynb #3dee8ff7
 @patch
 def map_table(self:NeighbourHistory,
     epoch:int|None=None, # Counted from 1. None: the last one
     layout:str='tsne', # As for `lay_out`
 )->pd.DataFrame: # `id`, `filepath`, `image`, `projection_x`, `projection_y`, `neighbors`, `embedding`, and the columns of the map
     "A row for each image that has a place at an epoch. `embedding` is its newest key. Raises `ValueError` for an epoch that was not kept"
-    h, = histories_of(self)
+    h, = histories_of(self)                       # one history, of which something was kept
     i,ids = _index_of(h, epoch),h.map.ids
-    parts,xy = map_parts(h, h.map.epochs),unit_places(h.map_layout(layout)[i])
+    parts = map_parts(h, h.map.epochs)
+    xy = unit_places(h.map_layout(layout)[i])
     vocab,labels = map_classes(h, ids)
     files = pd.Series([as_utf8(h.files.get(j)) for j in ids.tolist()], dtype=object)
     there = np.isfinite(xy).all(1)
@@ -68,7 +73,9 @@ def map_table(self:NeighbourHistory,
     res['neighbors'] = _neighbour_column((parts['near'][i], parts['sim'][i]), there)
     res['embedding'] = list(np.asarray(h.map.keys.feats, np.float32))
     names = [f or str(j) for f,j in zip(files, ids.tolist())]
-    for c in map_columns(h, parts, labels, vocab): res['label' if c['name']=='class' else c['name']] = _value(c, i, names)
+    for c in map_columns(h, parts, labels, vocab):
+        name = 'label' if c['name']=='class' else c['name']
+        res[name] = _value(c, i, names)
     return res[there].reset_index(drop=True)
 
 # %% ../nbs/08d_export.ipynb #fcc05728
