@@ -339,6 +339,15 @@ def test_a_screen_readers_tree(shown):
         page.keyboard.press('Escape')
         page.locator('dialog[open]').wait_for(state='detached')         # a key that comes earlier is one for the window
 
+@pytest.mark.parametrize('ends', [(.25,.23), (.1175,.1135), (.1,.1)], ids=str)
+def test_labels_at_the_ends_of_lines_lie_apart(shown, ends):
+    "Two runs and chance, which stands at .1 and does not move"
+    view = fake_view(runs=('PSM','MoCo'))
+    for run,end in zip(view['runs'], ends): run['curves'][0]['values'] = [.05,.1,.2,end]
+    labels = [l.bounding_box() for l in shown(view).locator('.chart .end, .chart .note').all() if 'mining' not in l.text_content()]
+    labels = sorted((l['y'],l['y']+l['height']) for l in labels)
+    assert len(labels)==3 and all(b>=a-5 for (_,a),(b,_) in zip(labels, labels[1:]))      # boxes are higher than the letters
+
 def test_two_runs(shown):
     "Side by side or one at a time, linked; the chart shows both, chance, and where mining starts"
     view = fake_view(runs=('MoCo','PSM'))

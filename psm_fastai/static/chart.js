@@ -4,6 +4,7 @@ import { svg } from './dom.js';
 
 const [WIDTH, HEIGHT] = [360, 150];
 const [LEFT, TOP, BOTTOM] = [34, 14, 22];
+const LINE = 12; // height of a label
 
 // Curves by name, chance apart
 export function measuresOf(view) {
@@ -48,12 +49,13 @@ const shown = (v) => (v === null || v === undefined ? 'unknown' : Number(v.toPre
 
 const rounded = (v) => shown(Number(v.toFixed(2)));
 
-// Labels from top to bottom, moved so that none stands over another or over a place that is taken
+// Labels from top to bottom. One that would stand over another, or over a place that is taken, moves to the nearest free place
 function apart(labels, kept = []) {
   const taken = [...kept];
-  labels.sort((a, b) => a.y - b.y);
-  for (const l of labels) {
-    for (const t of [...taken].sort((a, b) => a - b)) if (Math.abs(l.y - t) < 12) l.y = t + (l.y < t && t === kept[0] ? -12 : 12);
+  const free = (y) => y >= 4 && y <= HEIGHT - 4 && taken.every((t) => Math.abs(y - t) > LINE - 0.01);
+  for (const l of labels.sort((a, b) => a.y - b.y)) {
+    const places = [l.y, ...taken.flatMap((t) => [t + LINE, t - LINE])].filter(free);
+    l.y = places.sort((a, b) => Math.abs(a - l.y) - Math.abs(b - l.y))[0] ?? l.y;
     taken.push(l.y);
   }
   return labels;
