@@ -70,6 +70,7 @@ def _name(h, i):
     label = h.label(i)
     return escape(short_name(i if label is None else label, 24))
 
+# %% ../nbs/08e_panel.ipynb #6bf9f53f
 def _weight(r):
     "How far a neighbour is trusted, on a line of its own, or nothing if the method mines none"
     if math.isnan(r['weight']): return ''
@@ -79,18 +80,20 @@ def _weight(r):
 def _positive(h, r, first):
     "A mined positive, a row of `h.rows`, as an item of a list. `first` is the first epoch that was kept"
     cls,mark,word = _marks[r['right']]
-    alt = h.what(r['id']) + (f', {word}' if word else '')
-    since = 'new' if r['since']==r['epoch'] and r['epoch']>first else f"since {r['since']}"
-    return (f'<li class="{cls}">{picture_inline(h, str(r["id"]), alt)}<b dir=auto>{mark} {_name(h, r["id"])}</b>'
-        f'<meter min=0 max=1 value={max(0, r["similarity"]):.2f} aria-label=similarity></meter>'
-        f'<small>{r["similarity"]:.2f}{_weight(r)}<br>age {r["age"]} · {since}</small></li>')
+    what,s = h.what(r['id']),r['similarity']
+    picture = picture_inline(h, str(r['id']), f'{what}, {word}' if word else what)
+    meter = f'<meter min=0 max=1 value={max(0, s):.2f} aria-label=similarity></meter>'
+    new = r['since']==r['epoch'] and r['epoch']>first
+    since = 'new' if new else f"since {r['since']}"
+    about = f'{s:.2f}{_weight(r)}<br>age {r["age"]} · {since}'
+    return f'<li class="{cls}">{picture}<b dir=auto>{mark} {_name(h, r["id"])}</b>{meter}<small>{about}</small></li>'
 
 # %% ../nbs/08e_panel.ipynb #210b9a1c
 def _negative(h, r):
     "A negative as an item of a list"
     cls,mark,word = ('wrong','⚠ ',', a false negative') if r['right'] is True else ('','','')
-    return (f'<li class="{cls}">{picture_inline(h, str(r["id"]), h.what(r["id"])+word)}<b dir=auto>{mark}{_name(h, r["id"])}</b>'
-        f'<small>{r["similarity"]:.2f}</small></li>')
+    picture = picture_inline(h, str(r['id']), h.what(r['id'])+word)
+    return f'<li class="{cls}">{picture}<b dir=auto>{mark}{_name(h, r["id"])}</b><small>{r["similarity"]:.2f}</small></li>'
 
 # %% ../nbs/08e_panel.ipynb #q0000005
 def _counts(pos, verb):
@@ -119,19 +122,21 @@ def _about_mining(meta):
     if meta.get('hard_weight')==1: return 'This method pulls none of them. The trusted ones are left out of the negatives.'
     return ''
 
-def _why_none(meta):
-    if meta.get('index'): return 'the index does not cover this image, or no image near it had a key yet'
-    return 'the bank held no key of another image'
-
 # %% ../nbs/08e_panel.ipynb #q0000008
 def _query(h, query):
     "The probe and its two views, with its label and file"
     label = h.label(query)
     name = f'image {query}' if label is None else escape(short_name(label))
-    views = ''.join(picture_inline(h, f'{v}{query}', f'view for the {role} of image {query}') for v,role in (('q','query'),('k','key')))
-    return (f'<div class=query>{picture_inline(h, str(query), "query: "+h.what(query))}'
-        f'<div><b dir=auto>{name}</b><br><small>{escape(h.what(query))}</small></div>'
+    picture = picture_inline(h, str(query), f'query: {h.what(query)}')
+    def view(v, role): return picture_inline(h, f'{v}{query}', f'view for the {role} of image {query}')
+    views = view('q', 'query')+view('k', 'key')
+    return (f'<div class=query>{picture}<div><b dir=auto>{name}</b><br><small>{escape(h.what(query))}</small></div>'
         f'<div class=views>{views}<small>its two views</small></div></div>')
+
+# %% ../nbs/08e_panel.ipynb #16091e97
+def _why_none(meta):
+    if meta.get('index'): return 'the index does not cover this image, or no image near it had a key yet'
+    return 'the bank held no key of another image'
 
 def _list(items, cls='', none=''): return f'<ol{cls}>{"".join(items)}</ol>' if items else f'<p>{none}</p>'
 
@@ -194,6 +199,7 @@ def _axes(epochs):
 
 def _when(epoch): return f'After epoch {epoch}' if epoch else 'Before training'
 
+# %% ../nbs/08e_panel.ipynb #9bd4a313
 def _legend(j, name, dash):
     line = f'<line x1=0 x2=24 y1=4 y2=4 stroke-dasharray="{dash}"/>'
     return f'<span class=c{j}><svg width=24 height=8 aria-hidden=true>{line}</svg> {name}</span>'
@@ -208,15 +214,18 @@ def history_curves(
     epochs = [m['epoch'] for m in history.epochs]
     lines,legend,said = [],[],[]
     for j,c in enumerate(_curve_columns(history)):
-        points = [(m['epoch'],m[c]) for m in history.epochs if m.get(c) is not None and not math.isnan(m[c])]
+        values = [(m['epoch'],m.get(c)) for m in history.epochs]
+        points = [(e,v) for e,v in values if v is not None and not math.isnan(v)]
         if not points: continue
         name,dash = _line_of(c)
         if epoch in dict(points): said.append(f'{name} {dict(points)[epoch]:.3f}')
         lines.append(f'<g class=c{j}>{_curve(epochs, points, dash)}</g>')
         legend.append(_legend(j, name, dash))
-    words,x = escape(f"{_when(epoch)}: {', '.join(said) or 'nothing measured'}"),_x(epochs, epoch)
+    words = escape(f"{_when(epoch)}: {', '.join(said) or 'nothing measured'}")
+    x = _x(epochs, epoch)
     now = f'<line class=now x1={x:.1f} x2={x:.1f} y1=6 y2={_height-16} />'
-    svg = f'<svg viewBox="0 0 {_width} {_height}" role=img aria-label="{words}">{_axes(epochs)}{now}{"".join(lines)}</svg>'
+    drawn = _axes(epochs)+now+''.join(lines)
+    svg = f'<svg viewBox="0 0 {_width} {_height}" role=img aria-label="{words}">{drawn}</svg>'
     return f'<div class=curves>{svg}<div class=legend>{"".join(legend)}</div></div>'
 
 # %% ../nbs/08e_panel.ipynb #d000000e
@@ -243,8 +252,9 @@ def _repr_html_(self:NeighbourHistory):
 def _cell(h, i, alt, right=None):
     "A thumbnail with a sign below it"
     cls,mark,_ = _marks[right]
-    return (f'<span class="{cls}" style="display:inline-block;text-align:center;line-height:1.1">{picture_inline(h, str(i), alt)}'
-        f'<b style="display:block;font-size:.75rem">{mark or "&nbsp;"}</b></span>')
+    style = 'display:inline-block;text-align:center;line-height:1.1'
+    below = f'<b style="display:block;font-size:.75rem">{mark or "&nbsp;"}</b>'      # a space keeps the height if there is no sign
+    return f'<span class="{cls}" style="{style}">{picture_inline(h, str(i), alt)}{below}</span>'
 
 # %% ../nbs/08e_panel.ipynb #f307af11
 def neighbour_grid(
