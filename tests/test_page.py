@@ -339,7 +339,7 @@ def test_a_screen_readers_tree(shown):
         page.keyboard.press('Escape')
         page.locator('dialog[open]').wait_for(state='detached')         # a key that comes earlier is one for the window
 
-@pytest.mark.parametrize('ends', [(.25,.23), (.1175,.1135), (.1,.1)], ids=str)
+@pytest.mark.parametrize('ends', [(.25,.23), (.1225,.118), (.1,.1)], ids=str)
 def test_labels_at_the_ends_of_lines_lie_apart(shown, ends):
     "Two runs and chance, which stands at .1 and does not move"
     view = fake_view(runs=('PSM','MoCo'))
