@@ -119,6 +119,7 @@ def _show_image(ax, dls, i, alpha=1.):
 def _title(ax, text, fontsize=8, **kwargs):
     ax.set_title(text, fontsize=fontsize, pad=2, parse_math=False, **kwargs)     # a class may be called anything, so no formulas
 
+# %% ../nbs/09_explore.ipynb #bc69ad4e
 _most = 500        # pictures in a figure: matplotlib takes more than a minute for many more
 
 def _grid(n_rows, n_cols, figsize):
@@ -128,9 +129,15 @@ def _grid(n_rows, n_cols, figsize):
     for ax in axs.flat: ax.set_axis_off()
     return axs
 
-# %% ../nbs/09_explore.ipynb #64fad61c
+# %% ../nbs/09_explore.ipynb #4206ea3b
 _right,_wrong,_unknown = ('✓','#1a7f37'),('✗','#c4320a'),('','black')
 
+def _mark(right):
+    "A sign and a colour. `right`: whether labels agree, None if one is unknown"
+    if right is None: return _unknown
+    return _right if right else _wrong
+
+# %% ../nbs/09_explore.ipynb #64fad61c
 @patch
 def show_neighbours(self:Learner,
     ids=None, # Places in `dls.train_ds` of the images to look at. None: `n` drawn from the bank
@@ -147,21 +154,23 @@ def show_neighbours(self:Learner,
     if not len(psm_model(self).bank): axs[0,0].figure.suptitle('Not trained yet: the nearest by the encoder as it is', fontsize=9)
     for axr,q in zip(axs, queries):
         rows = df[df['query']==q]
+        name = rows.query_label.iloc[0] or short_file(files[q], 16) or f'image {q}'
         _show_image(axr[0], self.dls, q)
-        _title(axr[0], short_name(rows.query_label.iloc[0] or short_file(files[q], 16) or f'image {q}', 16), fontweight='bold')
+        _title(axr[0], short_name(name, 16), fontweight='bold')
         for ax,r in zip(axr[1:], rows.itertuples()):
-            mark,color = _unknown if r.right is None else _right if r.right else _wrong
+            mark,color = _mark(r.right)
             name = short_name(r.label, 12) if r.label else short_file(files[r.id], 12)
             _show_image(ax, self.dls, r.id, alpha=.4 if r.weight==0 else 1.)
             _title(ax, f'{mark} {r.similarity:.2f}\n{name}'.rstrip(), color=color)
 
 # %% ../nbs/09_explore.ipynb #a3db68e1
 def _share_table(learn, kind, ids, labels, similarity, weight, share):
+    "A row for each of `n` images: lists of ids and labels, and tensors `[n]`"
     names = [_name(learn, l) for l in labels]
     return pd.DataFrame(dict(kind=kind, id=ids, similarity=similarity.tolist(), weight=weight.tolist(), share=share.tolist(), label=names))
 
 def _positive_shares(learn, id, label, similarity, weight, share, rows):
-    "Shares of the other view of an image, and of those mined positives that have a weight"
+    "Shares of the other view of image `id`, and of those mined positives that have a weight. `rows`: theirs in the bank or index"
     pool,rows = mining_pool(learn),rows[:len(share)-1]
     ids,labels = [id, *pool.ids[rows].tolist()],[label, *pool.labels[rows].tolist()]
     res = _share_table(learn, 'positive', ids, labels, similarity, weight, share)
@@ -191,7 +200,8 @@ def explain_loss(self:Learner,
     to_mined,neg = loss.similarities(q, bank, mined)
     pos,w = loss.positives(q, k, to_mined, mined)
     terms = (w*nce_term(pos, neg, mined.neg_mask, loss.temp))[0]
-    part = (neg/loss.temp).masked_fill(~mined.neg_mask, -torch.inf).softmax(1)[0].nan_to_num(0.)
+    logits = (neg/loss.temp).masked_fill(~mined.neg_mask, -torch.inf)
+    part = logits.softmax(1)[0].nan_to_num(0.)                 # nan if no row is a negative
     near = _positive_shares(self, int(id), int(labels[0]), pos[0], w[0], terms, mined.pos_idx[0])
     far = _negative_shares(self, bank, mined, neg[0], part*terms.sum())
     res = pd.concat([d for d in (near,far) if len(d)], ignore_index=True)
@@ -214,7 +224,8 @@ def show_loss(self:Learner,
     def mark(r):
         if r.id==id or own is None or r.label is None: return _unknown
         return _right if (r.label==own)==(r.kind=='positive') else _wrong
-    for axr,kind in zip(_grid(2, n+1, figsize=((n+1)*size, 2.7*size)), ('positive','negative')):
+    axs = _grid(2, n+1, figsize=((n+1)*size, 2.7*size))
+    for axr,kind in zip(axs, ('positive','negative')):
         axr[0].set_title(f"{kind}s of\n{df.attrs['loss']:.2f}", fontsize=8, y=.3)
         for ax,r in zip(axr[1:], df[df.kind==kind].nlargest(n, 'share').itertuples()):
             sign,color = mark(r)
