@@ -73,12 +73,14 @@ def file_digest(
     try: return pixel_digest(np.frombuffer(Path(file).read_bytes(), np.uint8))
     except (OSError, TypeError): return ''
 
+# %% ../nbs/07c_collection.ipynb #2cfef276
 def with_file_digests(
     table:pd.DataFrame, # `file` and `pixels`, digests of images as training reads them
 )->pd.DataFrame: # A copy. Digests that several images share are longer by that of the file
     "Tell images apart that are equal only once training has read them"
     shared = table.pixels.duplicated(keep=False)
-    return table.assign(pixels=[f'{p} {file_digest(f)}'.rstrip() if s else p for p,f,s in zip(table.pixels, table.file, shared)])
+    def longer(digest, file): return f'{digest} {file_digest(file)}'.rstrip()
+    return table.assign(pixels=[longer(p, f) if s else p for p,f,s in zip(table.pixels, table.file, shared)])
 
 # %% ../nbs/07c_collection.ipynb #6f27c43a
 class Collection:
@@ -96,20 +98,22 @@ class Collection:
     def __len__(self): return len(self.table)
     def __repr__(self): return f"Collection of {len(self):,} images with {self.feats.shape[1]} features each"
 
-    def picture(self,
-        i:int, # Row
-    )->Image.Image:
-        "An image to look at, over white if it is transparent"
-        if self.image is not None: return self.image(i)
-        try: return open_picture(self.table.file[i], **self.reading)
-        except Exception: return Image.fromarray(self.gray[i].numpy())       # of any kind: a file may be gone, or anything
-
     @cached_property
     def reading(self):
         "Black and white of images with more than 8 bits, as the encoder in `folder` was trained with them. Empty if that is not known"
         try: reading = load_encoder(self.folder).images['reading']
         except Exception: return {}
         return {n: reading[n] for n in ('max_value','min_value')}
+
+# %% ../nbs/07c_collection.ipynb #9efb1b08
+@patch
+def picture(self:Collection,
+    i:int, # Row
+)->Image.Image:
+    "An image to look at, over white if it is transparent"
+    if self.image is not None: return self.image(i)
+    try: return open_picture(self.table.file[i], **self.reading)
+    except Exception: return Image.fromarray(self.gray[i].numpy())       # of any kind: a file may be gone, or anything
 
 # %% ../nbs/07c_collection.ipynb #af749f87
 def _picture_of(dls, table, i): return train_image(dls, table.id[i], ('train','valid').index(table.set[i]))
@@ -145,24 +149,6 @@ class Answer(pd.DataFrame):
         "As text, in which names of files can't move the cursor or change colours"
         return '\n'.join(shown(line) for line in super().__repr__().split('\n'))
 
-    def show(self,
-        n:int|None=None, # Number of rows to draw. None: all, and for clusters one line each
-        ncols:int=8, # Images in a line
-        size:float=1.3, # Width of an image, in inches
-    ):
-        "Draw the images of the first rows, with the names of their files"
-        if self.collection is None:
-            raise ValueError("This table has lost its images, as after merge or concat. Show the answer that it was made from")
-        if not len(self): raise ValueError("This table has no rows, so there is nothing to show")
-        lines = self.lines(self if n is None else self.head(n), ncols)
-        h,w = len(lines),max(len(l) for l in lines)
-        fig,axs = plt.subplots(h, w, figsize=(w*size, h*size*1.25), squeeze=False, layout='constrained')
-        for ax in axs.flat: ax.axis('off')
-        for line,row in zip(lines, axs):
-            for (i,title),ax in zip(line, row):
-                draw_picture(ax, self.collection.picture(i))
-                ax.set_title(title, fontsize=7, parse_math=False)
-
 # %% ../nbs/07c_collection.ipynb #7caaeef8
 def short_file(
     file, # Path of a file, or None
@@ -186,6 +172,26 @@ def answer(self:Collection,
     res = Answer(about[['file']].assign(**columns, **label, row=rows).reset_index(drop=True))
     res.collection,res.lines = self,lines
     return res
+
+# %% ../nbs/07c_collection.ipynb #178a42d1
+@patch
+def show(self:Answer,
+    n:int|None=None, # Number of rows to draw. None: all, and for clusters one line each
+    ncols:int=8, # Images in a line
+    size:float=1.3, # Width of an image, in inches
+):
+    "Draw the images of the first rows, with the names of their files"
+    if self.collection is None:
+        raise ValueError("This table has lost its images, as after merge or concat. Show the answer that it was made from")
+    if not len(self): raise ValueError("This table has no rows, so there is nothing to show")
+    lines = self.lines(self if n is None else self.head(n), ncols)
+    h,w = len(lines),max(len(l) for l in lines)
+    fig,axs = plt.subplots(h, w, figsize=(w*size, h*size*1.25), squeeze=False, layout='constrained')
+    for ax in axs.flat: ax.axis('off')
+    for line,row in zip(lines, axs):
+        for (i,title),ax in zip(line, row):
+            draw_picture(ax, self.collection.picture(i))
+            ax.set_title(title, fontsize=7, parse_math=False)
 
 # %% ../nbs/07c_collection.ipynb #692c4d2e
 def likeness(
@@ -256,7 +262,8 @@ def duplicates(self:Collection,
     a,b,same,like = self._compared()
     order = (like+10*same).argsort(descending=True, stable=True)[:n]
     a,b = a[order],b[order]
-    other = pd.Series(self.table.file.to_numpy()[b.numpy()], self.table.index[a.numpy()], dtype=object)     # names need not be valid text
+    others = self.table.file.to_numpy()[b.numpy()]
+    other = pd.Series(others, self.table.index[a.numpy()], dtype=object)              # names need not be valid text
     return self.answer(a.tolist(), _two_a_row, other=other,
         same_pixels=same[order].numpy(), likeness=like[order].numpy(),
         similarity=(self.unit[a]*self.unit[b]).sum(1).numpy(), other_row=b.numpy())
@@ -307,7 +314,10 @@ def _kinds(self:Collection, n):
 # %% ../nbs/07c_collection.ipynb #144cb930
 def _one_a_cluster(sizes):
     "Lines of the most typical images, with number and size of their cluster over the first"
-    def title(r): return f"{r.cluster} ({sizes[r.cluster]} image{'s'*(sizes[r.cluster]!=1)})" if r.rank==1 else short_file(r.file)
+    def title(r):
+        if r.rank!=1: return short_file(r.file)
+        n = sizes[r.cluster]
+        return f"{r.cluster} ({n} image{'s'*(n!=1)})"
     def lines(table, ncols):
         kinds = [table[table.cluster==c].head(ncols) for c in sorted(table.cluster.unique())]
         return [[(r.row, title(r)) for r in t.itertuples()] for t in kinds]
@@ -345,7 +355,8 @@ def _write_to_label(table, path):
     def name(f):
         f = Path(os.path.abspath(f))
         return f.relative_to(folder).as_posix() if f.is_relative_to(folder) else str(f)
-    with atomic_write(path) as tmp: pd.DataFrame(dict(file=table.file.map(name), label='')).to_csv(tmp, index=False)
+    res = pd.DataFrame(dict(file=table.file.map(name), label=''))
+    with atomic_write(path) as tmp: res.to_csv(tmp, index=False)
 
 # %% ../nbs/07c_collection.ipynb #7e5d7782
 @patch
@@ -496,11 +507,13 @@ def _as_read(self:Collection, read, row):
     try: return as_picture(read.pixels(self.table.file[row]))
     except (OSError, TypeError, ValueError): return self.picture(row)      # the file was moved, or there is none
 
+# %% ../nbs/07c_collection.ipynb #eff3470a
 def _check_encoder(folder):
     if folder is not None and (folder/'encoder.safetensors').exists(): return
     raise ValueError("There is no encoder.safetensors next to these features, so new images have none. Put it there with "
         "learn.save_encoder, load the folder of a run of psm_pretrain, or ask the learner: learn.show_nearest(image)")
 
+# %% ../nbs/07c_collection.ipynb #487bdf6a
 @patch
 def show_nearest(self:Collection,
     image, # What `ReadImage` reads, such as a file, or several in a list
