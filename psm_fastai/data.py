@@ -90,11 +90,10 @@ def _decoded(self:MemoryDL, i):
 def _first_batch(self:MemoryDL):
     "A batch of the first item that can be decoded. Raises `ValueError` if none can"
     n,failed = len(self.dataset),[]
-    while True:
-        i = len(failed)
+    for i in range(n):
         try: return tuplify(self.do_batch([self._decoded(i)]))
         except Exception as e: failed.append((i,e))
-        if len(failed)==n: refuse_failed(failed, n, self._name)
+    refuse_failed(failed, n, self._name)
 
 # %% ../nbs/00b_data.ipynb #624ec8a5
 @patch
@@ -130,20 +129,24 @@ def move_digits(
     height = draw(*scale)
     shift = torch.stack([draw(-1,1),draw(-1,1)], 1)[:,:,None] * (.95-height)[:,None,None]
     cos,sin = turn.cos(),turn.sin()
-    rot = torch.stack([cos,sin,-sin,cos], 1).view(n,2,2) / (1.25*height)[:,None,None]
-    x = F.pad(images[:,None], (1,1,1,1))   # an empty border, so that edges fade (10/8 is the 1.25 above)
+    x = F.pad(images[:,None], (1,1,1,1))   # an empty border, so that edges fade
+    border = 10/8                          # how much larger the border makes a digit
+    rot = torch.stack([cos,sin,-sin,cos], 1).view(n,2,2) / (border*height)[:,None,None]
     grid = F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,size,size), align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
     return (x[:,0] + noise*torch.randn(n, size, size, generator=g)).clamp(0,1)
 
 # %% ../nbs/00b_data.ipynb #9c731e93
+def _check_limit(limit):
+    if limit is not None and limit<1: raise ValueError(f"limit must be at least 1, got {limit!r}")
+
 def digits_dls(
     moved:bool=True, # Moved digits of 24×24 pixels, or the plain ones of 8×8
     bs:int=64, # Batch size
     limit:int|None=None, # Maximum number of training images
 ):
     "1,347 training and 450 validation images of handwritten digits, gray, in memory. They need no download"
-    if limit is not None and limit<1: raise ValueError(f"limit must be at least 1, got {limit!r}")
+    _check_limit(limit)
     d = load_digits()
     images = torch.tensor(d.images).float()/16
     if moved: images = move_digits(images)
@@ -192,7 +195,7 @@ def _source(source, path, fn_col, label_col, valid_col, label_from):
 
 # %% ../nbs/00b_data.ipynb #82cdaf90
 def _check_draw(valid_pct, limit):
-    if limit is not None and limit<1: raise ValueError(f"limit must be at least 1, got {limit!r}")
+    _check_limit(limit)
     if not isinstance(valid_pct, Number) or not 0<=valid_pct<1:
         raise ValueError(f"valid_pct must be a share of the images, at least 0 and below 1, got {valid_pct!r}")
 
@@ -200,15 +203,15 @@ def _check_draw(valid_pct, limit):
 def _draw(s, valid_pct, limit, seed):
     "Positions of the training and of the validation images"
     _check_draw(valid_pct, limit)
-    valid = s.valid
-    if valid_pct==0: valid = [False]*len(s.files)
-    elif valid is None:
-        with no_random(): valid = np.isin(range(len(s.files)), RandomSplitter(valid_pct, seed=seed)(s.files)[1])     # it sets torch's seed
+    aside = s.valid
+    if valid_pct==0: aside = [False]*len(s.files)
+    elif aside is None:
+        with no_random(): aside = np.isin(range(len(s.files)), RandomSplitter(valid_pct, seed=seed)(s.files)[1])     # it sets torch's seed
     rng = np.random.default_rng(seed)
     def pick(idxs, n): return sorted(rng.permutation(idxs)[:n].tolist())
-    train = pick(np.flatnonzero(~np.array(valid)), limit)
-    valid = pick(np.flatnonzero(valid), limit and max(1,limit//5))
-    if not train or not valid and valid_pct:
+    train = pick(np.flatnonzero(~np.array(aside)), limit)
+    valid = pick(np.flatnonzero(aside), limit and max(1,limit//5))
+    if not train or (valid_pct and not valid):
         raise ValueError(f"At least one image for training and one for validation are needed, and there are {len(train)} and {len(valid)}. "
                          "To train on all, without validation, pass valid_pct=0 (psm_pretrain: --valid-pct 0)")
     return train,valid
@@ -273,9 +276,11 @@ def _tell_skipped(failed, name):
     say(f"! {what}: {name_some([name(i) for i,_ in failed])}. The first one: {error_line(failed[0][1])}")
 
 # %% ../nbs/00b_data.ipynb #c81149a5
+def _disk_full(e): return getattr(e, 'errno', None)==errno.ENOSPC
+
 def _read_all(read, files, put, name, skip=False):
     """Read each file, and call `put` with its number, its pixels and their `pixel_mark`. Returns the marks.
-    Raises `ValueError` that names what can't be read, or tells it and gives None as its mark, if `skip`"""
+    Raises `ValueError` that names the files which can't be read. With `skip` they are told instead, and have the mark None"""
     n = len(files)
     marks = [None]*n
     def one(i):
@@ -285,7 +290,7 @@ def _read_all(read, files, put, name, skip=False):
         marks[i] = mark
     read.clipped = []
     failed = in_threads(one, n)
-    full = [(i,e) for i,e in failed if getattr(e, 'errno', None)==errno.ENOSPC]
+    full = [(i,e) for i,e in failed if _disk_full(e)]
     if skip and failed and not full: _tell_skipped(failed, name)
     else: refuse_failed(full or failed, n, name, 'Mend them or take them out, or pass skip_broken=True (psm_pretrain: --skip-broken)')
     tell_clipped(read, n)
@@ -299,19 +304,25 @@ def _into_memory(read, files, name, skip=False):
     return pixels,_read_all(read, files, put, name, skip)
 
 # %% ../nbs/00b_data.ipynb #bc58f05c
+def _complete(cache, rows, name, skip):
+    "Read the files that an `ImageCache` lacks of these rows. Returns the rows that were skipped"
+    todo = cache.missing(rows)
+    cache.check_room(len(todo))
+    cache.tell(len(rows), len(todo))
+    files = [cache.files[i] for i in todo]
+    def put(j, x, mark): cache.put(todo[j], x, mark)
+    try: marks = _read_all(cache.read, files, put, lambda j: name(files[j]), skip)
+    except ValueError as e:
+        if not _disk_full(e.__cause__): raise
+        raise cache.no_room(len(cache.missing(todo))) from e
+    return {i for i,mark in zip(todo, marks) if mark is None}
+
 def _into_cache(cache, rows, name, skip=False):
-    "The same of some rows of an `ImageCache`. Reads the files that it lacks"
+    "Pixels of some rows of an `ImageCache`, and the `pixel_mark` of each"
     with locked(cache.path):            # a second process waits here, and finds all images decoded
-        todo = cache.missing(rows)
-        cache.check_room(len(todo))
-        cache.tell(len(rows), len(todo))
-        def put(j, x, mark): cache.put(todo[j], x, mark)
-        try: new = _read_all(cache.read, [cache.files[i] for i in todo], put, lambda j: name(cache.files[todo[j]]), skip)
-        except ValueError as e:
-            if getattr(e.__cause__, 'errno', None)!=errno.ENOSPC: raise
-            raise cache.no_room(len(cache.missing(todo))) from e
-    broken = {i for i,mark in zip(todo, new) if mark is None}
-    return Rows(cache.pixels.view(np.ndarray), np.array(rows)),[None if i in broken else cache.mark(i) for i in rows]
+        skipped = _complete(cache, rows, name, skip)
+    marks = [None if i in skipped else cache.mark(i) for i in rows]
+    return Rows(cache.pixels.view(np.ndarray), np.array(rows)),marks
 
 # %% ../nbs/00b_data.ipynb #bac591ff
 def _data_sets(read, files, labels, to_label, n_train):
@@ -320,14 +331,19 @@ def _data_sets(read, files, labels, to_label, n_train):
     tls = [TfmdLists(files, read, splits=splits)]
     if labels:
         by_folder = all(o==f.parent.name for f,o in zip(files, labels))      # then new files can be labelled too
-        tls.append(TfmdLists(files, [parent_label,to_label], splits=splits) if by_folder else TfmdLists(labels, to_label, splits=splits))
+        items,tfms = (files,[parent_label,to_label]) if by_folder else (labels,to_label)
+        tls.append(TfmdLists(items, tfms, splits=splits))
     return Datasets(tls=tls)
 
 # %% ../nbs/00b_data.ipynb #f6897cea
+_tensor_types = {1:TensorImageBW, 3:TensorImage, 4:TensorImage}
+
 def _fill(dls, pixels, channels, labels, to_label, n_train):
     "Give the loaders all images and labels, so that they need not decode anything"
-    parts = [(pixels,{1:TensorImageBW, 3:TensorImage, 4:TensorImage}.get(channels, TensorBands))]
-    if labels: parts.append((np.array([-1 if o is None else to_label.vocab.o2i[o] for o in labels]),TensorCategory))
+    parts = [(pixels,_tensor_types.get(channels, TensorBands))]
+    if labels:
+        numbers = [-1 if o is None else to_label.vocab.o2i[o] for o in labels]
+        parts.append((np.array(numbers),TensorCategory))
     dls[0].fill(*((o[:n_train],cls) for o,cls in parts))
     dls[1].fill(*((o[n_train:],cls) for o,cls in parts))
 
@@ -351,9 +367,10 @@ def _check_bs(bs):
 
 def _check_cache(cache, source):
     "Raise `ValueError` if a cache lies among the images, or is a file"
-    if cache is not None and Path(cache).is_file(): raise ValueError(f"The cache {shown(cache)} is a file. Give a folder")
-    if cache is None or not isinstance(source, (str,PurePath)) or not Path(source).is_dir(): return
-    if Path(cache).resolve().is_relative_to(Path(source).resolve()):
+    if cache is None: return
+    if Path(cache).is_file(): raise ValueError(f"The cache {shown(cache)} is a file. Give a folder")
+    is_folder = isinstance(source, (str,PurePath)) and Path(source).is_dir()
+    if is_folder and Path(cache).resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"The cache {shown(cache)} lies in the folder of images {shown(source)}, where it would be taken for an image. "
             "Give a folder elsewhere")
 
@@ -370,13 +387,16 @@ def _check_skip(skip, reads):
 
 # %% ../nbs/00b_data.ipynb #a08a5bc5
 def _without_broken(files, labels, pixels, marks, n_train):
-    "The same without the images that have no mark"
+    "`files`, `labels`, `pixels`, `marks` and `n_train` without the images that have no mark"
     keep = [i for i,m in enumerate(marks) if m is not None]
     n = sum(i<n_train for i in keep)
-    if not n or n==len(keep) and n_train<len(marks):
-        raise ValueError(f"Without the files that can't be read, {n} images are left for training and {len(keep)-n} for validation")
+    n_valid = len(keep)-n
+    if not n or (n_train<len(marks) and not n_valid):
+        raise ValueError(f"Without the files that can't be read, {n} images are left for training and {n_valid} for validation. "
+            "Mend some of these files, or add others")
+    def kept(items): return [items[i] for i in keep]
     if pixels is not None: pixels = pixels[np.array(keep)]
-    return [files[i] for i in keep],labels and [labels[i] for i in keep],pixels,[marks[i] for i in keep],n
+    return kept(files),labels and kept(labels),pixels,kept(marks),n
 
 # %% ../nbs/00b_data.ipynb #a25a14ad
 def image_dls(
@@ -416,10 +436,11 @@ def image_dls(
     ReadImage(size, channels or 3, max_value, min_value, alpha, ground, fit, max_pixels)     # refuses settings before the source is read
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
-    n_train = len(train)
-    files,labels = s.files[train+valid],s.labels and [s.labels[i] for i in train+valid]
-    def named(f): return shown(f.relative_to(s.root) if f.is_relative_to(s.root) else f)
-    def name(i): return named(files[i])
+    n_train,drawn = len(train),train+valid
+    files = s.files[drawn]
+    labels = s.labels and [s.labels[i] for i in drawn]
+    def file_name(f): return shown(f.relative_to(s.root) if f.is_relative_to(s.root) else f)
+    def name(i): return file_name(files[i])
 
     read = reader_for(files, size, channels, max_value, min_value, alpha, max_pixels, ground=ground, fit=fit)
     channels = read.channels
@@ -428,7 +449,7 @@ def image_dls(
     _check_stats(stats, channels)
     pixels,marks = None,None
     if cache is not None:
-        pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), train+valid, named, skip_broken)
+        pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), drawn, file_name, skip_broken)
     elif in_memory: pixels,marks = _into_memory(read, files, name, skip_broken)
     elif verify: marks = _read_all(read, files, noop, name, skip_broken)
     if marks and None in marks: files,labels,pixels,marks,n_train = _without_broken(files, labels, pixels, marks, n_train)
