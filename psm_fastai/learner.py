@@ -93,15 +93,15 @@ def without_augmentation(
     return ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext()
 
 # %% ../nbs/05a_learner.ipynb #212d39aa
-def _autocast(): return [torch.is_autocast_enabled(d) for d in ('cpu','cuda')]
+def _autocast_on(): return [torch.is_autocast_enabled(d) for d in ('cpu','cuda')]
 
 @contextmanager
 def _leaving_half_precision(learn):
     "If what runs within is interrupted, leave the half precision that `MixedPrecision` entered"
-    before = _autocast()
+    before = _autocast_on()
     try: yield
     finally:
-        if _autocast()!=before:
+        if _autocast_on()!=before:
             for cb in L(learn.cbs).filter(lambda cb: isinstance(cb, MixedPrecision)): cb.autocast.__exit__(None, None, None)
 
 # %% ../nbs/05a_learner.ipynb #7783d907
@@ -207,10 +207,10 @@ _beginning = RLock()        # only one iteration begins at a time, because a loa
 
 def _own_method(dl):
     "The method by which a loader serves other items than those of `get_idxs`, or None if there is none"
-    def own(n): return getattr(type(dl), n) is not getattr(DataLoader, n) or n in vars(dl)
-    with _beginning: names = [n for n in ('__iter__','sample') if own(n)]
-    if not names and _serves_another(dl, dl.n-1): names = ['create_item']
-    return names[0] if names else None
+    def is_own(n): return n in vars(dl) or getattr(type(dl), n) is not getattr(DataLoader, n)
+    with _beginning: names = [n for n in ('__iter__','sample') if is_own(n)]        # `_Begin` gives it a `sample` meanwhile
+    if names: return names[0]
+    return 'create_item' if _serves_another(dl, dl.n-1) else None
 
 def check_ids(
     dl:DataLoader,
@@ -224,10 +224,11 @@ def check_ids(
 
 # %% ../nbs/05a_learner.ipynb #fabf7957
 class _Begin:
-    "Stands in for `get_idxs` and `sample` of a loader while an iteration begins in this thread, and keeps its ids"
+    """Takes the place of `get_idxs` and `sample` of a loader while an iteration begins in this thread.
+    Keeps the ids that the iteration draws, and serves exactly these"""
     def __init__(self, dl):
         self.dl = dl
-        self.own = vars(dl).get('get_idxs')
+        self.given = vars(dl).get('get_idxs')       # as an argument, in place of the method
         self.process = os.getpid()
         self.thread = get_ident()
         self.ids = None
@@ -237,7 +238,7 @@ class _Begin:
         return os.getpid()!=self.process or get_ident()==self.thread
 
     def get_idxs(self):
-        ids = self.own() if self.own else type(self.dl).get_idxs(self.dl)
+        ids = self.given() if self.given else type(self.dl).get_idxs(self.dl)
         if self.ours():
             if not hasattr(ids, '__len__'): raise TypeError(no_stream)
             self.ids = [*ids]
@@ -246,7 +247,8 @@ class _Begin:
     def sample(self):
         dl = self.dl
         if not self.ours(): return type(dl).sample(dl)
-        return (o for i,o in enumerate(self.ids) if i//dl.bs%dl.num_workers==dl.offs)
+        def batch(i): return i//dl.bs
+        return (o for i,o in enumerate(self.ids) if batch(i)%dl.num_workers==dl.offs)       # each worker serves its batches
 
     def __enter__(self):
         self.dl.get_idxs = self.get_idxs
@@ -254,7 +256,7 @@ class _Begin:
         return self
     def __exit__(self, *_):
         del self.dl.get_idxs,self.dl.sample
-        if self.own: self.dl.get_idxs = self.own
+        if self.given: self.dl.get_idxs = self.given
 
 # %% ../nbs/05a_learner.ipynb #a9df05bc
 def _check_served(i, n, ids):
@@ -271,7 +273,7 @@ def with_ids(
     with _beginning, no_skips(_whole(dl)), _Begin(dl) as begin:
         bs = dl.bs
         batches = iter(dl)
-        batches = chain([*islice(batches, 1)], batches)
+        batches = chain([*islice(batches, 1)], batches)      # the ids are drawn when the first batch is taken
     for i,b in enumerate(batches):
         ids = begin.ids[i*bs:(i+1)*bs]
         _check_served(i, find_bs(b), ids)
@@ -322,7 +324,9 @@ def check_images(
 ):
     "Raise a `ValueError` that names images with values that are not finite. Waits for the device"
     ok = x.as_subclass(Tensor).isfinite().flatten(1).all(1)
-    if not ok.all(): raise ValueError(broken_images([int(i) for i,o in zip(ids, ok.tolist()) if not o], what))
+    if ok.all(): return
+    broken = [int(i) for i,o in zip(ids, ok.tolist()) if not o]
+    raise ValueError(broken_images(broken, what))
 
 # %% ../nbs/05a_learner.ipynb #49eeac63
 def plain_batches(
@@ -470,7 +474,8 @@ def normalise_as(
     "Give the images the normalisation that pretrained weights expect. One channel gets the means over three. Other numbers keep their own"
     c = peek_batch(dls)[0].shape[1]
     if c not in (1,3): return
-    mean,std = (stats[n] if c==3 else [sum(stats[n])/3] for n in ('mean','std'))
+    mean,std = stats['mean'],stats['std']
+    if c==1: mean,std = [sum(mean)/3],[sum(std)/3]
     new = Normalize.from_stats(mean, std, cuda=False)
     for dl in dls.loaders:
         old = find_normalize(dl)
