@@ -157,7 +157,7 @@ def _changed(run, settings, more):
     return [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if differs(n, v)]
 
 # %% ../nbs/10_pretrain.ipynb #553b48c3
-def _check_finished(out, run, resume, more):
+def _refuse_finished(out, run, resume, more):
     "A finished run continues only for more epochs"
     if more: raise ValueError(f"the run in {out} is finished and has no checkpoint, so it can't continue. Begin another one from its "
         f"weights: --start {out/'encoder.safetensors'} --out another folder")
@@ -174,16 +174,18 @@ def check_resume(
 ):
     "Refuse to overwrite a run, and to continue one that is not there, is finished, or has other settings. Raises `ValueError`"
     if not (out/'run.json').exists(): return _check_no_run(out, resume)
-    run,left = _read_record(out/'run.json'),_left(out, 'checkpoint', '.pth')
+    run = _read_record(out/'run.json')
+    left = _left(out, 'checkpoint', '.pth')
     more = resume and isinstance(run.get('epochs'), int) and (settings.get('epochs') or 0)>run['epochs']
-    if run['finished'] and not (more and left): _check_finished(out, run, resume, more)
+    if run['finished'] and not (more and left): _refuse_finished(out, run, resume, more)
     if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to continue it, give --out another "
         f"folder, or delete {left[0]}")
     if resume and (other := _changed(run, settings, more)):
         raise ValueError(f"--resume continues with the settings of {out}, but {'; '.join(other)}")
 
 # %% ../nbs/10_pretrain.ipynb #efa94632
-def _load_digits(kwargs):
+def _load_digits(workers, in_memory, kwargs):
+    if workers or not in_memory: raise ValueError("--from-disk and --workers are for image files, and the digits are none")
     for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache', skip_broken='skip-broken').items():
         if n in kwargs: raise ValueError(f"--{option} is for folders and tables of images, not for the digits")
     return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
@@ -192,9 +194,7 @@ def _load_digits(kwargs):
 def _load_named(data, size, workers, in_memory, kwargs):
     if Path(data).is_dir(): say(f"{data} is the data set of that name. For the folder {data} give ./{data}")
     if size is not None: raise ValueError(f"--size is for folders of images, and {data} has a size of its own")
-    if data=='digits' and (workers or not in_memory):
-        raise ValueError("--from-disk and --workers are for image files, and the digits are none")
-    if data=='digits': return _load_digits(kwargs)
+    if data=='digits': return _load_digits(workers, in_memory, kwargs)
     load = dict(cifar10=cifar10_dls, cifar100=cifar100_dls)[data]
     try: return load(in_memory=in_memory, num_workers=workers, **kwargs)
     except OSError as e:
@@ -208,7 +208,7 @@ def _check_path(data):
         raise ValueError(f"{data} is a file, but no CSV file. Give a folder of images, or a CSV file whose first column names them")
 
 # %% ../nbs/10_pretrain.ipynb #fca97722
-def _load(data, reading, size, workers, in_memory, usual=64, **kwargs):
+def _load(data, reading, size, workers, in_memory, usual_size=64, **kwargs):
     "The `DataLoaders` of what the command was given"
     if data=='digits' and reading: raise ValueError(f"--{min(reading).replace('_', '-')} is for image files, and the digits are none")
     kwargs.update(reading)
@@ -217,11 +217,13 @@ def _load(data, reading, size, workers, in_memory, usual=64, **kwargs):
     path = Path(data).absolute()             # so that the results name files from everywhere
     where = dict(in_memory=in_memory, num_workers=workers)
     if path.is_file() and read_table(path).shape[1]==1: kwargs['label_col'] = None
-    if not (path/'wnids.txt').exists(): return image_dls(path, size=size or usual, **where, **kwargs)
+    if not (path/'wnids.txt').exists(): return image_dls(path, size=size or usual_size, **where, **kwargs)
     if size: kwargs['size'] = size
     return tiny_imagenet_dls(path, **where, **kwargs)
 
 # %% ../nbs/10_pretrain.ipynb #2702da0b
+_of_labels = {'knn','linear'}
+
 def measured_by(
     dls, # `DataLoaders`
     asked:str|None, # As `--eval` was given
@@ -229,7 +231,7 @@ def measured_by(
     "What to measure. Raises `ValueError` for what needs labels or validation images that are not there"
     labelled,valid = bool(getattr(dls, 'vocab', None)),len(dls.valid_ds)
     res = (asked or ('knn' if labelled and valid else 'none')).split(',')
-    if not {'knn','linear'} & {*res}: return res
+    if not _of_labels & {*res}: return res
     if not valid: raise ValueError(f"--eval {asked} needs images for validation, and --valid-pct 0 leaves none")
     if not labelled: raise ValueError(f"--eval {asked} needs labels, and these images have none")
     if 'linear' in res and len(dls.vocab)<2:
@@ -336,7 +338,7 @@ def share_cores():
 
 # %% ../nbs/10_pretrain.ipynb #bc8fb344
 _reading = 'channels','min_value','max_value','ground','fit','max_pixels'
-_compared = ('data','method','arch','lr','opt','wd','size','limit','views','precision','seed','compare','start','pretrained',
+_recorded = ('data','method','arch','lr','opt','wd','size','limit','views','precision','seed','compare','start','pretrained',
     'no_labels','valid_pct')
 
 class PretrainRun:
@@ -393,7 +395,7 @@ def check(self:PretrainRun):
         keep_memory()
         share_cores()
     _check_out(o.data, self.out)
-    asked = {n: getattr(o, n) for n in _compared}
+    asked = {n: getattr(o, n) for n in _recorded}
     self.settings = dict(self.reading, **asked, bs=self.given_bs, epochs=self.given_epochs, warmup=self.recipe['warmup'],
         psm=self.of_method(o.method))
     check_resume(self.out, o.resume, self.settings)
@@ -417,7 +419,8 @@ def fit_batches(self:PretrainRun, n):
     bs,epochs = by_size(n, self.recipe, self.given_bs)
     if not self.given_bs:
         for dl in self.dls.loaders: dl.bs = bs
-    if not self.given_epochs: o.epochs = json.loads(self.record.read_text())['epochs'] if o.resume else epochs
+    if not self.given_epochs:
+        o.epochs = json.loads(self.record.read_text())['epochs'] if o.resume else epochs
     self.settings['epochs'] = o.epochs
     self.fit_momentum(o.epochs*max(1, len(self.dls.train)))
     if 'split_bn' in self.recipe['psm']:
@@ -431,7 +434,7 @@ def load(self:PretrainRun):
     o = self.o
     set_seed(o.seed)
     reading = {n: v for n,v in self.reading.items() if v is not None}
-    asked = dict(bs=o.bs, limit=o.limit, usual=self.recipe.get('size', 64))
+    asked = dict(bs=o.bs, limit=o.limit, usual_size=self.recipe.get('size', 64))
     if o.data!='digits': asked['seed'] = o.seed
     if o.no_labels: asked['label_col'] = None
     if o.cache: asked['cache'] = o.cache
@@ -508,7 +511,7 @@ def measure_before(self:PretrainRun):
     self.levels = {n: v['knn'] for n,v in self.scores.items() if 'knn' in v}
     self.looked_at = spread_ids(len(self.dls.train_ds))
     self.before = encoder_features(learn, ids=self.looked_at)[0]
-    self.signs = {} if {'knn','linear'} & {*self.measured} else self.signs_before()
+    self.signs = {} if _of_labels & {*self.measured} else self.signs_before()
 
 # %% ../nbs/10_pretrain.ipynb #062c878a
 @patch
@@ -525,6 +528,10 @@ def begin(self:PretrainRun):
     if self.few_steps: print(self.few_steps)
 
 # %% ../nbs/10_pretrain.ipynb #743d7685
+def _figure(o):
+    if o is None: return ''
+    return f'{o:.6f}' if isinstance(o, float) else str(o)
+
 class EpochLines(Callback):
     "Print a line an epoch, for output that goes to a file"
     order = 61      # after the Recorder (50), as fastai's bar
@@ -537,7 +544,7 @@ class EpochLines(Callback):
         if not self.begun:          # after everything that is told before training
             self.begun = True
             self.write(self.recorder.metric_names)
-        epoch,*figures = [f'{o:.6f}' if isinstance(o, float) else '' if o is None else str(o) for o in row]
+        epoch,*figures = map(_figure, row)
         print(f'{epoch:<10}' + ''.join(f'{o:<12}' for o in figures), flush=True)
 
 @patch
@@ -655,7 +662,9 @@ def report(self:PretrainRun):
     if self.signs: self.signs['after'] = learn.signs_without_labels()
     self.write_scores()
     if closing := summary(self.scores, self.logs, learn.model.loss.n_pos or 20): print(closing)
-    if self.signs: print('\n'.join(filter(None, [signs_table(**self.signs), told_trusted(self.histories[method_title(self.o.method)])])))
+    if self.signs:
+        print(signs_table(**self.signs))
+        if trusted := told_trusted(self.histories[method_title(self.o.method)]): print(trusted)
     print(found_in(photos, out))
     files = ', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))
     print(f"\nIn {out}: {files}   ({time.time()-self.began:.0f} s)")
