@@ -20,7 +20,8 @@ from .mining import admissible, mine_positives, overlap, query_purity
 # %% ../nbs/08_monitor.ipynb #50cf3a02
 class MonitorCallback(GuestCallback):
     "Look at one training batch in `every`, and add a row an epoch to the DataFrame `frame`. A subclass says what to look for"
-    order,names = 40,()   # MixedPrecision (10) has left autocast, and the Recorder (50) has yet to read the columns
+    order = 40    # MixedPrecision (10) has left autocast, and the Recorder (50) has yet to read the columns
+    names = ()    # of the columns
     seen,_stateattrs = (),('seen',)
     def __init__(self,
         every:int=10, # Look at one batch in this many, and at least at one an epoch
@@ -69,7 +70,8 @@ def before_train(self:MonitorCallback):
 
 @patch
 def after_loss(self:MonitorCallback):
-    if not self.active or self.iter%self.every != min(self.every, self.n_iter)//2: return
+    middle = min(self.every, self.n_iter)//2
+    if not self.active or self.iter%self.every!=middle: return
     step = self.learn.psm_step
     with torch.no_grad(), torch.autocast(step.q.device.type, enabled=False):
         self.seen.append(self.look(step, psm_model(self.learn)))
@@ -78,7 +80,8 @@ def after_loss(self:MonitorCallback):
 def after_train(self:MonitorCallback):
     if self.seen:
         seen = {n: torch.cat([s[n] for s in self.seen]).cpu() for n in self.seen[0]}
-        self.now = dict(epoch=max(self.epoch, self.frame.epoch.max()+1 if len(self.frame) else 0))
+        following = self.frame.epoch.max()+1 if len(self.frame) else 0        # another fit goes on counting
+        self.now = dict(epoch=max(self.epoch, following))
         device = torch.device(getattr(self.dls, 'device', None) or 'cpu')
         with torch.autocast(device.type, enabled=False): self.now.update(self.sum_up(seen))
         self.add('frame', pd.DataFrame([self.now]))
@@ -133,12 +136,13 @@ def _pulled_figures(step, pool):
 
 def _negative_figures(step, m):
     "False-negative rate of each query, and with drawn negatives also those of a uniform draw and of the hardest rows"
-    idx,rows = step.mined.neg_idx,m.bank.labels
-    res = dict(false_neg=query_purity(step.labels, rows if idx is None else rows[idx], step.mined.neg_mask))
+    idx,labels = step.mined.neg_idx,m.bank.labels
+    negatives = labels if idx is None else labels[idx]
+    res = dict(false_neg=query_purity(step.labels, negatives, step.mined.neg_mask))
     if not m.loss.n_neg: return res
     allowed = negative_pool(step, m)
     hardest,found = mine_positives(step.q @ m.bank.feats.T.to(step.q), allowed, m.loss.n_neg)
-    return dict(res, fn_uniform=query_purity(step.labels, rows, allowed), fn_hardest=query_purity(step.labels, rows[hardest], found))
+    return dict(res, fn_uniform=query_purity(step.labels, labels, allowed), fn_hardest=query_purity(step.labels, labels[hardest], found))
 
 # %% ../nbs/08_monitor.ipynb #8500ecbf
 def _check_labels(learn):
@@ -164,7 +168,7 @@ class PurityCallback(MonitorCallback):
         if hasattr(self.learn, 'psm_step'):
             loss = psm_model(self.learn).loss
             _check_mines(loss)
-            self.names = ['chance'] + ['fn_uniform','fn_hardest']*bool(loss.n_neg)
+            self.names = ['chance','fn_uniform','fn_hardest'] if loss.n_neg else ['chance']
         super().attach()
 
     def look(self, step, m):
@@ -189,11 +193,13 @@ def group(self:PurityCallback, name, df, **by):
 def group_neighbours(self:PurityCallback, seen):
     "Add to `by_rank` and `by_age`, over all pairs of a query and a neighbour"
     found = seen['found']
+    def of_pairs(t): return t.expand(found.shape)[found]
     chance,rank = seen['chance'].double()[:,None],torch.arange(1, found.shape[1]+1)
-    pairs = pd.DataFrame(dict(purity=seen['right'][found].double(), chance=chance.expand(found.shape)[found]))
-    self.group('by_rank', pairs, rank=rank.expand(found.shape)[found].numpy())
-    width = max(1, math.ceil(len(psm_model(self.learn).bank.ids)/self.dls.train.bs/8))
-    age = seen['age'][found].numpy()//width*width
+    pairs = pd.DataFrame(dict(purity=of_pairs(seen['right']).double(), chance=of_pairs(chance)))
+    self.group('by_rank', pairs, rank=of_pairs(rank).numpy())
+    steps = len(psm_model(self.learn).bank.ids)/self.dls.train.bs          # that fill the bank
+    width = max(1, math.ceil(steps/8))
+    age = of_pairs(seen['age']).numpy()//width*width
     self.group('by_age', pairs, age=age, age_to=age+width-1)
 
 @patch
@@ -228,7 +234,8 @@ def _draw_pulled(axs, df, by_rank, by_age):
 @patch
 def draw(self:PurityCallback, df):
     pulls,pushes = 'purity' in df,'false_neg' in df
-    rows = [['purity','by rank','by age']]*pulls + [['by label']*2 + ['false negatives' if pushes else 'by label']]
+    rows = [['by label','by label','false negatives' if pushes else 'by label']]
+    if pulls: rows = [['purity','by rank','by age'], *rows]
     fig,axs = plt.subplot_mosaic(rows, figsize=(11,2.9*len(rows)), layout='constrained')
     self.draw_labels(axs['by label'], df.epoch.iloc[-1], 'purity' if pulls else 'false_neg')
     if pulls: _draw_pulled(axs, df, self.by_rank, self.by_age)
@@ -301,7 +308,8 @@ def _kept_share(before, now, k):
 class AgreementCallback(MonitorCallback):
     "Two-view retrieval, and how far neighbours agree between views and between epochs. Needs no labels"
     names = 'retrieval','overlap','stable'
-    last,_stateattrs = None,('seen','last')      # `last`: the data set, and ids and rows at the end of the epoch before
+    last = None                      # data set, ids and rows at the end of the epoch before
+    _stateattrs = ('seen','last')
     def __init__(self,
         every:int=10, # Look at one batch in this many, and at least at one an epoch
         k:int|None=None, # Neighbours of each image. None: as many as training mines, or 5 if it mines none
@@ -313,12 +321,13 @@ class AgreementCallback(MonitorCallback):
     def look(self, step, m):
         bank,k = m.bank,self.k or m.loss.n_pos or 5
         allowed = admissible(step.ids, bank.ids, bank.ready)
-        sims,n = step.q @ bank.feats.T.to(step.q),allowed.sum(1)
-        by_key = mine_positives(step.k @ bank.feats.T.to(step.k), allowed, k)
-        both,asked = overlap(*by_key, *mine_positives(sims, allowed, k))
+        n = allowed.sum(1)
+        sims = step.q @ bank.feats.T.to(step.q)
+        idx,found = mine_positives(step.k @ bank.feats.T.to(step.k), allowed, k)
+        both,asked = overlap(idx, found, *mine_positives(sims, allowed, k))
         own = (step.q*step.k).sum(1) > sims.masked_fill(~allowed, -torch.inf).amax(1)
         return dict(retrieval=own, retrieval_chance=1/(n+1), overlap=both[None], asked=asked[None],
-                    overlap_chance=by_key[1].sum(1)/n)
+                    overlap_chance=found.sum(1)/n)
 
     def sum_up(self, seen):
         row = {n: t.double().nanmean().item() for n,t in seen.items()}
@@ -326,26 +335,30 @@ class AgreementCallback(MonitorCallback):
         return dict(row, **self.kept(psm_model(self.learn)))
 
     def state_dict(self):
-        last = None if self.last is None else [torch.as_tensor(self.last[1]), self.last[2]]
+        _,ids,rows = self.last or (None,None,None)
+        last = None if ids is None else [torch.as_tensor(ids), rows]
         return dict(super().state_dict(), last=last)
 
     def load_state_dict(self, state):
-        last = state['last']
         super().load_state_dict({n: rows for n,rows in state.items() if n!='last'})
-        self.last = None if last is None else (self.dls.train_ds, last[0].cpu().numpy(), last[1])
+        ids,rows = state['last'] or (None,None)
+        self.last = None if ids is None else (self.dls.train_ds, ids.cpu().numpy(), rows)
 
 # %% ../nbs/08_monitor.ipynb #836b949d
 @patch
 def kept(self:AgreementCallback, m):
     "How stable neighbours are from the epoch before to this one, over the images that the bank held both times"
-    k,before = self.k or m.loss.n_pos or 5,self.last
-    ids,feats = _latest_rows(m.bank)
-    self.last = self.dls.train_ds,ids,feats
-    same_data = before is not None and before[0] is self.dls.train_ds
-    both,i,j = np.intersect1d(before[1], ids, assume_unique=True, return_indices=True) if same_data else ([],[],[])
+    ds,k = self.dls.train_ds,self.k or m.loss.n_pos or 5
+    ids,rows = _latest_rows(m.bank)
+    ds_before,ids_before,rows_before = self.last or (None,None,None)
+    self.last = ds,ids,rows
+    unknown = dict(stable=math.nan, stable_chance=math.nan, images=0)
+    if ds_before is not ds: return unknown
+    both,i,j = np.intersect1d(ids_before, ids, assume_unique=True, return_indices=True)
     n = len(both)
-    if n<=2*k: return dict(stable=math.nan, stable_chance=math.nan, images=n)
-    return dict(stable=_kept_share(before[2][i.tolist()], feats[j.tolist()], k), stable_chance=k/(n-1), images=n)
+    if n<=2*k: return dict(unknown, images=n)
+    stable = _kept_share(rows_before[i.tolist()], rows[j.tolist()], k)
+    return dict(stable=stable, stable_chance=k/(n-1), images=n)
 
 @patch
 def draw(self:AgreementCallback, df):
@@ -368,7 +381,7 @@ def _by_similarity(step, m, n):
     return sims,grad,torch.stack([used, known & ~same, known & same]).to(grad)
 
 # %% ../nbs/08_monitor.ipynb #6827460c
-_look = 2**22      # similarities looked at in a batch
+_most_sims = 2**22      # that are looked at in a batch
 
 def _check_negatives(loss):
     if loss.n_neg!=0: return
@@ -391,7 +404,7 @@ class GradientCallback(MonitorCallback):
     def look(self, step, m):
         if m.loss.mining!=self.mining: self.seen.clear()      # now the ranks are of other negatives
         self.mining = m.loss.mining
-        n = max(1, _look//step.mined.neg_mask.shape[1])
+        n = max(1, _most_sims//step.mined.neg_mask.shape[1])
         sims,grad,kinds = _by_similarity(step, m, n)
         count = kinds.sum(1)
         mean = (kinds*grad).sum(1)/count.clamp(min=1)
@@ -416,15 +429,16 @@ def _spearman(a, b):
 def sum_up(self:GradientCallback, seen):
     n,mean,spread,sims = (seen[s].double() for s in ('n','mean','spread','sims'))
     total,middle,var = _moments(n, mean, spread)
-    columns = dict(rank=range(1, total.shape[1]+1), n=total[0], similarity=sims.sum(0)/total[0])
+    used,true,false = total
+    columns = dict(rank=range(1, len(used)+1), n=used, similarity=sims.sum(0)/used)
     for what,of_kinds in dict(mean=middle, var=var).items():
         for kind,t in zip(('','_true','_false'), of_kinds): columns[what+kind] = t.numpy()
-    table = pd.DataFrame(dict(columns, false_neg=(total[2]/total[1:].sum(0)).numpy()))
+    table = pd.DataFrame(dict(columns, false_neg=(false/(true+false)).numpy()))
     self.by_rank = table[table.n>0]
-    push = (total*middle.nan_to_num()).sum(1)
+    _,push_true,push_false = (total*middle.nan_to_num()).sum(1)
     bins = self.bins()
-    return dict(n=int(total[0].max()), positive=seen['positive'].double().mean().item(),
-        false_neg=(total[2].sum()/total[1:].sum()).item(), false_push=(push[2]/push[1:].sum()).item(),
+    return dict(n=int(used.max()), positive=seen['positive'].double().mean().item(),
+        false_neg=(false.sum()/(true+false).sum()).item(), false_push=(push_false/(push_true+push_false)).item(),
         rank_corr=_spearman(bins['var'], bins.false_neg))
 
 # %% ../nbs/08_monitor.ipynb #3f70237c

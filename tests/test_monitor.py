@@ -219,7 +219,7 @@ def test_ranks_of_the_whole_bank_are_of_after_mining_started_too():
     assert 0<len(mined)<len(spy.looks[0]) and cb.by_rank.n.iloc[0]==sum(len(o.q) for o in mined)
 
 def test_of_many_similarities_some_are_looked_at(monkeypatch):
-    monkeypatch.setattr('psm_fastai.monitor._look', 10*128)
+    monkeypatch.setattr('psm_fastai.monitor._most_sims', 10*128)
     for n_neg,looked in ((None,10),(64,20)):      # the negatives count, not the bank
         cb = GradientCallback(1)
         make([cb], n_pos=5, n_neg=n_neg, mine_after=0.).fit(1, 1e-3)
