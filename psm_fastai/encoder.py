@@ -61,23 +61,23 @@ def cifar_resnet18(
 _archs = dict(small_resnet=small_resnet, cifar_resnet18=cifar_resnet18)
 
 # %% ../nbs/04a_encoder.ipynb #8dffe445
-def _known():
+def _builders():
     "Functions that build an encoder, by name: our own and torchvision's classifiers"
     names = torchvision.models.list_models(torchvision.models)
     return _archs | {n: torchvision.models.get_model_builder(n) for n in names}
 
-def _name(arch):
+def _arch_name(arch):
     "The name of an architecture, or None for a function or module of the user's own"
     if isinstance(arch, str): return arch
-    return next((n for n,f in _known().items() if f is arch), None)
+    return next((n for n,f in _builders().items() if f is arch), None)
 
 def has_weights(
     arch, # As for `create_encoder`
 )->bool:
     "Whether torchvision or timm offers weights for a model, which they don't for a module or function of the user's own"
-    name = _name(arch)
+    name = _arch_name(arch)
     if name is None or name in _archs: return False
-    if name in _known(): return True
+    if name in _builders(): return True
     try: from timm import is_model_pretrained
     except ImportError: return False
     return is_model_pretrained(name.removeprefix('timm/'))
@@ -179,12 +179,12 @@ def create_encoder(
     """An encoder for images with `n_in` channels: a classifier without its last linear layer. Raises `ValueError` if there is no
     such model, if it can't take these images, or if its weights can't be fetched"""
     if isinstance(arch, nn.Module): return arch
-    known = _known()
-    name = _name(arch)
+    builders = _builders()
+    name = _arch_name(arch)
     if pretrained and (name is None or name in _archs): _refuse_no_weights(name or arch)
     if name in _archs: m = _archs[name](n_in)
-    elif name and name not in known: m = _timm(name, n_in, pretrained)
-    else: m = _without_head(known.get(name, arch), name, n_in, pretrained)
+    elif name and name not in builders: m = _timm(name, n_in, pretrained)
+    else: m = _without_head(builders.get(name, arch), name, n_in, pretrained)
     m.arch = name
     return m
 
@@ -231,8 +231,8 @@ def feature_size(
     x = x.as_subclass(Tensor)      # as in training, since compiled modules know no subclasses
     p = next(encoder.parameters(), x)
     try:
-        with keep_modes(encoder), torch.random.fork_rng():
-            f = encoder.eval()(x.to(p.device, p.dtype if p.is_floating_point() else x.dtype))
+        dtype = p.dtype if p.is_floating_point() else x.dtype
+        with keep_modes(encoder), torch.random.fork_rng(): f = encoder.eval()(x.to(p.device, dtype))
     except Exception as e: _refuse_images(x, e)
     return pool_features(f).shape[1]
 
@@ -255,23 +255,26 @@ def write_encoder(
     with atomic_write(path, sum(t.nbytes for t in weights.values())) as tmp: save_file(weights, tmp, meta)
 
 # %% ../nbs/04a_encoder.ipynb #6f565e10
-def _numbers(o, lens):
+def _are_numbers(o, lens):
     "Whether `o` is a list of finite numbers, of one of these lengths"
     return isinstance(o, list) and len(o) in lens and all(type(v) in (int,float) and math.isfinite(v) for v in o)
 
 _reading_types = dict(
     max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,))
 
+def _is_reading(o):
+    "Whether `o` can be the `settings` of a `ReadImage`"
+    if not isinstance(o, dict) or o.keys()!=_reading_types.keys(): return False
+    return all(type(v) in _reading_types[n] for n,v in o.items()) and _are_numbers(o['ground'], [3])
+
 def _check_reading(reading):
-    ok = isinstance(reading, dict) and reading.keys()==_reading_types.keys()
-    ok = ok and all(type(v) in _reading_types[n] for n,v in reading.items()) and _numbers(reading['ground'], [3])
-    if not ok: raise ValueError(f"reading, how images are read, is {short(reading)}")
+    if not _is_reading(reading): raise ValueError(f"reading, how images are read, is {short(reading)}")
 
 def _check_size(size):
-    if not _numbers(size, [2]) or min(size)<1: raise ValueError(f"size, (height, width), is {short(size)}")
+    if not _are_numbers(size, [2]) or min(size)<1: raise ValueError(f"size, (height, width), is {short(size)}")
 
 def _check_per_channel(about, name, n):
-    if not _numbers(about[name], [1,n]): raise ValueError(f"{name}, a number a channel, is {short(about[name])}")
+    if not _are_numbers(about[name], [1,n]): raise ValueError(f"{name}, a number a channel, is {short(about[name])}")
 
 def _check_about(about):
     "Raise `ValueError` if what an encoder file says of itself can't be true"
@@ -286,13 +289,14 @@ def _check_about(about):
     if min(about.get('std', [1]))<=0: raise ValueError(f"std, a number above 0 a channel, is {short(about['std'])}")
 
 # %% ../nbs/04a_encoder.ipynb #f400277c
-_entries_0_1_0 = {'arch','psm_fastai','n_in','size','mean','std'}
+_entries_0_1_0 = {'arch','psm_fastai','n_in','size','mean','std'}        # of files from before there was a digest
 
 def _check_digest(meta, weights):
     "Raise `ValueError` if the digest is missing or differs"
-    if 'digest' not in meta:
-        if odd := meta.keys()-_entries_0_1_0: raise ValueError(f"it has no digest, but {short(min(odd))}")
-    elif meta['digest']!=_digest(weights, meta): raise ValueError("its digest is another one, so something in it has changed")
+    if 'digest' in meta:
+        if meta['digest']!=_digest(weights, meta): raise ValueError("its digest is another one, so something in it has changed")
+    elif newer := meta.keys()-_entries_0_1_0:
+        raise ValueError(f"it has no digest, but {short(min(newer))}, which is never without one")
 
 # %% ../nbs/04a_encoder.ipynb #d44a3839
 def _read_encoder(path):
@@ -325,7 +329,8 @@ def misfits(
     "Weights that differ in shape or kind of numbers, or that only one of the two has"
     ours = module.state_dict()
     pairs = {n: (_kind(ours, n), _kind(weights, n)) for n in {**ours, **weights}}
-    return {n: (a,b) for n,(a,b) in pairs.items() if a!=b and not (a is ... and b is not None)}
+    def fit(a, b): return a==b or (a is ... and b is not None)
+    return {n: (a,b) for n,(a,b) in pairs.items() if not fit(a, b)}
 
 # %% ../nbs/04a_encoder.ipynb #1b188094
 def _say_kind(kind, other):
@@ -392,7 +397,8 @@ def load_encoder(
     built_by = arch or about['arch']
     if not built_by: _refuse_nameless(path)
     name = built_by if isinstance(built_by, str) else type(built_by).__name__
-    if isinstance(built_by, str): _check_fit(_skeleton(built_by, about['n_in'], path), weights, path, name)
+    if isinstance(built_by, str):       # refuse a file that asks for too large a network before it is built
+        _check_fit(_skeleton(built_by, about['n_in'], path), weights, path, name)
     m = create_encoder(built_by, n_in=about['n_in'])
     _check_fit(m, weights, path, name)
     m.load_state_dict(weights)
