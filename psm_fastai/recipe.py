@@ -37,7 +37,7 @@ def cycle_args(
 
 # %% ../nbs/09c_recipe.ipynb #32a3d572
 recipes = {
-    'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, psm=dict(refresh=1)),
+    'digits': dict(epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05),
     None: dict(epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01)}
 
 _resnets = dict(opt='sgd', epochs=200, bs=512, lr=.06, momentum=.99, wd=5e-4, warmup=5, psm=dict(temp=.1, split_bn=8))
