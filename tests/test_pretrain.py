@@ -139,7 +139,7 @@ def test_a_comparison_shares_what_both_take(tmp_path):
     assert {n: (s['temp'],s['n_pos'],s['n_neg']) for n,s in used.items()}=={'PSM': (.5,7,40), 'PPSM': (.5,7,None)}
 
 @pytest.mark.parametrize('name,given,has,lacks', [
-    ('PSM', dict(), dict(rule='index', trust='auto', refresh=1, n_neg=None), ['soft_temp']),
+    ('PSM', dict(), dict(rule='index', trust='auto', refresh=5, n_neg=None), ['soft_temp']),
     ('PSM', dict(trust=.1, refresh=3), dict(rule='index', trust=.1, refresh=3, n_neg=None), ['soft_temp']),
     ('PSM', dict(rule='bank', soft_temp=.2), dict(rule='bank', soft_temp=.2, n_neg=256), ['trust','refresh']),
     ('PSM from the bank', dict(method='from_bank', n_pos=5), dict(rule='bank', n_pos=5, n_neg=256, soft_temp=.1), ['trust','refresh']),
@@ -151,8 +151,7 @@ def test_the_rule_of_mining_is_recorded(name, given, has, lacks, tmp_path):
     used = run['settings'][name]
     assert {n: used[n] for n in has}==has and not {*lacks} & {*used}
     assert used==dict(learn.psm.settings, bank_size=100)
-    assert run['psm']=={**{n: v for n,v in given.items() if n!='method'}, **({} if has['rule']=='bank' else dict(refresh=has['refresh'])),
-                        'momentum': .98}
+    assert run['psm']==dict({n: v for n,v in given.items() if n!='method'}, momentum=.98)
     assert ('trusted' in pd.read_csv(tmp_path/'history.csv'))==(has['rule']=='index')==(learn.model.loss.index is not None)
 
 @pytest.mark.parametrize('method,name,n_neg', [('from_bank','PSM from the bank',256), ('pnsm','PNSM',256), ('moco','MoCo',None)])
@@ -168,7 +167,7 @@ def test_a_comparison_of_two_rules_takes_what_each_has(tmp_path):
                           out=tmp_path)
     used = json.loads((tmp_path/'run.json').read_text())['settings']
     assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM']
-    assert [u['n_pos'] for u in used.values()]==[5,5] and used['PSM']['refresh']==1
+    assert [u['n_pos'] for u in used.values()]==[5,5] and used['PSM']['refresh']==5
 
 def test_curves_show_what_was_measured(tmp_path, monkeypatch):
     "Also where kNN accuracy was measured in some epochs only, and after one epoch"
@@ -258,7 +257,7 @@ def test_resnets_have_their_recipe(tmp_path, capsys):
 
 def test_the_small_networks_recipe_stays():
     assert {d: pretrain.recipe_for(d) for d in ('digits','cifar10')}=={
-        'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm=dict(refresh=1), knn_k=20),
+        'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm={}, knn_k=20),
         'cifar10': dict(opt='adam', epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01, warmup=None, psm={}, knn_k=20)}
 
 def test_few_steps_take_less_momentum(folder, tmp_path, capsys):
