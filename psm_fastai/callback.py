@@ -736,7 +736,7 @@ def from_bank(cls:PSMCallback, n_neg:int|None=256, **kwargs)->PSMCallback:
 @patch(cls_method=True)
 @_takes_the_rest('moco')
 def moco(cls:PSMCallback, **kwargs)->PSMCallback:
-    "Like MoCo v2 (arXiv 2003.04297): nothing mined, the whole bank as negatives. It takes this library's temperature, momentum and projector"
+    "Like MoCo v2 (arXiv 2003.04297): nothing mined, the whole bank as negatives, and this library's temperature, momentum, projector"
     return cls._named('moco', kwargs)
 
 @patch(cls_method=True)
