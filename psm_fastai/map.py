@@ -304,17 +304,17 @@ def _thumbs(h, ids):
 
 # %% ../nbs/08c_map.ipynb #639168a7
 def _negatives(h, ids, epochs, rows):
-    "By the position of a probe, for each epoch its negatives `[position, id, similarity, times as likely as in a uniform draw]`"
-    res = {int(p): [[] for _ in epochs] for p in places(ids, np.array(h.ids))}
+    """The negatives of the probes in all epochs, one array a column: `probe` and `place` on the map, `epoch` as its place in `epochs`, `id`,
+    `similarity`, and how many `times` as likely as in a uniform draw it was, NaN if that is not known"""
     number = {i: j for j,i in enumerate(h.ids)}
     tables = {m['epoch']: t for m,t in zip(h.epochs, h.tables)}
-    for j,e in enumerate(epochs):
+    def epoch_negatives(j, e):
         t = tables[e][tables[e].negative]
         among = [math.nan if rows is None or rows[j] is None else rows[j][number[q]] for q in t['query']]
-        t = t.assign(probe=places(ids, t['query'].to_numpy()), place=places(ids, t.id.to_numpy()), times=t.prob*among)
-        for r in t.itertuples():
-            res[r.probe][j].append([r.place, r.id, round(r.similarity, 4), None if math.isnan(r.times) else round(r.times, 4)])
-    return res
+        return pd.DataFrame(dict(probe=places(ids, t['query'].to_numpy()), epoch=j, place=places(ids, t.id.to_numpy()), id=t.id,
+            similarity=t.similarity.round(2), times=(t.prob*among).round(2)))      # the page shows two digits
+    table = pd.concat([epoch_negatives(j, e) for j,e in enumerate(epochs)])
+    return {n: c.to_numpy(np.int32 if n in ('probe','epoch','place','id') else np.float32) for n,c in table.items()}
 
 # %% ../nbs/08c_map.ipynb #e50fbca3
 def map_classes(

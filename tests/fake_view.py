@@ -44,14 +44,21 @@ def _nearest(xy, k):
 def _curve(name, label, values):
     return dict(name=name, label=label, values=[float(v) for v in values], epochs=list(range(1, len(values)+1)))
 
+def _negatives(rng, n, epochs, each=6):
+    "As many for each of the first four images and each epoch"
+    probes = min(n, 4)
+    drawn = rng.integers(0, n, probes*epochs*each).astype(np.int32)
+    return dict(probe=np.repeat(np.arange(probes, dtype=np.int32), epochs*each),
+        epoch=np.tile(np.repeat(np.arange(epochs, dtype=np.int32), each), probes), place=drawn, id=drawn,
+        similarity=rng.random(len(drawn)).astype(np.float32), times=np.full(len(drawn), 1.4, np.float32))
+
 def _run(name, labels, known, epochs, k, seed):
     n,rng = len(labels),np.random.default_rng(seed)
     own,noise = rng.uniform(.15, .85, (max(12, labels.max()+1),2))[labels],rng.normal(0, 1, (n,2))
     xy = np.stack([(.5+(own-.5)*(.2+.8*(e+1)/epochs)+noise*.16*(1-.7*(e+1)/epochs)).clip(.001, .999) for e in range(epochs)])
     near,sim = (np.stack(a) for a in zip(*(_nearest(p, k) for p in xy)))
     weight = np.where((rng.random(near.shape)<.7) & (near>=0), sim, 0).astype(np.uint8)
-    negatives = {p: [[[int(j),int(j),round(float(rng.random()), 3),1.4] for j in rng.integers(0, n, 6)] for _ in range(epochs)]
-                 for p in range(min(n, 4))}
+    negatives = _negatives(rng, n, epochs)
     up = np.linspace(.2, .8, epochs)
     curves = [_curve('purity_5','purity of 5',up), _curve('chance','chance',up*0+.1)] if known else [_curve('agreement',
         'agreement of query and key',up)]
@@ -75,7 +82,7 @@ def fake_view(n=60, first=1, epochs=4, k=5, runs=('',), labelled=True, names=Non
                 dict(name='outlier', label='outlier', kind='number', values=np.linspace(0, 1, n).astype(np.float32), names=None, help='')]
     return dict(title=title, ids=np.arange(n, dtype=np.int32)*3, files=['/'.join(p.split('/')[-2:]) for p in paths], paths=list(paths),
                 labels=labels, vocab=vocab if labelled else [], labelled=labelled,
-        thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(first, first+epochs)),
+        thumbs=_thumbs(kinds, px, range(min(n, 4))), epochs=list(range(first, first+epochs)), probes=np.arange(min(n, 4), dtype=np.int32),
         runs=[_run(r, kinds, labelled, epochs, k, seed+j) for j,r in enumerate(runs)], columns=columns)
 
 # Names that would be acted on, read from the right, or are long

@@ -33,7 +33,14 @@ function small(change = {}) {
     near: Int32Array.from([1, 2, 0, 2, 0, 1, -1, -1, 1, 3, 2, 0, 1, -1, 2, 1]),
     sim: Uint8Array.from([255, 204, 255, 51, 204, 51, 0, 0, 255, 102, 204, 102, 51, 0, 51, 0]),
     weight: Uint8Array.from([200, 0, 200, 100, 100, 100, 0, 0, 255, 0, 100, 0, 0, 0, 0, 0]),
-    negatives: { 0: [[], [[1, 20, 0.9, 1.4]]] },
+    negatives: {
+      probe: Int32Array.of(0),
+      epoch: Int32Array.of(1),
+      place: Int32Array.of(1),
+      id: Int32Array.of(20),
+      similarity: Float32Array.of(0.9),
+      times: Float32Array.of(1.4),
+    },
     curves: [
       { name: 'purity_1', label: 'purity of the nearest', values: [0.5, 0.75], epochs: [1, 2] },
       { name: 'chance', label: 'chance', values: [0.5, 0.5], epochs: [1, 2] },
@@ -50,6 +57,7 @@ function small(change = {}) {
     labelled: true,
     epochs: [1, 2],
     runs: [run],
+    probes: Int32Array.of(0),
     columns: [{ name: 'outlier', label: 'outlier', kind: 'number', values: Float32Array.from([0.1, NaN, 0.9, 0.3]) }],
   };
   return new View({ ...view, ...change });

@@ -120,7 +120,7 @@ export class Lines {
     const item = (kind, words) => h('span', { class: kind }, words);
     const pulled = view.labelled ? [item('right', `${verb}, right`), item('wrong', `${verb}, wrong`)] : [item('pulled', verb)];
     const mines = view.runs.some((_, run) => view.mines(run, view.last));
-    const pushed = view.runs.some((run) => Object.keys(run.negatives ?? {}).length);
+    const pushed = view.runs.some((run) => run.negatives?.probe.length);
     this.doubted = item('doubted', 'most doubtful');
     const items = [mines && pulled, item('near', `near, not ${verb}`), this.doubted, pushed && item('negative', 'negative')];
     this.el = h('div', { class: 'lines', role: 'group', 'aria-label': 'Lines and marks on the map' }, items.flat());

@@ -39,7 +39,7 @@ export class View {
     this.n = raw.ids.length;
     this.last = raw.epochs.length - 1;
     this.at = new Map(Array.from(raw.ids, (id, i) => [id, i]));
-    this.probes = new Set(raw.probes ?? raw.runs.flatMap((r) => Object.keys(r.negatives ?? {}).map(Number)));
+    this.probes = new Set(raw.probes ?? []);
     this.mapped = raw.runs.some((r) => r.xy.some((v) => v !== NOWHERE));
     this.kept = new Map();
     this.columns = allColumns(this, raw.columns ?? []);
@@ -140,13 +140,14 @@ export class View {
   }
 
   negatives(run, e, i) {
-    const rows = this.runs[run].negatives?.[i]?.[e] ?? [];
-    return rows.map(([at, id, similarity, times]) => ({
-      at,
-      id,
-      similarity,
-      times,
-      false: at >= 0 && this.right(i, at) === true,
+    const { probe = [], epoch, place, id, similarity, times } = this.runs[run].negatives ?? {};
+    const rows = Array.from(probe.keys()).filter((r) => probe[r] === i && epoch[r] === e);
+    return rows.map((r) => ({
+      at: place[r],
+      id: id[r],
+      similarity: similarity[r],
+      times: Number.isNaN(times[r]) ? null : times[r],
+      false: place[r] >= 0 && this.right(i, place[r]) === true,
     }));
   }
 
