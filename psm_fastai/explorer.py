@@ -18,7 +18,7 @@ from .callback import data_fingerprint
 from .collection import as_utf8
 from .data import train_image
 from .files import atomic_write, no_formulas
-from .evaluate import Accuracy
+from .evaluate import Accuracy, item_files
 from .history import NeighbourHistory
 from .images import open_picture
 from .learner import in_lr_find, psm_model
@@ -73,6 +73,8 @@ def still_map(
     return still(f'<img class=map alt="Map: {words}" src="{url}"><p dir=auto>{words}</p>')
 
 # %% ../nbs/09b_explorer.ipynb #e0000001
+def _new_key(): return f'map-{uuid.uuid4().hex}'
+
 class NeighbourExplorer(anywidget.AnyWidget):
     """Look through the map of one history, or of several side by side.
     A learner stands for the history among its callbacks, or else for its bank as it is now"""
@@ -99,7 +101,7 @@ class NeighbourExplorer(anywidget.AnyWidget):
         self.at = {int(i): p for p,i in enumerate(v['ids'])}         # position of each id
         self.kept = None                                             # handle of the picture
         first = int(v['ids'][first_look(v)])
-        super().__init__(packed=pack_view(v), key=uuid.uuid4().hex, epoch=v['epochs'][-1], query=first)
+        super().__init__(packed=pack_view(v), key=_new_key(), epoch=v['epochs'][-1], query=first)
         self.observe(lambda _: self.keep_picture(), 'settled')
         self.on_msg(lambda _, message, __: self.send_image(message.get('image')))
 
@@ -223,12 +225,15 @@ def to_csv(self:NeighbourExplorer,
     with atomic_write(path) as tmp: no_formulas(self.flagged).to_csv(tmp, index=False)
 
 # %% ../nbs/09b_explorer.ipynb #e0000007
+def _picture(key, html):
+    "HTML from `still` that is hidden while an element of the classes `psm-live` and `key` is there"
+    style = f'<style>body:not([data-jp-theme-light]):has(.psm-live.{key}) .psm-still.{key} {{ display:none }}</style>'
+    return HTML(style + html.replace('class=psm', f'class="psm psm-still {key}"', 1))
+
 @patch
 def picture(self:NeighbourExplorer)->HTML:
     "What is shown now, for a notebook or a site without a kernel"
-    html = still_map(self.view, self.at[self.query], self._shown()[1], self.runs[0])
-    style = f'<style>body:has(.psm-map[data-key="{self.key}"]) .psm-still[data-key="{self.key}"] {{ display:none }}</style>'
-    return HTML(style + html.replace('class=psm', f'class="psm psm-still" data-key="{self.key}"', 1))
+    return _picture(self.key, still_map(self.view, self.at[self.query], self._shown()[1], self.runs[0]))
 
 # %% ../nbs/09b_explorer.ipynb #1e3eef69
 @patch
@@ -240,8 +245,8 @@ def keep_picture(self:NeighbourExplorer):
 @patch
 def _ipython_display_(self:NeighbourExplorer):
     self.kept = display(self.picture(), display_id=self.key)
-    data,_ = self._repr_mimebundle_()
-    display({**data, 'text/plain': ''}, raw=True)
+    data,metadata = self._repr_mimebundle_()
+    display({**data, 'text/plain': ''}, metadata=metadata, raw=True)
 
 # %% ../nbs/09b_explorer.ipynb #aa1f42da
 def _random_pairs(h, epoch, n, seed):
@@ -267,10 +272,14 @@ def _style(): return w.HTML(f"<style>{static_text('still.css')}</style>", layout
 
 class _Readable(w.VBox):
     "Widgets whose parts in `still` can also be seen if there is no kernel"
-    def _repr_mimebundle_(self, **kwargs):
-        res = super()._repr_mimebundle_(**kwargs)
-        if res: res['text/html'] = still(''.join(o.value for o in self.still))
-        return res
+    keep_picture,_ipython_display_ = NeighbourExplorer.keep_picture,NeighbourExplorer._ipython_display_
+    def __init__(self, children):
+        super().__init__(children)
+        self.key,self.kept = _new_key(),None
+        self.add_class('psm-live').add_class(self.key)
+
+    def _repr_mimebundle_(self, **kwargs): return super()._repr_mimebundle_(**kwargs),{}       # as anywidget does
+    def picture(self): return _picture(self.key, still(''.join(o.value for o in self.still)))
 
 # %% ../nbs/09b_explorer.ipynb #x0000008
 class NeighbourAudit(_Readable):
@@ -324,6 +333,7 @@ def redraw(self:NeighbourAudit):
     result = f"; purity {e['purity']:.2f}, 95 % interval {e['low']:.2f} to {e['high']:.2f}" if e else ''
     self.said.value = f"<p aria-live=polite>{n} of {len(self.pairs)} judged{result}{'. Thank you.' if done else ''}</p>"
     self.view.value = '' if done else _pair(self.history, *self.pairs[n])
+    self.keep_picture()
 
 # %% ../nbs/09b_explorer.ipynb #x0000012
 @patch
@@ -415,6 +425,7 @@ class MiningLab(_Readable):
     ):
         self.learn,self.bank = learn,psm_model(learn).bank
         self.history = NeighbourHistory(ids=ids, n_pos=20, n_neg=20, n_map=0).look(learn)
+        self.history.files = {i: f for i,f in enumerate(item_files(learn.dls.train_ds)) if f is not None}
         self.step = None                                 # of the bank when the probes were last computed
         self.controls = _controls(psm_model(learn).loss, len(self.bank))
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
@@ -461,6 +472,7 @@ def redraw(self:MiningLab):
         f'Each mined positive counts {1-loss.hard_weight:.2f} of its weight, the other view {loss.hard_weight:.2f}.</p>')
     self.plot.value = f'<div class=psm>{self.ranks()}</div>'
     self.view.value = f'<div class=psm>{neighbour_panel(self.history, self.query.value, 1)}</div>'
+    self.keep_picture()
 
 # %% ../nbs/09b_explorer.ipynb #x0000017
 @patch

@@ -66,9 +66,9 @@ def large_picture(
 _marks = {True: ('right','✓','right'), False: ('wrong','✗','wrong'), None: ('','','')}       # class of the style, sign, word
 
 def _name(h, i):
-    "The label of an image, or its id"
+    "The label of an image, or else its file or id"
     label = h.label(i)
-    return escape(short_name(i if label is None else label, 24))
+    return escape(short_name(h.what(i) if label is None else label, 24))
 
 # %% ../nbs/08e_panel.ipynb #6bf9f53f
 def _weight(r):
@@ -83,9 +83,8 @@ def _positive(h, r, first):
     what,s = h.what(r['id']),r['similarity']
     picture = picture_inline(h, str(r['id']), f'{what}, {word}' if word else what)
     meter = f'<meter min=0 max=1 value={max(0, s):.2f} aria-label=similarity></meter>'
-    new = r['since']==r['epoch'] and r['epoch']>first
-    since = 'new' if new else f"since {r['since']}"
-    about = f'{s:.2f}{_weight(r)}<br>age {r["age"]} · {since}'
+    since = ' · new' if r['since']==r['epoch'] else f" · since {r['since']}"
+    about = f'{s:.2f}{_weight(r)}<br>age {r["age"]}{since if r["epoch"]>first else ""}'
     return f'<li class="{cls}">{picture}<b dir=auto>{mark} {_name(h, r["id"])}</b>{meter}<small>{about}</small></li>'
 
 # %% ../nbs/08e_panel.ipynb #210b9a1c
@@ -124,13 +123,14 @@ def _about_mining(meta):
 
 # %% ../nbs/08e_panel.ipynb #q0000008
 def _query(h, query):
-    "The probe and its two views, with its label and file"
-    label = h.label(query)
-    name = f'image {query}' if label is None else escape(short_name(label))
-    picture = picture_inline(h, str(query), f'query: {h.what(query)}')
+    "The probe and its two views, with its label and file, or with file and id"
+    label,what = h.label(query),h.what(query)
+    name = what if label is None else short_name(label)
+    below = what if label is not None else f'id {query}' if query in h.files else ''
+    picture = picture_inline(h, str(query), f'query: {what}')
     def view(v, role): return picture_inline(h, f'{v}{query}', f'view for the {role} of image {query}')
     views = view('q', 'query')+view('k', 'key')
-    return (f'<div class=query>{picture}<div><b dir=auto>{name}</b><br><small>{escape(h.what(query))}</small></div>'
+    return (f'<div class=query>{picture}<div><b dir=auto>{escape(name)}</b><br><small>{escape(below)}</small></div>'
         f'<div class=views>{views}<small>its two views</small></div></div>')
 
 # %% ../nbs/08e_panel.ipynb #16091e97

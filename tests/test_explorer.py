@@ -29,7 +29,8 @@ from PIL import Image
 Image.effect_noise((600,400), 60).save('large.png')
 history.files = dict.fromkeys(history.map.ids.tolist(), 'large.png')
 'all is ' + 'written'""",
-             "explorer.query,explorer.epoch,explorer.order = history.ids[7],1,'id'"]
+             "explorer.query,explorer.epoch,explorer.order = history.ids[7],1,'id'",
+             "NeighbourAudit(history, n=3)"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells],
                                             metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))),
                    tmp_path/'explore.ipynb')
@@ -65,7 +66,7 @@ class Notebook:
 
     def open(self, url):
         self.page.goto(url)
-        self.page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=90_000)
+        self.page.wait_for_selector('.jp-Notebook .jp-Cell:visible', timeout=90_000)
         self.page.wait_for_function("document.body.innerText.includes('Python 3')", timeout=90_000)
         self.cells = self.page.locator('.jp-Notebook .jp-CodeCell')
 
@@ -75,6 +76,10 @@ class Notebook:
             self.page.keyboard.press('Shift+Enter')
             self.page.wait_for_timeout(1500)
             if self.cells.nth(i).locator('.jp-InputPrompt').first.inner_text()!='[ ]:': return
+
+def scrolled(app):
+    "By how much the output of a notebook is larger than its frame, which then gets bars to scroll it"
+    return app.evaluate("(e => [e.scrollWidth-e.clientWidth, e.scrollHeight-e.clientHeight])(document.querySelector('.jp-OutputArea-output:has(.psm-map)'))")
 
 @pytest.mark.parametrize('jupyter', ['lab','notebook'], indirect=True)
 def test_in_the_browser(browser, jupyter, history):
@@ -88,6 +93,10 @@ def test_in_the_browser(browser, jupyter, history):
     name,when = app.locator('.panel .name'),app.locator('.when')
     until(page, lambda: app.locator('.go').count()==6)
     assert page.locator('.psm-still').is_hidden()
+    for width in (900,1600,1300):
+        page.set_viewport_size(dict(width=width, height=1400))
+        page.wait_for_timeout(500)
+        assert scrolled(app)==[0,0], width
     start = name.inner_text()
     app.locator('.strip .item').nth(3).click()
     until(page, lambda: name.inner_text()!=start)
@@ -129,17 +138,22 @@ def test_in_the_browser(browser, jupyter, history):
     page.evaluate("document.body.dataset.jpThemeLight = 'true'")
     nb.run(3)
     until(page, lambda: name.inner_text()==f'image {history.ids[7]}' and when.inner_text()=='epoch 1 of 3')
+    nb.run(4)
+    page.get_by_role('button', name='Same').click()
     page.wait_for_timeout(2500)                # the picture is drawn anew at a pause
     page.keyboard.press('Control+s')
     def kept():
         text = (folder/'explore.ipynb').read_text()       # empty for a moment while it is written
         return [o for c in nbformat.reads(text, 4).cells for o in c.outputs] if text else []
-    until(page, lambda: any(f'image {history.ids[7]} after epoch 1' in o.get('data', {}).get('text/html', '') for o in kept()))
+    def has_kept(words): return any(words in o.get('data', {}).get('text/html', '') for o in kept())
+    until(page, lambda: has_kept(f'image {history.ids[7]} after epoch 1') and has_kept('1 of 3 judged'))
     shutil.copy(folder/'explore.ipynb', folder/'later.ipynb')      # its kernel knows nothing of the widget
-    nb.open(url.replace('explore.ipynb', 'later.ipynb?reset'))         # without the tab of the first one
+    nb.open(url.replace('explore.ipynb', 'later.ipynb'))         # JupyterLab shows the first one in a tab beside it
     still = page.locator('.psm-still:visible')
-    still.wait_for(timeout=30_000)
+    still.first.wait_for(timeout=30_000)
     page.wait_for_timeout(3000)
+    assert still.count()==2 and '1 of 3 judged' in still.nth(1).inner_text()
+    still = still.first
     assert f'image {history.ids[7]} after epoch 1' in still.inner_text() and still.locator('img').evaluate('i => i.naturalWidth')>100
     assert 'Error' not in page.locator('.jp-Notebook:visible').inner_text()
 
@@ -206,7 +220,7 @@ def test_the_explorer_sends_images_that_are_larger_than_their_thumbnails(tmp_pat
     assert sent==[(3, (512,256)), (0, (512,256))]
 
 def test_an_audit_shows_the_data_sets_own_images(tmp_path):
-    "With a learner at hand; a history that was loaded has thumbnails"
+    "With a learner at hand; a history that was loaded has thumbnails. The lab names them by their files"
     from PIL import Image
     for i in range(12): Image.effect_noise((120,120), 60+i).save(tmp_path/f'{i}.png')
     learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
@@ -214,6 +228,9 @@ def test_an_audit_shows_the_data_sets_own_images(tmp_path):
     def width(audit): return Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]*)', audit.view.value)[1]))).width
     h.save(tmp_path/'h')
     assert width(NeighbourAudit(learn))==256 and width(NeighbourAudit(NeighbourHistory.load(tmp_path/'h')))==h.thumbs.px<256
+    lab = MiningLab(learn)
+    assert {name for name,_ in lab.query.options} <= {f'{i}.png' for i in range(12)}
+    assert 'image ' not in lab.view.value.replace('of image ', '') and 'since' not in lab.view.value       # it has looked once
 
 @pytest.mark.parametrize('settings', [dict(rule='bank'), dict(refresh=1)], ids=['bank','index'])
 def test_the_lab_asks_the_network_as_it_is_now(settings):

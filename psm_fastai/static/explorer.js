@@ -137,7 +137,7 @@ export class Explorer {
     this.panel.el.append(this.buildChart());
     const main = h('div', { class: 'main' }, left, this.panel.el);
     this.root.append(this.head.el, this.tools.el, main, this.said, this.comparison.el, this.help);
-    this.root.dataset.key = this.model.get('key') ?? '';
+    if (this.model.get('key')) this.root.classList.add('psm-live', this.model.get('key'));
     this.root.explorer = this;
     this.el.replaceChildren(this.root);
   }
