@@ -102,6 +102,7 @@ def _unreadable(parts):
             inside = _unreadable({f'{name}.{k}': o for k,o in v.items()}) if isinstance(v, dict) else None
             return inside or f"{name} is a {type(v).__module__}.{type(v).__qualname__}"
 
+# %% ../nbs/07b_checkpoint.ipynb #7d303b2c
 def _refuse_unreadable(bad):
     "Raise `ValueError` with what `_unreadable` found"
     if bad: raise ValueError(f"{bad}, and a checkpoint can't be read back with it. "
@@ -148,6 +149,7 @@ def members(self:CheckpointCallback):
     cbs = L(self.learn.cbs + L(self.learn.cbs).attrgot('parts', L()).concat())
     return _by_name(cbs.filter(lambda cb: hasattr(type(cb), 'state_dict')))     # an instance would answer with the model's
 
+# %% ../nbs/07b_checkpoint.ipynb #e1962706
 @patch
 def trackers(self:CheckpointCallback):
     return _by_name(L(self.learn.cbs).filter(lambda cb: isinstance(cb, TrackerCallback)))
@@ -189,6 +191,7 @@ def _plain_loss(mean): return dict(count=mean.count, val=float(mean.val))
 
 def _tracked(tracker): return _plain({a: tracker.__dict__[a] for a in ('best','wait') if a in tracker.__dict__})
 
+# %% ../nbs/07b_checkpoint.ipynb #39be19da
 @patch
 def contents(self:CheckpointCallback,
     done, # Number of epochs that are trained
@@ -275,6 +278,7 @@ def before_train(self:CheckpointCallback):
     if self.saved is None: self.look()
     else: self.take_up(self.saved)
 
+# %% ../nbs/07b_checkpoint.ipynb #f63f662c
 @patch
 def after_epoch(self:CheckpointCallback):
     done = self.epoch+1
