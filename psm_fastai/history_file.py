@@ -32,10 +32,12 @@ def _real(v): return _is(v, int, float)
 def _natural(v): return _whole(v) and v>=0
 def _figures(v): return _is(v, dict) and all(_is(o, int, float, bool, type(None)) for o in v.values())
 
+# %% ../nbs/07g_history_file.ipynb #a405884a
 def _optional(ok): return lambda v: v is None or ok(v)
 def _list_of(ok): return lambda v: _is(v, list) and all(map(ok, v))
 def _pairs(a, b): return _list_of(lambda o: _is(o, list) and len(o)==2 and a(o[0]) and b(o[1]))
 
+# %% ../nbs/07g_history_file.ipynb #07775961
 def _names(v): return _list_of(_text)(v) and len({*v})==len(v)
 
 def _epoch(v): return _figures(v) and _whole(v.get('epoch')) and _whole(v.get('n_pos')) and {'mining','n_neg'} <= v.keys()
@@ -91,6 +93,7 @@ def table_tensors(
     "The columns of a table as tensors"
     return {c: torch.from_numpy(df[c].to_numpy(copy=True)) for c in df}
 
+# %% ../nbs/07g_history_file.ipynb #3d9d3a2d
 def history_files(
     path, # Without an ending, or a folder that is there, in which the name is `neighbours`
 )->tuple[Path,Path]: # Table, and thumbnails with the map
