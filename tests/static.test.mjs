@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { axis, measuresOf } from '../psm_fastai/static/chart.js';
 import { flagOf, pickedTable } from '../psm_fastai/static/flags.js';
+import { beside } from '../psm_fastai/static/map.js';
 import { rgb, SHAPES, scaleOf } from '../psm_fastai/static/palette.js';
 import { asAddress, asTraits, take } from '../psm_fastai/static/sync.js';
 import {
@@ -366,4 +367,16 @@ test('a packed view', () => {
   bytes.set([1, 0, 2, 1, 1, 0, 255, 255], start + 8);
   const view = parse(bytes.buffer);
   assert.deepEqual([view.n, Array.from(view.a), Array.from(view.b)], [1, [1, 258, 2, 257], [7, 8, 9]]);
+});
+
+test('a name lies beside its dots, over as few dots and names as it can', () => {
+  const [xs, ys] = [
+    [100, 110, NaN],
+    [100, 100, NaN],
+  ];
+  const place = (taken, more = []) =>
+    beside([94, 94, 116, 106], [40, 20], [...xs, ...more.map((p) => p[0])], [...ys, ...more.map((p) => p[1])], taken);
+  assert.deepEqual(place([]), [105, 84]); // above
+  assert.deepEqual(place([], [[105, 84]]), [105, 116]); // a dot is there, so below
+  assert.deepEqual(place([[105, 122, 40, 20]], [[105, 84]]), [136, 100]); // a name is there, so to the right
 });

@@ -116,6 +116,28 @@ function shuffled(n) {
   return res;
 }
 
+// Where a name `w` by `h` lies: above, below or beside the box of its dots, over as few dots and other names as it can
+export function beside([left, top, right, bottom], [w, h], xs, ys, taken) {
+  const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+  const [dx, dy] = [(w + right - left) / 2, (h + bottom - top) / 2];
+  const places = [
+    [x, y - dy],
+    [x, y + dy],
+    [x + dx, y],
+    [x - dx, y],
+  ]; // prettier-ignore
+  const covers = ([px, py]) => {
+    const near = (ox, oy, ow, oh) => Math.abs(ox - px) < (w + ow) / 2 && Math.abs(oy - py) < (h + oh) / 2;
+    let n = 0;
+    for (let i = 0; i < xs.length; i++) n += near(xs[i], ys[i], 6, 6);
+    return n + xs.length * taken.filter((t) => near(...t)).length;
+  };
+  const counts = places.map(covers);
+  return places[counts.indexOf(Math.min(...counts))];
+}
+
+const nameOf = ({ key }) => (key.length > 18 ? `${key.slice(0, 17)}…` : key);
+
 export class MapCanvas {
   // `calls` are functions: pick(i), hover(i or -1, x, y), lasso(list of images, whether to add)
   constructor(view, run, pictures, calls) {
@@ -213,6 +235,7 @@ export class MapCanvas {
     }
     this.image = null;
     this.thumbs = null;
+    this.names = null;
     this.stamps = null;
     this.redraw();
   }
@@ -329,11 +352,20 @@ export class MapCanvas {
     return clamp(21 * Math.sqrt(zoom), 21, 58);
   }
 
+  // The step of zoom, for what should not change at each turn of the wheel
+  level() {
+    return 2 ** (Math.round(2 * Math.log2(this.camera.zoom)) / 2);
+  }
+
+  goalScales(level) {
+    return this.scales(this.boxGoal).map((s) => (s / this.camera.zoom) * level);
+  }
+
   // Which dots are pictures at this zoom. The choice holds for a step of zoom, so that it does not flicker
   chooseThumbs() {
-    const level = 2 ** (Math.round(2 * Math.log2(this.camera.zoom)) / 2);
+    const level = this.level();
     if (this.thumbs?.level === level) return this.thumbs.shown;
-    const [sx, sy] = this.scales(this.boxGoal).map((s) => (s / this.camera.zoom) * level);
+    const [sx, sy] = this.goalScales(level);
     const { fits } = this.state;
     const [xs, ys] = [new Float32Array(this.view.n), new Float32Array(this.view.n)];
     for (let i = 0; i < xs.length; i++) {
@@ -415,35 +447,52 @@ export class MapCanvas {
     g.fillText(words, x, y);
   }
 
-  // The place where the dots of each category lie closest together
-  findNames() {
-    const { scale } = this.state;
+  // The dots of each category where they lie closest together
+  closestDots() {
     const cells = 18;
-    return scale.bins.map((_, b) => {
-      const counts = new Map();
-      for (let i = 0; i < this.view.n; i++) {
-        if (scale.of[i] !== b || Number.isNaN(this.goal[2 * i])) continue;
-        const key = Math.floor(this.goal[2 * i] * cells) * 100 + Math.floor(this.goal[2 * i + 1] * cells);
-        const sum = counts.get(key) ?? [0, 0, 0];
-        counts.set(key, [sum[0] + 1, sum[1] + this.goal[2 * i], sum[2] + this.goal[2 * i + 1]]);
-      }
-      const best = [...counts.values()].sort((p, q) => q[0] - p[0])[0];
-      return best && [best[1] / best[0], best[2] / best[0]];
+    const counts = this.state.scale.bins.map(() => new Map());
+    for (let i = 0; i < this.view.n; i++) {
+      const [x, y] = [this.goal[2 * i], this.goal[2 * i + 1]];
+      if (Number.isNaN(x)) continue;
+      const [of, key] = [counts[this.state.scale.of[i]], Math.floor(x * cells) * 100 + Math.floor(y * cells)];
+      if (of.has(key)) of.get(key).push(i);
+      else of.set(key, [i]);
+    }
+    return counts.map((of) => [...of.values()].sort((p, q) => q.length - p.length)[0] ?? []);
+  }
+
+  // Places of names on the layout. They hold for a step of zoom
+  placeNames(level, size, margin) {
+    const [sx, sy] = this.goalScales(level);
+    const xs = Float32Array.from(this.xs, (_, i) => this.goal[2 * i] * sx);
+    const ys = Float32Array.from(this.ys, (_, i) => this.goal[2 * i + 1] * sy);
+    const taken = [];
+    return this.closestDots().map((dots, b) => {
+      const bin = this.state.scale.bins[b];
+      if (!dots.length || bin.value < 0) return null;
+      const [x, y] = [dots.map((i) => xs[i]), dots.map((i) => ys[i])];
+      const box = [Math.min(...x) - margin, Math.min(...y) - margin, Math.max(...x) + margin, Math.max(...y) + margin];
+      const frame = [size * 0.6 * nameOf(bin).length + 12, size + 5];
+      const at = beside(box, frame, xs, ys, taken);
+      taken.push([...at, ...frame]);
+      return [at[0] / sx, at[1] / sy];
     });
   }
 
   drawNames(g) {
     const { scale, column } = this.state;
     if (column?.kind !== 'category' || scale.bins.length > 30 || this.camera.zoom > 5 || this.view.n < 30) return;
-    this.names ??= this.findNames();
-    const [sx, sy, ox, oy] = this.projection();
     const size = this.width < 480 ? 11 : 13;
+    const level = this.level();
+    const margin = this.state.pictures && this.thumbs?.drawn ? this.thumbSize(level) / 2 + 2 : 6;
+    const on = `${level} ${margin}`;
+    if (this.names?.on !== on) this.names = { on, places: this.placeNames(level, size, margin) };
+    const [sx, sy, ox, oy] = this.projection();
     const taken = [];
-    this.names.forEach((at, b) => {
-      if (!at || scale.bins[b].value < 0 || this.state.hidden.has(scale.bins[b].key)) return;
+    this.names.places.forEach((at, b) => {
+      if (!at || this.state.hidden.has(scale.bins[b].key)) return;
       const [x, y] = [at[0] * sx + ox, at[1] * sy + oy];
-      const key = scale.bins[b].key;
-      const words = key.length > 18 ? `${key.slice(0, 17)}…` : key;
+      const words = nameOf(scale.bins[b]);
       const half = (size * 0.6 * words.length) / 2 + 6;
       if (taken.some((t) => Math.abs(t.x - x) < t.half + half && Math.abs(t.y - y) < size + 4)) return;
       taken.push({ x, y, half });
