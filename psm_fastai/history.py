@@ -598,6 +598,7 @@ def _by_probe(self:NeighbourHistory, at):
         res[r['query']][r['negative']].append(r)
     return res
 
+# %% ../nbs/08a_history.ipynb #1d9c945c
 @patch
 def rows(self:NeighbourHistory,
     query:int, # Id of a probe
@@ -666,6 +667,7 @@ def _restore_thumbs(sprites, kind, names):
     "Thumbnails from those sprites whose names begin with `kind`"
     return Thumbnails.restore([bytes(t.cpu().numpy()) for n,t in sorted(sprites.items()) if n.startswith(kind)], names)
 
+# %% ../nbs/08a_history.ipynb #7ed76a06
 @patch
 def load_state_dict(self:NeighbourHistory, state):
     meta = json.loads(state['meta'], object_hook=by_new_names)
