@@ -12,7 +12,7 @@ import torch, torch.nn.functional as F
 import pandas as pd, matplotlib.pyplot as plt
 from fastai.vision.all import Learner, no_random
 from fastcore.basics import patch
-from .collection import draw_picture, short_file
+from .collection import as_written, draw_picture, short_file
 from .data import train_image
 from .files import short_name
 from .evaluate import encoder_features, item_files
@@ -117,7 +117,7 @@ def _show_image(ax, dls, i, alpha=1.):
     draw_picture(ax, train_image(dls, i), alpha)
 
 def _title(ax, text, fontsize=8, **kwargs):
-    ax.set_title(text, fontsize=fontsize, pad=2, parse_math=False, **kwargs)     # a class may be called anything, so no formulas
+    as_written(ax.set_title(text, fontsize=fontsize, pad=2, **kwargs))
 
 # %% ../nbs/09_explore.ipynb #bc69ad4e
 _most = 500        # pictures in a figure: matplotlib takes more than a minute for many more

@@ -12,6 +12,7 @@ __all__ = ['MonitorCallback', 'negative_pool', 'PurityCallback', 'effective_rank
 import math, numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from fastai.vision.all import Tensor, partial
 from fastcore.basics import patch
+from .collection import as_written
 from .files import short_name
 from .learner import *
 from .loss import check_number, similarity_gradients
@@ -116,7 +117,7 @@ def _bars(ax, names, y, chance, title):
     ax.set_xticks(x, labels=names)
     ax.plot(x, chance, ls='', marker='_', ms=16, mew=2, color='black', label='chance')
     ax.margins(y=.3)   # room for the legend
-    for t in ax.get_xticklabels(): t.set_parse_math(False)      # a class may be called anything
+    for t in ax.get_xticklabels(): as_written(t)
     if max(map(len, names), default=0)>4: ax.tick_params(axis='x', rotation=45)
     _finish(ax, title, '')
     ax.legend(fontsize=8, frameon=False, ncols=2, loc='upper right')

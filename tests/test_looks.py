@@ -1,8 +1,9 @@
 "What a person sees: pictures and tables in a notebook"
-import re
+import re, warnings
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from IPython.core.formatters import IPythonDisplayFormatter
 from fastai.vision.all import TensorCategory, set_seed
+from psm_fastai import collection
 from psm_fastai.all import *
 from common import *
 from data import Images, loaders
@@ -42,6 +43,24 @@ def test_pictures_tell_classes_and_false_negatives(trained):
     fig = drawn(lambda: trained.show_neighbours([id], k=3))
     assert [a.get_title().split('\n')[1][:10] for a in fig.axes[1:]]==[l[:10] for l in table.label]
     plt.close('all')
+
+def test_names_in_chinese_and_japanese_are_drawn(monkeypatch, capsys):
+    "In a font of the machine. If there is none, it is said once how to get one"
+    def draw():
+        fig,ax = plt.subplots()
+        for t in (ax.set_title('写真.png'), ax.set_xlabel('猫カフェ')): as_written(t)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('always')
+            fig.canvas.draw()
+        plt.close(fig)
+        return [w for w in told if 'missing from' in str(w.message)]
+    if collection._cjk_fonts(): assert not draw()
+    monkeypatch.setattr(collection, 'findSystemFonts', list)
+    collection._cjk_fonts.cache_clear()
+    capsys.readouterr()
+    assert draw() and draw()
+    assert capsys.readouterr().out.count('apt install fonts-noto-cjk')==1
+    collection._cjk_fonts.cache_clear()
 
 def test_more_pictures_than_fit_are_refused(trained):
     ids = trained.model.bank.ids[:2].tolist()
