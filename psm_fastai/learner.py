@@ -14,7 +14,7 @@ __all__ = ['no_stream', 'under_way', 'in_lr_find', 'plain_dls', 'no_skips', 'wit
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, os, sys, torch
 from collections import namedtuple
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from itertools import chain, islice
 from pathlib import PurePath
@@ -152,16 +152,13 @@ def _check_columns(self:GuestCallback):
 
 @patch
 def _arrive(self:GuestCallback):
-    "Attach, and add the columns to the learner"
-    try:
+    "Attach, and add the columns to the learner, or leave it as it was"
+    with ExitStack() as undo:
+        undo.callback(self._set_learn, None)
         self.attach()
-        try: self._check_columns()
-        except ValueError:
-            self.detach()
-            raise
-    except BaseException:
-        self._set_learn(None)
-        raise
+        undo.callback(self.detach)
+        self._check_columns()
+        undo.pop_all()
     for name,f in dict(self.columns).items():
         m = ValueMetric(f, name)
         m.guest = self
