@@ -120,7 +120,7 @@ def look_at_data(self:PSMLossCallback):
 @patch
 def blank(self:PSMLossCallback, x, ids):
     "`x`, with zeros for the images that are not finite. Notes the ids of up to 8 of them in `broken`"
-    ok = x.as_subclass(Tensor).isfinite().flatten(1).all(1)
+    ok = finite_images(x)
     found = torch.where(ok, -1, ids)
     if self.broken is not None: found = torch.cat([self.broken, found])
     self.broken = found.topk(min(8, len(found))).values

@@ -6,10 +6,10 @@ Docs: https://psm-fastai.github.io/psm_fastai/learner.html.md"""
 
 # %% auto #0
 __all__ = ['no_stream', 'under_way', 'in_lr_find', 'plain_dls', 'no_skips', 'without_augmentation', 'GuestCallback', 'peek_batch',
-           'check_ids', 'with_ids', 'batch_labels', 'has_labels', 'class_name', 'broken_images', 'check_images',
-           'plain_batches', 'as_floats', 'psm_model', 'steps_before', 'is_distributed', 'n_ranks', 'split_ranks',
-           'gather_ranks', 'randomness', 'set_randomness', 'RestoreCallback', 'image_stats', 'check_stats',
-           'normalise_as', 'PSMStep']
+           'check_ids', 'with_ids', 'batch_labels', 'has_labels', 'class_name', 'finite_images', 'broken_images',
+           'check_images', 'plain_batches', 'as_floats', 'psm_model', 'steps_before', 'is_distributed', 'n_ranks',
+           'split_ranks', 'gather_ranks', 'randomness', 'set_randomness', 'RestoreCallback', 'image_stats',
+           'check_stats', 'normalise_as', 'PSMStep']
 
 # %% ../nbs/05a_learner.ipynb #fb922af2
 import math, os, sys, torch
@@ -306,6 +306,12 @@ def class_name(
     return vocab[label] if vocab is not None and label<len(vocab) else label
 
 # %% ../nbs/05a_learner.ipynb #plainb01
+def finite_images(
+    x:Tensor, # `[B, C, H, W]`
+)->Tensor: # `[B]`, on the device of `x`
+    "Which images hold only finite values"
+    return x.as_subclass(Tensor).isfinite().flatten(1).all(1)
+
 def broken_images(
     ids:list, # Places in the data set
     what:str='training', # Which data set
@@ -320,7 +326,7 @@ def check_images(
     what:str='training', # Which data set
 ):
     "Raise a `ValueError` that names images with values that are not finite. Waits for the device"
-    ok = x.as_subclass(Tensor).isfinite().flatten(1).all(1)
+    ok = finite_images(x)
     if ok.all(): return
     broken = [int(i) for i,o in zip(ids, ok.tolist()) if not o]
     raise ValueError(broken_images(broken, what))
