@@ -23,7 +23,7 @@ from .learner import *
 from .neighbours import IndexLoss, weak_views
 from .loss import PSMLoss, check_number
 from .mining import known_right, purity, sum_known, view_agreement
-from .encoder import create_encoder, has_weights, keep_modes, pool_features
+from .encoder import create_encoder, evaluating, has_weights, pool_features
 from .health import HealthCallback, PSMWarning
 from .model import PSMModel, check_finite, check_network, check_precision, undisturbed
 from .preflight import PreflightCallback
@@ -513,12 +513,10 @@ def precision(self:IndexCallback):
     return next((cb.autocast for cb in self.learn.cbs if isinstance(cb, MixedPrecision)), nullcontext())
 
 @patch
-@torch.no_grad()
 def make(self:IndexCallback):
     "Make the index with the momentum encoder as it is now"
     m,index = psm_model(self.learn),self.index
-    with keep_modes(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32):
-        m.momentum_encoder.eval()
+    with evaluating(m.momentum_encoder), undisturbed(m.momentum_encoder, seed=torch.initial_seed() % 2**32):
         asked = index.ids[index.asked_rows()]
         with self.precision():
             feats = momentum_features(self.learn, index.ids)

@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 from .data import item_picture, train_image
 from .evaluate import batch_features, image_table, learner_encoder
-from .encoder import keep_modes, load_encoder
+from .encoder import evaluating, load_encoder
 from .files import atomic_write, say, short_name, shown
 from .folders import read_table
 from .images import open_picture
@@ -45,12 +45,11 @@ def pixel_digest(
     return hashlib.blake2b(np.asarray(x).tobytes(), digest_size=8).hexdigest()
 
 # %% ../nbs/07c_collection.ipynb #ea475814
-@torch.no_grad()
 def _look_at(learn, ds_idx):
     "Features, small pictures and table of one data set of a learner"
     m,feats,gray,digests,labels = learner_encoder(learn),[],[],[],[]
-    with keep_modes(m):
-        m.eval().to(plain_dls(learn.dls)[ds_idx].device)
+    with evaluating(m):
+        m.to(plain_dls(learn.dls)[ds_idx].device)
         for x,*yb in plain_batches(learn.dls, ds_idx):
             x = x.as_subclass(Tensor)
             feats.append(batch_features(m, x))

@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['small_resnet', 'cifar_resnet18', 'has_weights', 'create_encoder', 'pool_features', 'PoolFeatures', 'keep_modes',
-           'feature_size', 'write_encoder', 'misfits', 'load_encoder', 'encoder_from']
+           'evaluating', 'feature_size', 'write_encoder', 'misfits', 'load_encoder', 'encoder_from']
 
 # %% ../nbs/04a_encoder.ipynb #fd325b0d
 import inspect, json, math, os, torch, torch.nn.functional as F, torchvision
@@ -217,11 +217,20 @@ def keep_modes(
     finally:
         for m,mode in modes: m.training = mode
 
+# %% ../nbs/04a_encoder.ipynb #26d64e7c
+@contextmanager
+def evaluating(
+    module:nn.Module,
+):
+    "Within, `module` is in evaluation mode, and there are no gradients. Afterwards each of its parts is in the mode that it had before"
+    with keep_modes(module), torch.no_grad():
+        module.eval()
+        yield
+
 # %% ../nbs/04a_encoder.ipynb #709c422f
 def _refuse_images(x, e):
     raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
 
-@torch.no_grad()
 def feature_size(
     encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`
     x:Tensor, # `[B, C, H, W]`, images
@@ -232,7 +241,7 @@ def feature_size(
     p = next(encoder.parameters(), x)
     try:
         dtype = p.dtype if p.is_floating_point() else x.dtype
-        with keep_modes(encoder), torch.random.fork_rng(): f = encoder.eval()(x.to(p.device, dtype))
+        with evaluating(encoder), torch.random.fork_rng(): f = encoder(x.to(p.device, dtype))
     except Exception as e: _refuse_images(x, e)
     return pool_features(f).shape[1]
 

@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from .encoder import PoolFeatures, keep_modes, pool_features
+from .encoder import PoolFeatures, evaluating, pool_features
 from .learner import GuestCallback, as_floats, batch_labels, class_name, has_labels, in_lr_find, plain_batches, plain_dls
 from .loss import check_number
 from .mining import query_parts, top_rows
@@ -48,7 +48,6 @@ def batch_features(
     return pool_features(m(x)).float().cpu()
 
 # %% ../nbs/07_evaluate.ipynb #3c4d9d06
-@torch.no_grad()
 def encoder_features(
     learn:Learner,
     ds_idx:int=0, # 0 = training set, 1 = validation set
@@ -58,8 +57,7 @@ def encoder_features(
     "Features of the images of a data set, in its order. Raises `ValueError` if there are no images"
     m = learner_encoder(learn) if encoder is None else encoder
     feats,labels = [],[]
-    with keep_modes(m), no_random():
-        m.eval()
+    with evaluating(m), no_random():
         m.to(plain_dls(learn.dls)[ds_idx].device)
         for x,*yb in plain_batches(learn.dls, ds_idx, ids):
             feats.append(batch_features(m, x))
@@ -328,8 +326,7 @@ def _view_features(learn, m, ids):
     def of_batch(x):
         two = views.two_views(x)
         return [batch_features(m, o) for o in (*two, views.weak_view(x), views.weak_view(x))]
-    with keep_modes(m), no_random():
-        m.eval()
+    with evaluating(m), no_random():
         found = [of_batch(x.as_subclass(Tensor)) for x,*_ in plain_batches(learn.dls, ids=ids)]
     return [torch.cat(o) for o in zip(*found)]
 
@@ -348,7 +345,6 @@ def shared_neighbours(
 
 # %% ../nbs/07_evaluate.ipynb #c25f3697
 @patch
-@torch.no_grad()
 def signs_without_labels(self:Learner,
     feats:Tensor|None=None, # `[n, F]` features of the images `spread_ids` names, if you have them
     encoder:nn.Module|None=None, # Encoder to look at. None: the learner's

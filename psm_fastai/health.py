@@ -12,7 +12,7 @@ import math, pandas as pd, torch, warnings
 from fastai.vision.all import Learner
 from fastcore.basics import patch
 from .files import say
-from .encoder import keep_modes
+from .encoder import evaluating
 from .learner import *
 from .loss import check_number, similarity_gradients
 from .mining import chance_purity, query_parts, sum_known
@@ -169,8 +169,7 @@ def _spread_of_images(learn, n=64):
     "Spread of the queries of `n` images without augmentation: 0 if the network sees no difference between them"
     m,size = psm_model(learn),len(learn.dls.train_ds)
     some = list(range(0, size, math.ceil(size/n)))
-    with torch.no_grad(), keep_modes(m):
-        m.eval()
+    with evaluating(m):
         batches = [as_floats(x.to(m.bank.feats.device)) for x,*_ in plain_batches(learn.dls, ids=some)]
         q = torch.cat([m.query(x) for x in batches])
     return (q.std(0).mean()*q.shape[1]**.5).item()

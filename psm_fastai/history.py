@@ -19,7 +19,7 @@ from torchvision.transforms.functional import to_pil_image
 from .callback import data_fingerprint, momentum_features
 from .collection import pixel_digest
 from .data import image_reader, train_image
-from .encoder import keep_modes
+from .encoder import evaluating
 from .evaluate import item_files
 from .files import error_line, say, short_name
 from .history_file import *
@@ -103,8 +103,8 @@ def queries_and_keys(
     m = psm_model(learn)
     views = learn.psm.loss_cb if hasattr(learn, 'psm') else learn.psm_loss
     x,*yb = images_at(learn.dls, ids)
-    with keep_modes(m), undisturbed(m, seed=seed):
-        m.to(learn.dls.device).eval()
+    with evaluating(m), undisturbed(m, seed=seed):
+        m.to(learn.dls.device)
         x = x.to(m.bank.feats.device)         # loaders may have no device
         xq,xk = views.two_views(x)
         return (xq,xk),m.query(xq),m.key(xk),torch.tensor(ids, device=x.device),batch_labels(yb, len(x), x.device)
@@ -345,8 +345,7 @@ def begin_map(self:NeighbourHistory,
 def _plain_features(learn, ids):
     "Features of images as they are, by the momentum encoder, `[n, F]`"
     m = psm_model(learn).momentum_encoder
-    with keep_modes(m), no_random():
-        m.eval()
+    with evaluating(m), no_random():
         return momentum_features(learn, torch.from_numpy(ids.astype(np.int64))).cpu().numpy()
 
 # %% ../nbs/08a_history.ipynb #b3c56e98

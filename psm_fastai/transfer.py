@@ -15,7 +15,7 @@ from fastai.vision.all import CrossEntropyLossFlat, L, Learner, accuracy, get_c,
 from fastcore.basics import patch
 from pathlib import Path
 from .data import image_reader
-from .encoder import PoolFeatures, feature_size, keep_modes, load_encoder, pool_features, write_encoder
+from .encoder import PoolFeatures, evaluating, feature_size, load_encoder, pool_features, write_encoder
 from .files import atomic_write, say
 from .folders import folder_files
 from .images import ReadImage, in_threads, refuse_failed
@@ -103,8 +103,7 @@ def _made_by(learn, table):
     m,dls = learner_encoder(learn),plain_dls(learn.dls)
     if 'encoder' in table.attrs: return table.attrs['encoder']==weights_number(m)
     if not dls.train.n: return True       # an exported learner has no images to compute anew
-    with torch.no_grad(), keep_modes(m), no_random():
-        m.eval()
+    with evaluating(m), no_random():
         return any(_same_features(m, dls, i, table) for i in range(len(dls.loaders)))      # the table may be of any set
 
 # %% ../nbs/07a_transfer.ipynb #d91bb19c
@@ -121,13 +120,13 @@ def _check_among(learn, among, n_features):
 def _new_features(learn, images):
     "Encoder features `[n, F]` of images that are not in the data set"
     m = learner_encoder(learn)
-    with torch.no_grad(), keep_modes(m):
+    with evaluating(m):
         try: dl = learn.dls.test_dl(images, bs=min(64, len(images)), num_workers=0)
         except AssertionError as e:       # fastai has found no transform for the first
             known = re.findall(r"<class '(?:\w+\.)*(\w+)'>", str(e))[:-1]
             raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list, "
                 f"got {type(images[0]).__name__}") from e
-        m.to(dl.device).eval()
+        m.to(dl.device)
         return torch.cat([batch_features(m, b[0]) for b in dl])
 
 # %% ../nbs/07a_transfer.ipynb #cf008b77
@@ -198,7 +197,6 @@ def _read_part(read, items, at, n):
     return torch.stack(x)
 
 # %% ../nbs/07a_transfer.ipynb #08c1a3ab
-@torch.no_grad()
 def image_features(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
     images, # A folder, a file, or a list of what `ReadImage` reads: files, PIL images, arrays
@@ -212,7 +210,7 @@ def image_features(
     res = []
     for at in range(0, len(items), bs):
         x = (as_floats(_read_part(read, items, at, bs)).to(device)-mean)/std
-        with keep_modes(m): res += batch_features(m.eval(), x)
+        with evaluating(m): res += batch_features(m, x)
     return pd.DataFrame(dict(file=[str(o) if _is_file(o) else None for o in items], features=[f.numpy() for f in res]))
 
 # %% ../nbs/07a_transfer.ipynb #907764ad
