@@ -115,26 +115,22 @@ def _decode_all(self:MemoryDL):
 # %% ../nbs/00b_data.ipynb #1b662d75
 def move_digits(
     images:Tensor, # `[N, 8, 8]`, 0 to 1
-    size:int=24, # Height and width of the canvas
-    max_rotate:float=25., # Largest turn, in degrees, either way
-    scale:tuple=(.5,.7), # Range of the digit's height as a share of the canvas
     noise:float=.1, # Standard deviation of the noise
-    seed:int=0,
-)->Tensor: # `[N, size, size]`, 0 to 1
+)->Tensor: # `[N, 24, 24]`, 0 to 1
     "Turn, scale and move each digit on a larger canvas and add noise, with a fixed seed"
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     n = len(images)
     def draw(lo, hi): return lo + (hi-lo)*torch.rand(n, generator=g)
-    turn = draw(-max_rotate, max_rotate).deg2rad()
-    height = draw(*scale)
+    turn = draw(-25, 25).deg2rad()
+    height = draw(.5, .7)           # as a share of the canvas
     shift = torch.stack([draw(-1,1),draw(-1,1)], 1)[:,:,None] * (.95-height)[:,None,None]
     cos,sin = turn.cos(),turn.sin()
     x = F.pad(images[:,None], (1,1,1,1))   # an empty border, so that edges fade
     border = 10/8                          # how much larger the border makes a digit
     rot = torch.stack([cos,sin,-sin,cos], 1).view(n,2,2) / (border*height)[:,None,None]
-    grid = F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,size,size), align_corners=False)
+    grid = F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,24,24), align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
-    return (x[:,0] + noise*torch.randn(n, size, size, generator=g)).clamp(0,1)
+    return (x[:,0] + noise*torch.randn(n, 24, 24, generator=g)).clamp(0,1)
 
 # %% ../nbs/00b_data.ipynb #9c731e93
 def _check_limit(limit):

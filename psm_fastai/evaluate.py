@@ -302,13 +302,12 @@ def normal_like(
 # %% ../nbs/07_evaluate.ipynb #0ab22ea8
 def grouping(
     feats:Tensor, # `[N, F]` features of at least 30 images
-    k:int=10, # Neighbours of each image
 )->float: # At most 1, about 0 if there are no groups, nan for fewer images
     "Transitivity of the nearest neighbours above that of features without groups [ours]"
-    if len(feats)<3*k: return math.nan
+    if len(feats)<30: return math.nan
     feats = feats-feats.mean(0)
-    plain = transitivity(normal_like(feats), k)
-    return (transitivity(feats, k)-plain)/(1-plain)
+    plain = transitivity(normal_like(feats))
+    return (transitivity(feats)-plain)/(1-plain)
 
 # %% ../nbs/07_evaluate.ipynb #d1bebba0
 def spread_ids(

@@ -165,10 +165,10 @@ def signs(
     return {name: text for name,check in _checks.items() if (text := check(fit))}
 
 # %% ../nbs/05c_health.ipynb #33f726e9
-def _spread_of_images(learn, n=64):
-    "Spread of the queries of `n` images without augmentation: 0 if the network sees no difference between them"
+def _spread_of_images(learn):
+    "Spread of the queries of 64 images without augmentation: 0 if the network sees no difference between them"
     m,size = psm_model(learn),len(learn.dls.train_ds)
-    some = list(range(0, size, math.ceil(size/n)))
+    some = list(range(0, size, math.ceil(size/64)))
     with evaluating(m):
         batches = [as_floats(x.to(m.bank.feats.device)) for x,*_ in plain_batches(learn.dls, ids=some)]
         q = torch.cat([m.query(x) for x in batches])

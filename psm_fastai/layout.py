@@ -42,11 +42,11 @@ def _moved(x, start, first, seed):
     return y if np.isfinite(y).all() else start
 
 # %% ../nbs/07f_layout.ipynb #a48255f8
-def _between(x, anchors, places, seed, near=3):
-    "`[n, 2]`, for each key the mean of the places of the nearest anchors, weighted by similarity. Anchors keep their places"
+def _between(x, anchors, places, seed):
+    "`[n, 2]`, for each key the mean of the places of the three nearest anchors, weighted by similarity. Anchors keep their places"
     to,at = torch.from_numpy(x[anchors]),torch.from_numpy(places)
     def mean(q):
-        sims,idx = top_rows(q @ to.T, near)
+        sims,idx = top_rows(q @ to.T, 3)
         return (at[idx]*(sims/.05).softmax(1)[:,:,None]).sum(1)
     res = torch.cat([mean(q) for q, in query_parts(len(to), torch.from_numpy(x))]).numpy()
     res += np.random.default_rng(seed).normal(size=res.shape)*places.std()*.01       # else images with the same anchors would coincide

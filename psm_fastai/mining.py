@@ -167,10 +167,9 @@ def chance_purity(
 def bank_purities(
     bank, # A `MemoryBank`
     ks:list, # Several numbers of rows that each row mines
-    n_queries:int=2048, # Maximum number of rows that are queries. The newest ones are taken
 )->tuple[list,float]: # For each of `ks` the purity, and its chance level, or nan if no label is known
-    "Purity of the neighbours that the bank's own rows mine among each other"
-    queries = bank.steps.argsort(descending=True)[:min(n_queries,len(bank))]
+    "Purity of the neighbours that the bank's own rows, at most the newest 2048, mine among each other"
+    queries = bank.steps.argsort(descending=True)[:min(2048,len(bank))]
     sums = 0
     for q, in query_parts(len(bank.ids), queries):
         sims,allowed = bank.feats[q] @ bank.feats.T, admissible(bank.ids[q], bank.ids, bank.ready)
@@ -183,10 +182,9 @@ def bank_purities(
 def bank_purity(
     bank, # A `MemoryBank`
     k:int, # Number of rows that each row mines
-    n_queries:int=2048, # Maximum number of rows that are queries. The newest ones are taken
 )->tuple[float,float]: # Purity and its chance level, or nan if no label is known
     "`bank_purities` for one number of rows"
-    (share,),chance = bank_purities(bank, [k], n_queries)
+    (share,),chance = bank_purities(bank, [k])
     return share,chance
 
 # %% ../nbs/02_mining.ipynb #d8b43f67
