@@ -50,12 +50,14 @@ def _whole(dl):
     "The loader that a distributed loader splits, or any other loader itself"
     return dl.__dict__.get('dl', dl)
 
+# %% ../nbs/05a_learner.ipynb #b1dfbd2e
 def _check_dls(dls):
     "Raise `TypeError` for anything but `DataLoaders`"
     if hasattr(dls, 'loaders'): return
     hint = f". Try image_dls({str(dls)!r})" if isinstance(dls, (str,PurePath)) else ''
     raise TypeError(f"Needs fastai's DataLoaders, got {short(dls)} ({type(dls).__name__}){hint}")
 
+# %% ../nbs/05a_learner.ipynb #e719a4f6
 def plain_dls(
     dls, # `DataLoaders`
 ): # `DataLoaders`
@@ -141,6 +143,7 @@ def _depart(self:GuestCallback):
     self._learn.metrics = self._learn.metrics.filter(lambda m: getattr(m, 'guest', None) is not self)
     self.detach()
 
+# %% ../nbs/05a_learner.ipynb #baaaa608
 @patch
 def _check_columns(self:GuestCallback):
     "Raise `ValueError` if another guest has the same columns"
@@ -150,6 +153,7 @@ def _check_columns(self:GuestCallback):
         f"This learner has a {type(others[0]).__name__} already, with the same columns. "
         f"Remove it first: learn.remove_cb(learn.{others[0].name})")
 
+# %% ../nbs/05a_learner.ipynb #9dc6308d
 @patch
 def _arrive(self:GuestCallback):
     "Attach, and add the columns to the learner, or leave it as it was"
@@ -209,6 +213,7 @@ def _own_method(dl):
     if names: return names[0]
     return 'create_item' if _serves_another(dl, dl.n-1) else None
 
+# %% ../nbs/05a_learner.ipynb #18ce8cf6
 def check_ids(
     dl:DataLoader,
 ):
@@ -290,6 +295,7 @@ def batch_labels(
     if not _are_labels(yb, n): return torch.full((n,), -1, device=device)
     return yb[0].to(device, torch.long).as_subclass(Tensor)
 
+# %% ../nbs/05a_learner.ipynb #04e0e868
 def has_labels(
     dls, # `DataLoaders`
 )->bool:
@@ -297,6 +303,7 @@ def has_labels(
     x,*yb = peek_batch(dls)
     return _are_labels(yb, len(x))
 
+# %% ../nbs/05a_learner.ipynb #798e4b19
 def class_name(
     vocab, # Names of the classes, or None
     label:int,
@@ -312,6 +319,7 @@ def finite_images(
     "Which images hold only finite values"
     return x.as_subclass(Tensor).isfinite().flatten(1).all(1)
 
+# %% ../nbs/05a_learner.ipynb #14960d2b
 def broken_images(
     ids:list, # Places in the data set
     what:str='training', # Which data set
@@ -390,6 +398,7 @@ def n_ranks(
     "Number of processes that train together now"
     return torch.distributed.get_world_size() if is_distributed(learn) else 1
 
+# %% ../nbs/05a_learner.ipynb #f6c7e029
 def split_ranks(
     learn:Learner,
     t:Tensor, # `[N, ...]`, the same in all processes
@@ -401,6 +410,7 @@ def split_ranks(
     first = n*torch.distributed.get_rank()
     return t[torch.arange(first, first+n, device=t.device) % len(t)]
 
+# %% ../nbs/05a_learner.ipynb #426ac1ff
 def gather_ranks(
     learn:Learner,
     t:Tensor, # `[B, ...]`, of the same size in all processes
@@ -453,11 +463,13 @@ def image_stats(
     norm = find_normalize(plain_dls(dls).train)
     return {n: getattr(norm,n).flatten().tolist() for n in ('mean','std')} if norm else {}
 
+# %% ../nbs/05a_learner.ipynb #7a7e73d6
 def _differ(a, b): return len(a)!=len(b) or max(abs(x-y) for x,y in zip(a, b))>1e-3
 
 def _say_stats(stats):
     return ', '.join(f"{n} {[round(v,3) for v in vs]}" for n,vs in stats.items()) or 'no normalisation'
 
+# %% ../nbs/05a_learner.ipynb #601cb736
 def check_stats(
     stats:dict, # Of the images that an encoder was trained on: `mean` and `std`, if they were normalised
     dls, # `DataLoaders` of the images that it will see now
