@@ -49,6 +49,7 @@ def _n_unlabelled(ds):
     "Number of images of a data set whose class isn't known, as `image_dls` allows"
     return sum(o is None for t in getattr(ds, 'tls', [])[1:] for o in t.items)
 
+# %% ../nbs/07a_transfer.ipynb #ee102c1a
 def _check_classes(dls, own_loss):
     "Raise `ValueError` if a classifier can't learn from the targets of `dls`"
     if not get_c(dls):
@@ -65,6 +66,7 @@ def _split(m): return [params(m[0]),params(m[1:])]
 
 def _as_floats(m, args): return as_floats(args[0]),*args[1:]
 
+# %% ../nbs/07a_transfer.ipynb #4e4e0702
 @patch
 def to_classifier(self:Learner,
     dls=None, # Labelled `DataLoaders`. None: those of this learner
@@ -98,6 +100,7 @@ def _same_features(m, dls, ds_idx, table):
     new = torch.cat([batch_features(m, x) for x,*_ in plain_batches(dls, ds_idx, some.id.tolist())])
     return torch.allclose(new, _table_features(some), rtol=.01, atol=1e-3)
 
+# %% ../nbs/07a_transfer.ipynb #3b57a2b2
 def _made_by(learn, table):
     "Whether the encoder as it is now has made a table of features"
     m,dls = learner_encoder(learn),plain_dls(learn.dls)
@@ -136,6 +139,7 @@ def as_list(
     "The images that a caller gave, one or several"
     return list(image) if isinstance(image, (list,tuple,L,Iterator)) else [image]
 
+# %% ../nbs/07a_transfer.ipynb #1f2546d7
 @patch
 def nearest(self:Learner,
     image, # A file or its bytes, a PIL image or an array, as `learn.predict` takes it, or several in a list, a tuple or a generator
@@ -168,6 +172,7 @@ def _check_describes(about):
         say("The encoder's file doesn't tell how its images were read. "
             "New ones are scaled and cut to its size. Check that its own were, too")
 
+# %% ../nbs/07a_transfer.ipynb #8bae9336
 def encoder_reader(
     encoder, # From `load_encoder`
 )->ReadImage:
