@@ -183,6 +183,7 @@ def check_valid(
     if len(dls.loaders)<2 or not len(dls.valid):
         raise ValueError("Accuracy is measured on a validation set, and this learner's dls have none")
 
+# %% ../nbs/07_evaluate.ipynb #f7b49e06
 def _labelled(feats, labels):
     "Features and labels of the images with a label, not copied if all have one"
     known = labels>=0
@@ -231,6 +232,7 @@ def _check_all_labelled(dls):
         raise ValueError(f"KNNCallback needs a label for each image, and those of the {' and the '.join(none)} set have none. "
             "Leave it out, and look at `learn.show_neighbours()`")
 
+# %% ../nbs/07_evaluate.ipynb #bf3a2e90
 class KNNCallback(GuestCallback):
     "Measure kNN accuracy at the end of an epoch, in column `knn_acc`, and when `learn.validate` is called"
     order = 45   # before the Recorder (50) reads the columns
