@@ -320,6 +320,15 @@ def _into_cache(cache, rows, name, skip=False):
     marks = [None if i in skipped else cache.mark(i) for i in rows]
     return Rows(cache.pixels.view(np.ndarray), np.array(rows)),marks
 
+# %% ../nbs/00b_data.ipynb #8bc49e41
+def _read_drawn(read, s, drawn, file_name, cache=None, in_memory=True, verify=True, skip=False):
+    "Pixels of the images that were drawn, None if they are not kept, and the `pixel_mark` of each, None if no file was read"
+    files = s.files[drawn]
+    def name(i): return file_name(files[i])
+    if cache is not None: return _into_cache(ImageCache(cache, s.files, s.root, read), drawn, file_name, skip)
+    if in_memory: return _into_memory(read, files, name, skip)
+    return None,_read_all(read, files, noop, name, skip) if verify else None
+
 # %% ../nbs/00b_data.ipynb #bac591ff
 def _data_sets(read, files, labels, to_label, n_train):
     "Data sets of files and their labels, if there are any"
@@ -381,6 +390,11 @@ def _check_skip(skip, reads):
     if skip and not reads:
         raise ValueError("skip_broken=True finds broken files by reading each of them once first, so it needs verify=True")
 
+# %% ../nbs/00b_data.ipynb #2233f6b1
+def _check_reading(size, channels, **settings):
+    "Raise `ValueError` for settings of `ReadImage` that can't work"
+    ReadImage(size, channels or 3, **settings)          # it checks what it is given
+
 # %% ../nbs/00b_data.ipynb #a08a5bc5
 def _without_broken(files, labels, pixels, marks, n_train):
     "`files`, `labels`, `pixels`, `marks` and `n_train` without the images that have no mark"
@@ -429,7 +443,7 @@ def image_dls(
     _check_skip(skip_broken, verify or in_memory or cache is not None)
     if label_col is None and label_from is not None:
         raise ValueError(f"label_col=None means no labels, and label_from={label_from!r} asks for some. Leave one of them out")
-    ReadImage(size, channels or 3, max_value, min_value, alpha, ground, fit, max_pixels)     # refuses settings before the source is read
+    _check_reading(size, channels, max_value=max_value, min_value=min_value, ground=ground, fit=fit, max_pixels=max_pixels)
     s = _source(source, path, fn_col, label_col, valid_col, label_from)
     train,valid = _draw(s, valid_pct, limit, seed)
     n_train,drawn = len(train),train+valid
@@ -443,11 +457,7 @@ def image_dls(
     say(found_line(s, n_train, len(valid), channels))
     stats = stats or ([.5]*channels,)*2
     _check_stats(stats, channels)
-    pixels,marks = None,None
-    if cache is not None:
-        pixels,marks = _into_cache(ImageCache(cache, s.files, s.root, read), drawn, file_name, skip_broken)
-    elif in_memory: pixels,marks = _into_memory(read, files, name, skip_broken)
-    elif verify: marks = _read_all(read, files, noop, name, skip_broken)
+    pixels,marks = _read_drawn(read, s, drawn, file_name, cache, in_memory, verify, skip_broken)
     if marks and None in marks: files,labels,pixels,marks,n_train = _without_broken(files, labels, pixels, marks, n_train)
     if marks:
         for line in same_images(marks, n_train, name, labels): say(line)
