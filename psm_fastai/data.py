@@ -486,6 +486,7 @@ def item_picture(
     im = shown_channels(im).as_subclass(Tensor)
     return to_pil_image(im.float() if im.is_floating_point() or im.dtype==torch.bool else im)
 
+# %% ../nbs/00b_data.ipynb #1dcdae66
 def train_image(
     dls, # Loaders of images
     i:int, # Position in the data set
@@ -509,6 +510,7 @@ def cifar10_dls(
     settings = merge(dict(size=32, channels=3, stats=cifar_stats, verify=False), kwargs)
     return image_dls(untar_data(URLs.CIFAR), bs=bs, limit=limit, seed=seed, **settings)
 
+# %% ../nbs/00b_data.ipynb #c73b42c6
 cifar100_stats = [.5071,.4865,.4409],[.2673,.2564,.2762]
 
 def cifar100_dls(
