@@ -268,6 +268,7 @@ def _are_numbers(o, lens):
     "Whether `o` is a list of finite numbers, of one of these lengths"
     return isinstance(o, list) and len(o) in lens and all(type(v) in (int,float) and math.isfinite(v) for v in o)
 
+# %% ../nbs/04a_encoder.ipynb #8c8a63c7
 _reading_types = dict(
     max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,))
 
@@ -424,6 +425,7 @@ def _read_state_dict(path):
         raise ValueError(f"{path} holds no state dict, names and their weights")
     return weights
 
+# %% ../nbs/04a_encoder.ipynb #b0e3622f
 def encoder_from(
     path, # An encoder file or the folder of a run, as for `load_encoder`, or a state dict that `torch.save` wrote
     arch=None, # Architecture, as for `create_encoder`. None takes that of the encoder file, or `small_resnet` for a state dict
