@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/map.html.md"""
 
 # %% auto #0
 __all__ = ['curve_labels', 'shared_epochs', 'kept_history', 'as_runs', 'histories_of', 'map_parts', 'kept_share', 'stability',
-           'map_collection', 'map_columns', 'map_curves', 'short_file', 'map_classes', 'map_view']
+           'map_collection', 'map_columns', 'map_curves', 'map_classes', 'map_view']
 
 # %% ../nbs/08c_map.ipynb #6efdb584
 import math, numpy as np, pandas as pd, torch
@@ -275,15 +275,12 @@ def map_curves(
     return res
 
 # %% ../nbs/08c_map.ipynb #1fb38a7d
-def short_file(
-    path, # Path of an image, or None
-    root:str, # Folder that all images are in
-)->str: # None for None
-    "The name of a file and at most two folders, on one line"
+def _short_path(path, root):
+    "The name of a file and at most two folders below `root`, on one line. None for None"
     if path is None: return None
-    parts = Path(path).parts
-    inside = Path(path).relative_to(root).parts if root and Path(path).is_relative_to(root) else parts
-    return shown('/'.join((inside or parts)[-3:]))
+    file = Path(path)
+    if root and file.is_relative_to(root): file = file.relative_to(root)
+    return shown(Path(*file.parts[-3:]).as_posix())
 
 # %% ../nbs/08c_map.ipynb #766759e9
 def _common(paths):
@@ -369,6 +366,6 @@ def map_view(
     parts = [map_parts(o, epochs) for o in hs]
     columns = _all_columns(h, parts, labels, vocab)
     runs = [_run(o, name, epochs, p, layout) for o,name,p in zip(hs, _run_names(hs), parts)]
-    return dict(title=title, ids=ids, files=[short_file(f, root) for f in files], paths=files,
+    return dict(title=title, ids=ids, files=[_short_path(f, root) for f in files], paths=files,
         labels=labels, vocab=vocab, labelled=bool((labels>=0).any()), thumbs=_thumbs(h, ids),
         epochs=epochs, runs=runs, columns=columns, probes=places(ids, np.array(h.ids)))

@@ -1,5 +1,7 @@
 "The repository itself: generated files are up to date, and what is not published stays out"
 import json, re, shutil, subprocess, sys
+from collections import Counter
+from importlib import import_module
 from pathlib import Path
 import pytest
 
@@ -61,6 +63,12 @@ def test_public_names_do_not_hide_fastais():
     import fastai.vision.all, psm_fastai.all as ours
     own = {n for n,o in vars(ours).items() if getattr(o, '__module__', '').startswith('psm_fastai')}
     assert len(own)>30 and not own & set(vars(fastai.vision.all))
+
+def test_a_public_name_is_of_one_module():
+    "Of two objects of one name `psm_fastai.all` would have only the last one"
+    lines = (root/'psm_fastai/all.py').read_text()
+    names = [n for m in re.findall(r'^from (\S+) import', lines, re.M) for n in import_module(m).__all__]
+    assert len(names)>100 and not [n for n,count in Counter(names).items() if count>1]
 
 def test_the_table_of_guarantees_is_of_these_tests():
     "Rows of the page, marks of the tests and stored outcomes belong together, and none has failed"
