@@ -110,6 +110,21 @@ def _check_out(data, out):
     if data.is_dir() and data.resolve() in [out, *out.parents]:
         raise ValueError(f"the results would go to {out}, into the folder of images. Give --out a folder elsewhere")
 
+# %% ../nbs/10_pretrain.ipynb #b8ba8e15
+_data_sets = 'digits','cifar10','cifar100'
+_reading = 'channels','min_value','max_value','ground','fit','max_pixels'
+_of_files = dict(size=None, from_disk=False, workers=0, no_labels=False, skip_broken=False, valid_pct=None, cache=None,
+    **dict.fromkeys(_reading))           # options that the digits have no use for, and their values if they are not given
+
+def _check_data_set(o):
+    "Raise `ValueError` for options that a data set has no use for"
+    if o.data not in _data_sets: return
+    if Path(o.data).is_dir(): say(f"{o.data} is the data set of that name. For the folder {o.data} give ./{o.data}")
+    given = ['--'+n.replace('_', '-') for n,v in _of_files.items() if getattr(o, n)!=v]
+    if o.data=='digits' and given:
+        raise ValueError(f"{' and '.join(given)} {'is' if len(given)==1 else 'are'} for image files, and the digits are none")
+    if o.size is not None: raise ValueError(f"--size is for folders of images, and {o.data} has a size of its own")
+
 # %% ../nbs/10_pretrain.ipynb #8d796fba
 def _device(name, precision):
     "The device, which is tried"
@@ -183,18 +198,10 @@ def check_resume(
     if resume and (other := _changed(run, settings, more)):
         raise ValueError(f"--resume continues with the settings of {out}, but {'; '.join(other)}")
 
-# %% ../nbs/10_pretrain.ipynb #efa94632
-def _load_digits(workers, in_memory, kwargs):
-    if workers or not in_memory: raise ValueError("--from-disk and --workers are for image files, and the digits are none")
-    for n,option in dict(label_col='no-labels', valid_pct='valid-pct', cache='cache', skip_broken='skip-broken').items():
-        if n in kwargs: raise ValueError(f"--{option} is for folders and tables of images, not for the digits")
-    return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
-
 # %% ../nbs/10_pretrain.ipynb #4fb604f1
-def _load_named(data, size, workers, in_memory, kwargs):
-    if Path(data).is_dir(): say(f"{data} is the data set of that name. For the folder {data} give ./{data}")
-    if size is not None: raise ValueError(f"--size is for folders of images, and {data} has a size of its own")
-    if data=='digits': return _load_digits(workers, in_memory, kwargs)
+def _load_named(data, workers, in_memory, kwargs):
+    "The `DataLoaders` of a data set"
+    if data=='digits': return digits_dls(bs=kwargs['bs'], limit=kwargs['limit'])
     load = dict(cifar10=cifar10_dls, cifar100=cifar100_dls)[data]
     try: return load(in_memory=in_memory, num_workers=workers, **kwargs)
     except OSError as e:
@@ -210,9 +217,8 @@ def _check_path(data):
 # %% ../nbs/10_pretrain.ipynb #fca97722
 def _load(data, reading, size, workers, in_memory, usual_size=64, **kwargs):
     "The `DataLoaders` of what the command was given"
-    if data=='digits' and reading: raise ValueError(f"--{min(reading).replace('_', '-')} is for image files, and the digits are none")
     kwargs.update(reading)
-    if data in ('digits','cifar10','cifar100'): return _load_named(data, size, workers, in_memory, kwargs)
+    if data in _data_sets: return _load_named(data, workers, in_memory, kwargs)
     _check_path(data)
     path = Path(data).absolute()             # so that the results name files from everywhere
     where = dict(in_memory=in_memory, num_workers=workers)
@@ -337,7 +343,6 @@ def share_cores():
     print(f"Other programs use the cores, so the training takes {free} of {n} threads. To choose the number, set OMP_NUM_THREADS")
 
 # %% ../nbs/10_pretrain.ipynb #bc8fb344
-_reading = 'channels','min_value','max_value','ground','fit','max_pixels'
 _recorded = ('data','method','arch','lr','opt','wd','size','limit','views','precision','seed','compare','start','pretrained',
     'no_labels','valid_pct')
 
@@ -383,6 +388,7 @@ def start_and_arch(
 def check(self:PretrainRun):
     "Take what was not given from the recipe. Raises `ValueError` for what can't work"
     o = self.o
+    _check_data_set(o)
     o.arch,o.start = start_and_arch(o.arch, o.start)
     _check_weights(o)
     self.recipe = recipe_for(o.data, o.arch, o.opt, o.pretrained)
@@ -434,8 +440,7 @@ def load(self:PretrainRun):
     o = self.o
     set_seed(o.seed)
     reading = {n: v for n,v in self.reading.items() if v is not None}
-    asked = dict(bs=o.bs, limit=o.limit, usual_size=self.recipe.get('size', 64))
-    if o.data!='digits': asked['seed'] = o.seed
+    asked = dict(bs=o.bs, limit=o.limit, seed=o.seed, usual_size=self.recipe.get('size', 64))
     if o.no_labels: asked['label_col'] = None
     if o.cache: asked['cache'] = o.cache
     if o.skip_broken: asked['skip_broken'] = True

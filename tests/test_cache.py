@@ -178,4 +178,4 @@ def test_the_command_takes_a_cache(photos, tmp_path, capsys):
     code,_,err = command(capsys, *args, '--from-disk')
     assert code==2 and '--cache decodes images once, and --from-disk in each epoch. Leave out one of them' in err
     code,_,err = command(capsys, 'digits', '--cache', tmp_path/'cache', '--out', tmp_path/'other')
-    assert code==2 and '--cache is for folders and tables of images, not for the digits' in err
+    assert code==2 and '--cache is for image files, and the digits are none' in err

@@ -401,7 +401,7 @@ def test_the_command_takes_photographs_beside_folders(tmp_path, monkeypatch, cap
     learn = psm_pretrain('./digits', epochs=1, size=8, no_labels=True, valid_pct=0)
     assert len(learn.dls.train_ds)==18 and (tmp_path/'runs/digits/encoder.safetensors').exists()
     assert '18 images, all for training; no labels' in capsys.readouterr().out
-    with pytest.raises(ValueError, match='--no-labels is for folders'): psm_pretrain('digits', epochs=1, no_labels=True, out='x')
+    with pytest.raises(ValueError, match='--no-labels is for image files'): psm_pretrain('digits', epochs=1, no_labels=True, out='x')
     assert 'digits is the data set of that name. For the folder digits give ./digits' in capsys.readouterr().out
     with pytest.raises(ValueError, match='--eval knn needs images for validation'):
         psm_pretrain('./digits/cat', epochs=1, size=8, valid_pct=0, eval='knn', out='x')

@@ -108,9 +108,10 @@ def test_checkpoints_of_the_user_stay(tmp_path):
     assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint.pth','checkpoint_mine.pth'}
     assert (tmp_path/'checkpoint_mine.pth').read_text()=='of the user'
 
-@pytest.mark.parametrize('option', [dict(workers=2), dict(from_disk=True)])
-def test_the_digits_have_no_files(tmp_path, option):
-    with pytest.raises(ValueError, match='--from-disk and --workers are for image files, and the digits are none'):
+@pytest.mark.parametrize('option,says', [(dict(workers=2), '--workers is'), (dict(valid_pct=0.), '--valid-pct is'),
+    (dict(size=24), '--size is'), (dict(skip_broken=True, from_disk=True, fit='pad'), '--from-disk and --skip-broken and --fit are')])
+def test_the_digits_have_no_files(tmp_path, option, says):
+    with pytest.raises(ValueError, match=f'^{says} for image files, and the digits are none$'):
         pretrain.psm_pretrain('digits', limit=60, epochs=1, out=tmp_path/'run', **option)
 
 def test_resume_keeps_the_batch_size(tmp_path):
