@@ -166,7 +166,7 @@ class NeighbourHistory(GuestCallback):
 
 # %% ../nbs/08a_history.ipynb #h0000019
 def _rows_of(pool, epoch, ids, idx, found, similarity, weight=None, prob=None, negative=False):
-    "A table of what the queries `ids` found in a bank or an index: rows `idx`, whether each was found, and its values, all `[n, k]`"
+    "A table with a row for each row of a bank or an index that the queries `ids` found. `idx`, `found` and the values are `[n, k]`"
     i,rank = torch.where(found)
     j = idx[i,rank]
     def values(t): return torch.full_like(similarity[i,rank], math.nan) if t is None else t[i,rank]
@@ -293,7 +293,7 @@ def _native(self:NeighbourHistory, dls, i):
 
 @patch
 def _choose_size(self:NeighbourHistory, dls):
-    "Begin the thumbnails, of a size for which all images find room if possible"
+    "Begin the thumbnails, in the largest size for which all images find room"
     ids = self.map.ids.tolist() if len(self.map) else self.ids
     largest = max(max(self._native(dls, i)) for i in ids[::math.ceil(len(ids)/8)])
     self.thumbs = Thumbnails(thumb_size(len(ids)+2*len(self.ids), self.budget*1e6, largest))
@@ -309,7 +309,7 @@ def _add_views(self:NeighbourHistory, kind, x):
 # %% ../nbs/08a_history.ipynb #06cb3ad3
 @patch
 def _tell_unread(self:NeighbourHistory, dls):
-    "Say how many images could not be read again, if it is more than was told"
+    "Say how many images could not be read again, if there are more than the last time"
     n = len(self.unread)
     if n<=self.told: return
     self.told,first = n,self.unread[min(self.unread)]
@@ -351,7 +351,8 @@ def _plain_features(learn, ids):
 # %% ../nbs/08a_history.ipynb #b3c56e98
 @patch
 def _affords_features(self:NeighbourHistory, epoch, n):
-    "Whether to compute features after this epoch of `n` images: the first and the last time, else for a twentieth of the training's time"
+    """Whether to compute features after this epoch, with `n` training images: after the first and the last one,
+    and else as long as features take no more than a twentieth of the training's time"""
     passes = sum(np.isfinite(f).any() for f in self.map.parts['feats'])
     last = self.learn is None or self.learn.epoch+1==self.learn.n_epoch
     # one pass through the images of the map, against four through each image of an epoch: .2 is four times a twentieth

@@ -203,7 +203,7 @@ def _first_copies(c, rows, at):
 
 # %% ../nbs/08c_map.ipynb #a42a5af7
 def _near_copies(c, rows, at, n=20):
-    "For each of these rows of a collection the position of the image that looks like it, by the `n` pairs most alike, else -1"
+    "For each of these rows of a collection the position of the image that looks like it, -1 if it is in none of the `n` pairs most alike"
     res,place = dict.fromkeys(rows.tolist(), -1),dict(zip(rows.tolist(), at.tolist()))
     for a,b in c.near_copies(n):
         if a not in place or b not in place: continue
@@ -301,8 +301,8 @@ def _thumbs(h, ids):
 
 # %% ../nbs/08c_map.ipynb #639168a7
 def _negatives(h, ids, epochs, rows):
-    """The negatives of the probes in all epochs, one array a column: `probe` and `place` on the map, `epoch` as its place in `epochs`, `id`,
-    `similarity`, and how many `times` as likely as in a uniform draw it was, NaN if that is not known"""
+    """The negatives of the probes in all epochs, one array a column. `probe` and `place` are positions on the map,
+    `epoch` is a position in `epochs`, and `times` is how many times as likely as in a uniform draw the negative was, NaN if unknown"""
     number = {i: j for j,i in enumerate(h.ids)}
     tables = {m['epoch']: t for m,t in zip(h.epochs, h.tables)}
     def epoch_negatives(j, e):

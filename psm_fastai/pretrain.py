@@ -65,11 +65,12 @@ def psm_options(f):
     return f
 
 # %% ../nbs/10_pretrain.ipynb #42ba5bd4
-def _was_given(name, v):
-    if name=='n_neg' and v is None: return True       # None is one of its values
-    return not isinstance(v, Default) and v is not None and v is not False
-
-def _given(options): return {n: v for n,v in options.items() if _was_given(n, v)}
+def _given(options):
+    "The options that were given"
+    def given(n, v):
+        if n=='n_neg' and v is None: return True       # None is one of its values
+        return not isinstance(v, Default) and v is not None and v is not False
+    return {n: v for n,v in options.items() if given(n, v)}
 
 # %% ../nbs/10_pretrain.ipynb #961ee0bf
 _choices = dict(method=list(psm_methods), compare=[None, *psm_methods], opt=list(optimizers), precision=['fp32','fp16','bf16'],
@@ -690,7 +691,7 @@ def psm_pretrain(
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
     momentum:_numbers=None, # Of the momentum network, or start,end of a cosine (default: 0.99, less for few steps, 0.98 for digits, 0.99,1 for byol)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
-    limit:int=None, # Maximum number of training images. Other data than the digits keeps a fifth as many for validation
+    limit:int=None, # Maximum number of training images. Except for the digits, a fifth as many are used for validation
     cache:str=None, # Folder for a file with the decoded images, if they don't fit into memory. A later run uses it again
     from_disk:bool=False, # Read images from disk in each epoch instead of decoding them once into memory
     workers:int=0, # Processes that read images from disk

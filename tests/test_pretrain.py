@@ -47,7 +47,7 @@ def folder(tmp_path):
     (['nowhere'], "'nowhere' is neither digits, cifar10 nor cifar100"),
     (['digits','--epochs','0'], '--epochs must be a whole number, at least 1, got 0'),
     (['digits','--lr','-1'], '--lr must be a number, above 0'),
-    (['digits','--size','32'], '--size is for folders'),
+    (['digits','--size','32'], '--size is for image files'),
     (['digits','--bs','9999'], '--bs 9999 is more than the 1347'),
     (['digits','--arch','resnet19'], "Unknown architecture 'resnet19'"),
     (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, from_bank, moco, nnclr, msf, byol, got 'simclr'"),
