@@ -309,7 +309,7 @@ def _negatives(h, ids, epochs, rows):
         t = tables[e][tables[e].negative]
         among = [math.nan if rows is None or rows[j] is None else rows[j][number[q]] for q in t['query']]
         return pd.DataFrame(dict(probe=places(ids, t['query'].to_numpy()), epoch=j, place=places(ids, t.id.to_numpy()), id=t.id,
-            similarity=t.similarity.round(2), times=(t.prob*among).round(2)))      # the page shows two digits
+            similarity=t.similarity.round(2), times=(t.prob*among).round(4)))      # as many digits as the page shows
     table = pd.concat([epoch_negatives(j, e) for j,e in enumerate(epochs)])
     return {n: c.to_numpy(np.int32 if n in ('probe','epoch','place','id') else np.float32) for n,c in table.items()}
 

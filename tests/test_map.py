@@ -212,7 +212,7 @@ def test_negatives_are_told_against_a_uniform_draw():
     found = 0
     for j,i in enumerate(history.ids):
         for r in negatives[negatives.probe==np.flatnonzero(view['ids']==i)[0]].itertuples():
-            assert view['ids'][r.place]==r.id and abs(r.times-times[j,row[r.id]])<6e-3
+            assert view['ids'][r.place]==r.id and abs(r.times-times[j,row[r.id]])<2e-3
             found += 1
     assert found==8*12 and times[allowed].std()>.1
 

@@ -42,6 +42,7 @@ export class View {
     this.probes = new Set(raw.probes ?? []);
     this.mapped = raw.runs.some((r) => r.xy.some((v) => v !== NOWHERE));
     this.kept = new Map();
+    this.drawn = new Map();
     this.columns = allColumns(this, raw.columns ?? []);
   }
 
@@ -139,9 +140,24 @@ export class View {
     return e;
   }
 
+  // The rows of the negatives of each probe in each epoch. They are sorted once, as the map asks each time that it is drawn
+  negativeRows(run) {
+    if (!this.drawn.has(run)) {
+      const { probe = [], epoch } = this.runs[run].negatives ?? {};
+      const rows = new Map();
+      probe.forEach((i, r) => {
+        const key = `${i} ${epoch[r]}`;
+        if (rows.has(key)) rows.get(key).push(r);
+        else rows.set(key, [r]);
+      });
+      this.drawn.set(run, rows);
+    }
+    return this.drawn.get(run);
+  }
+
   negatives(run, e, i) {
-    const { probe = [], epoch, place, id, similarity, times } = this.runs[run].negatives ?? {};
-    const rows = Array.from(probe.keys()).filter((r) => probe[r] === i && epoch[r] === e);
+    const { place, id, similarity, times } = this.runs[run].negatives ?? {};
+    const rows = this.negativeRows(run).get(`${i} ${e}`) ?? [];
     return rows.map((r) => ({
       at: place[r],
       id: id[r],
