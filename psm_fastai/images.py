@@ -286,6 +286,14 @@ def _check_settings(channels, max_value, min_value, fit, max_pixels):
     if fit not in ('crop','pad','squish'): raise ValueError(f"fit must be crop, pad or squish, got {fit!r}")
     if max_pixels is not None and not max_pixels>0: raise ValueError(f"max_pixels must be above 0, got {max_pixels!r}")
 
+# %% ../nbs/00_images.ipynb #cde8503f
+def _rgb(ground):
+    "A colour in PIL's words as red, green and blue. Raises `ValueError` if it is none"
+    try: return Image.new('RGB', (1,1), tuple(ground) if isinstance(ground, list) else ground).getpixel((0,0))
+    except (ValueError, TypeError, OverflowError) as e:
+        raise ValueError("ground must be a colour: a name such as 'white', '#rrggbb', or a tuple of three whole numbers from 0 to 255, "
+            f"got {ground!r}") from e
+
 # %% ../nbs/00_images.ipynb #6e670890
 class ReadImage(Transform):
     """Turn a file, its bytes, a PIL image or an array into an image of 8 bits, fixed size and fixed number of channels.
@@ -304,7 +312,7 @@ class ReadImage(Transform):
         store_attr('channels,max_value,min_value,alpha,fit,max_pixels')
         self.size = height_and_width(size)
         _check_settings(channels, max_value, min_value, fit, max_pixels)
-        self.ground = Image.new('RGB', (1,1), tuple(ground) if isinstance(ground, list) else ground).getpixel((0,0))
+        self.ground = _rgb(ground)
         self.clipped = None         # a list, while a caller collects which images had values out of range
 
     def encodes(self, o)->None: return self.read(o)     # None: the result keeps its own type

@@ -306,7 +306,8 @@ def test_unknown_settings_are_refused(tmp_path, given, near):
 
 @pytest.mark.parametrize('given,says', [(dict(bs='16'),"whole number above 0, got '16'"), (dict(bs=0),'above 0, got 0'), (dict(bs=2.),'got 2.0'),
                                         (dict(size=-3),'size must be .*got -3'), (dict(fit='padd'),"got 'padd'"),
-                                        (dict(ground='weiss'),"'weiss'")])
+                                        (dict(ground='weiss'),"ground must be a colour.*'weiss'"),
+                                        (dict(ground=(1,2)),r'ground must .*\(1, 2\)')])
 def test_settings_that_can_not_work_are_refused_before_the_images_are_looked_for(tmp_path, given, says):
     with pytest.raises(ValueError, match=says): image_dls(tmp_path, **given)
 

@@ -477,7 +477,6 @@ def test_ground(tmp_path):
     assert x[0,0].tolist()==[0,0,128] and x[3,3].tolist()==[255]*3
     assert item(small_dls(tmp_path, ground=(1,2,3)))[0,0].tolist()==[1,2,3]
     assert item(small_dls(tmp_path, ground='black', channels=1))[0,0]==0
-    with pytest.raises(ValueError): ReadImage(8, ground='no colour')
 
 def test_fit(tmp_path):
     a = np.zeros((8,64,3), np.uint8)
