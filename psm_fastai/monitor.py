@@ -52,10 +52,7 @@ def add(self:MonitorCallback, name, rows):
     setattr(self, name, pd.concat([before, rows], ignore_index=True) if len(before) else rows)
 
 @patch
-def frames(self:MonitorCallback): return {n: f for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
-
-@patch
-def state_dict(self:MonitorCallback): return {n: f.to_dict('records') for n,f in self.frames().items()}
+def state_dict(self:MonitorCallback): return {n: f.to_dict('records') for n,f in self.__dict__.items() if isinstance(f, pd.DataFrame)}
 
 @patch
 def load_state_dict(self:MonitorCallback, state): self.__dict__.update({n: pd.DataFrame(rows) for n,rows in state.items()})
@@ -99,11 +96,11 @@ def plot(self:MonitorCallback):
 _blue,_grey,_red = '#0072B2','#767676','#D55E00'   # differ for colour-blind people too (Okabe & Ito), and by their dashes
 _styles = dict(color=_blue, marker='.'),dict(color=_grey, ls='--'),dict(color=_red, ls=':', marker='.')
 
-def _finish(ax, title, xlabel):
+def _finish(ax, title, xlabel, **legend):
     ax.set_title(title, fontsize=10)
     ax.set_xlabel(xlabel)
     ax.spines[['top','right']].set_visible(False)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=False, **legend)
 
 def _curves(ax, x, curves, title, xlabel='epoch'):
     if xlabel=='epoch': x = x+1           # people count from 1, tables from 0
@@ -119,8 +116,7 @@ def _bars(ax, names, y, chance, title):
     ax.margins(y=.3)   # room for the legend
     for t in ax.get_xticklabels(): as_written(t)
     if max(map(len, names), default=0)>4: ax.tick_params(axis='x', rotation=45)
-    _finish(ax, title, '')
-    ax.legend(fontsize=8, frameon=False, ncols=2, loc='upper right')
+    _finish(ax, title, '', ncols=2, loc='upper right')
 
 # %% ../nbs/08_monitor.ipynb #cba50d8b
 def negative_pool(
@@ -166,10 +162,10 @@ class PurityCallback(MonitorCallback):
 
     def attach(self):
         _check_labels(self.learn)
-        if hasattr(self.learn, 'psm_step'):
-            loss = psm_model(self.learn).loss
-            _check_mines(loss)
-            self.names = ['chance','fn_uniform','fn_hardest'] if loss.n_neg else ['chance']
+        self.need_psm()
+        loss = psm_model(self.learn).loss
+        _check_mines(loss)
+        self.names = ['chance','fn_uniform','fn_hardest'] if loss.n_neg else ['chance']
         super().attach()
 
     def look(self, step, m):
