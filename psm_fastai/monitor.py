@@ -66,6 +66,7 @@ def before_train(self:MonitorCallback):
     self.need_psm()
     self.active,self.seen,self.now = not in_lr_find(self.learn),[],{}
 
+# %% ../nbs/08_monitor.ipynb #c57cbd23
 @patch
 def after_loss(self:MonitorCallback):
     middle = min(self.every, self.n_iter)//2
@@ -74,6 +75,7 @@ def after_loss(self:MonitorCallback):
     with torch.no_grad(), torch.autocast(step.q.device.type, enabled=False):
         self.seen.append(self.look(step, psm_model(self.learn)))
 
+# %% ../nbs/08_monitor.ipynb #3f612290
 @patch
 def after_train(self:MonitorCallback):
     if self.seen:
@@ -199,6 +201,7 @@ def group_neighbours(self:PurityCallback, seen):
     age = of_pairs(seen['age']).numpy()//width*width
     self.group('by_age', pairs, age=age, age_to=age+width-1)
 
+# %% ../nbs/08_monitor.ipynb #1a6185f2
 @patch
 def sum_up(self:PurityCallback, seen):
     labelled = seen['label']>=0
@@ -215,6 +218,15 @@ def _shade_before_mining(ax, df):
         ax.axvspan(e+.5, e+1.5, color=_grey, alpha=.12, lw=0, label=None if i else 'before mining')
     ax.legend(fontsize=8, frameon=False)
 
+# %% ../nbs/08_monitor.ipynb #a23e56e1
+@patch
+def draw_labels(self:PurityCallback, ax, epoch, what):
+    "Bars of the classes with the lowest figures, 20 at most"
+    table = self.by_label[self.by_label.epoch==epoch].dropna(subset=what).nsmallest(20, what).sort_index()
+    names = table.label.map(lambda l: short_name(l, 15))
+    _bars(ax, names, table[what], table.chance, f"{what} by label, last epoch{', the 20 lowest' if len(table)==20 else ''}")
+
+# %% ../nbs/08_monitor.ipynb #afcc9e0c
 def _draw_pulled(axs, df, by_rank, by_age):
     "Purity by epoch, by rank in the first and the last epoch, and by age in the last"
     _curves(axs['purity'], df.epoch, {'mined': df.purity, 'chance': df.chance}, 'purity')
@@ -243,13 +255,6 @@ def draw(self:PurityCallback, df):
     for n in ('purity','false negatives'):
         if n in axs: _shade_before_mining(axs[n], df)
 
-@patch
-def draw_labels(self:PurityCallback, ax, epoch, what):
-    "Bars of the classes with the lowest figures, 20 at most"
-    table = self.by_label[self.by_label.epoch==epoch].dropna(subset=what).nsmallest(20, what).sort_index()
-    names = table.label.map(lambda l: short_name(l, 15))
-    _bars(ax, names, table[what], table.chance, f"{what} by label, last epoch{', the 20 lowest' if len(table)==20 else ''}")
-
 # %% ../nbs/08_monitor.ipynb #0daa76c4
 def effective_rank(
     x:Tensor, # `[N, D]`
@@ -275,14 +280,16 @@ class CollapseCallback(MonitorCallback):
         return dict(std=std.mean().item(), eff_rank=effective_rank(bank.feats[bank.ready]), dim=bank.feats.shape[1],
                     alignment=alignment.mean().item(), uniformity=(near.sum()/pairs.sum()).log().item())
 
-    def draw(self, df):
-        fig,axs = plt.subplots(1, 4, figsize=(12,2.8), layout='constrained')
-        D = df.dim.iloc[-1]
-        levels = dict(std=(1,0), eff_rank=(D,1), alignment=(2,0), uniformity=(8/D-4,0))
-        for ax,(name,(even,flat)) in zip(axs, levels.items()):
-            _curves(ax, df.epoch, {'measured': df[name], 'directions spread evenly': even, 'all the same': flat}, name)
-            ax.get_legend().remove()
-        fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
+# %% ../nbs/08_monitor.ipynb #6139ee99
+@patch
+def draw(self:CollapseCallback, df):
+    fig,axs = plt.subplots(1, 4, figsize=(12,2.8), layout='constrained')
+    D = df.dim.iloc[-1]
+    levels = dict(std=(1,0), eff_rank=(D,1), alignment=(2,0), uniformity=(8/D-4,0))
+    for ax,(name,(even,flat)) in zip(axs, levels.items()):
+        _curves(ax, df.epoch, {'measured': df[name], 'directions spread evenly': even, 'all the same': flat}, name)
+        ax.get_legend().remove()
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
 
 # %% ../nbs/08_monitor.ipynb #fa4009e0
 def _latest_rows(bank):
@@ -326,21 +333,6 @@ class AgreementCallback(MonitorCallback):
         return dict(retrieval=own, retrieval_chance=1/(n+1), overlap=both[None], asked=asked[None],
                     overlap_chance=found.sum(1)/n)
 
-    def sum_up(self, seen):
-        row = {n: t.double().nanmean().item() for n,t in seen.items()}
-        row['overlap'] /= row.pop('asked')
-        return dict(row, **self.kept(psm_model(self.learn)))
-
-    def state_dict(self):
-        _,ids,rows = self.last or (None,None,None)
-        last = None if ids is None else [torch.as_tensor(ids), rows]
-        return dict(super().state_dict(), last=last)
-
-    def load_state_dict(self, state):
-        super().load_state_dict({n: rows for n,rows in state.items() if n!='last'})
-        ids,rows = state['last'] or (None,None)
-        self.last = None if ids is None else (self.dls.train_ds, ids.cpu().numpy(), rows)
-
 # %% ../nbs/08_monitor.ipynb #836b949d
 @patch
 def kept(self:AgreementCallback, m):
@@ -357,6 +349,26 @@ def kept(self:AgreementCallback, m):
     stable = _kept_share(rows_before[i.tolist()], rows[j.tolist()], k)
     return dict(stable=stable, stable_chance=k/(n-1), images=n)
 
+@patch
+def sum_up(self:AgreementCallback, seen):
+    row = {n: t.double().nanmean().item() for n,t in seen.items()}
+    row['overlap'] /= row.pop('asked')
+    return dict(row, **self.kept(psm_model(self.learn)))
+
+# %% ../nbs/08_monitor.ipynb #7fe93a6e
+@patch
+def state_dict(self:AgreementCallback):
+    _,ids,rows = self.last or (None,None,None)
+    last = None if ids is None else [torch.as_tensor(ids), rows]
+    return dict(MonitorCallback.state_dict(self), last=last)
+
+@patch
+def load_state_dict(self:AgreementCallback, state):
+    MonitorCallback.load_state_dict(self, {n: rows for n,rows in state.items() if n!='last'})
+    ids,rows = state['last'] or (None,None)
+    self.last = None if ids is None else (self.dls.train_ds, ids.cpu().numpy(), rows)
+
+# %% ../nbs/08_monitor.ipynb #63cc893f
 @patch
 def draw(self:AgreementCallback, df):
     fig,axs = plt.subplots(1, 3, figsize=(10,2.8), layout='constrained')
@@ -378,12 +390,13 @@ def _by_similarity(step, m, n):
     return sims,grad,torch.stack([used, known & ~same, known & same]).to(grad)
 
 # %% ../nbs/08_monitor.ipynb #6827460c
-_most_sims = 2**22      # that are looked at in a batch
-
 def _check_negatives(loss):
     if loss.n_neg!=0: return
     raise ValueError("GradientCallback looks at gradients by the similarity of negatives, and with n_neg=0 the loss has none. "
         "Use CollapseCallback")
+
+# %% ../nbs/08_monitor.ipynb #7ef2184b
+_most_sims = 2**22      # that are looked at in a batch
 
 class GradientCallback(MonitorCallback):
     "Mean and variance of `∂L/∂s` over queries, at each similarity rank of the negatives, and with labels of true and false ones apart"
