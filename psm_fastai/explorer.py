@@ -36,6 +36,7 @@ def _shared(near):
     same = near[near][...,None]==near[:,None,None]            # [n, k, k, k]: neighbour, its neighbours, those of the image
     return (same & (near>=0)[:,None,None]).any(2).sum(2)
 
+# %% ../nbs/09b_explorer.ipynb #3be33f6b
 def _doubts(view):
     "For each image the doubt of its most doubtful pull at the last epoch, by the page's formula [ours], -inf for one without a pull"
     run = view['runs'][0]
@@ -45,6 +46,7 @@ def _doubts(view):
     doubt = 1 - _shared(near)/near.shape[1] + (apart-math.sqrt(2))/1000        # of equal shares, the farthest on the map
     return np.where(pulled, np.nan_to_num(doubt), -np.inf).max(1, initial=-np.inf)
 
+# %% ../nbs/09b_explorer.ipynb #625b54e2
 def first_look(
     view:dict, # From `map_view`
 )->int: # Position of an image
@@ -72,9 +74,17 @@ def still_map(
     url = data_url(map_picture(view, query, epoch, run), 'WEBP', quality=70)
     return still(f'<img class=map alt="Map: {words}" src="{url}"><p dir=auto>{words}</p>')
 
-# %% ../nbs/09b_explorer.ipynb #e0000001
+# %% ../nbs/09b_explorer.ipynb #f10f5f25
 def _new_key(): return f'map-{uuid.uuid4().hex}'
 
+# %% ../nbs/09b_explorer.ipynb #72e14fc8
+def _check_known(name, v, known):
+    "Raise `ValueError` if `v` is not among the `known` values"
+    if v in known: return
+    if len(known)>=20: known = f'the {len(known)} from {known[0]} to {known[-1]}'
+    raise ValueError(f"{name} must be one of {known}, got {v}")
+
+# %% ../nbs/09b_explorer.ipynb #e0000001
 class NeighbourExplorer(anywidget.AnyWidget):
     """Look through the map of one history, or of several side by side.
     A learner stands for the history among its callbacks, or else for its bank as it is now"""
@@ -106,12 +116,10 @@ class NeighbourExplorer(anywidget.AnyWidget):
         self.on_msg(lambda _, message, __: self.send_image(message.get('image')))
 
     @tr.validate('query', 'epoch')
-    def _check_known(self, change):
+    def _check_choice(self, change):
         name,v = change['trait'].name,change['value']
-        known = list(self.at) if name=='query' else self.view['epochs']
-        if v in known: return v
-        if len(known)>=20: known = f'the {len(known)} from {known[0]} to {known[-1]}'
-        raise ValueError(f"{name} must be one of {known}, got {v}")
+        _check_known(name, v, list(self.at) if name=='query' else self.view['epochs'])
+        return v
 
     @tr.validate('runs')
     def _check_runs(self, change):
