@@ -15,7 +15,7 @@ from functools import cache, cached_property, partial
 from matplotlib.font_manager import findSystemFonts, fontManager
 from PIL import ImageOps
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import pairwise_distances, silhouette_score
 from .data import item_picture, train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import evaluating, load_encoder
@@ -313,9 +313,12 @@ def _k_means(x, n, n_init=1): return KMeans(n, n_init=n_init, random_state=0).fi
 def best_number(
     x:np.ndarray, # `[N, F]`
 )->int:
-    "The number of clusters between 2 and 32 with the largest silhouette, by at most 2,000 rows"
+    "The number of clusters between 2 and 32 with the largest silhouette, by at most 2,000 rows. 1 for fewer than 8 rows, or if all are the same"
     x = x[::math.ceil(len(x)/2000)]
-    tried = {n: silhouette_score(x, _k_means(x, n).labels_) for n in _numbers if n<=len(x)//4}
+    if (x==x[0]).all(): return 1
+    far = pairwise_distances(x)            # once for all numbers
+    def silhouette(n): return silhouette_score(far, _k_means(x, n).labels_, metric='precomputed')
+    tried = {n: silhouette(n) for n in _numbers if n<=len(x)//4}
     return max(tried, key=tried.get, default=1)
 
 # %% ../nbs/07c_collection.ipynb #3c9cf67a
