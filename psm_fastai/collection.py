@@ -313,7 +313,7 @@ def _k_means(x, n, n_init=1): return KMeans(n, n_init=n_init, random_state=0).fi
 def best_number(
     x:np.ndarray, # `[N, F]`
 )->int:
-    "The number of clusters between 2 and 32 with the largest silhouette, by at most 2,000 rows. 1 for fewer than 8 rows, or if all are the same"
+    "The number of clusters between 2 and 32 with the largest silhouette, by at most 2,000 rows. 1 for fewer than 8, or if all are alike"
     x = x[::math.ceil(len(x)/2000)]
     if (x==x[0]).all(): return 1
     far = pairwise_distances(x)            # once for all numbers
