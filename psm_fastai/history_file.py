@@ -56,7 +56,8 @@ def check_meta(
     meta:dict, # From JSON
 ):
     "Raise `ValueError` if this is not what `NeighbourHistory.state_dict` gives. Adds what older histories do not have"
-    if not _is(meta, dict) or _of_meta.keys()-meta.keys(): raise ValueError("it lacks a part")
+    if not _is(meta, dict): raise ValueError(f"its description is {short(meta)}, not a dictionary")
+    if missing := [n for n in _of_meta if n not in meta]: raise ValueError(f"it lacks {', '.join(missing)}")
     for n,(_,default) in _added.items(): meta.setdefault(n, default)
     checks = {**_of_meta, **{n: ok for n,(ok,_) in _added.items()}}
     if bad := [n for n,ok in checks.items() if not ok(meta[n])]: raise ValueError(f"{bad[0]} can't be {short(meta[bad[0]])}")
