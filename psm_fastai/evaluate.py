@@ -85,13 +85,15 @@ def _by_first_transform(ds, items):
 # %% ../nbs/07_evaluate.ipynb #5c013a7c
 def item_files(
     ds, # A data set
+    ids:list|None=None, # Places of the items. None: all
 )->list: # A path for each item, None for items that are no files
     "The files that the items of a data set were read from, also if a table names them"
     items = getattr(ds, 'items', None)
-    if isinstance(items, pd.DataFrame) or is_listy(items) and len(items) and isinstance(items[0], tuple):
-        items = _by_first_transform(ds, items)
-    if not is_listy(items) or len(items)!=len(ds): items = [None]*len(ds)
-    return [str(o) if isinstance(o, (str,PurePath)) else None for o in items]
+    table,n = isinstance(items, pd.DataFrame),len(ds if ids is None else ids)
+    if not (table or is_listy(items)) or len(items)!=len(ds): return [None]*n
+    some = items if ids is None else items.iloc[ids] if table else [items[i] for i in ids]
+    if table or n and isinstance(some[0], tuple): some = _by_first_transform(ds, some) or [None]*n
+    return [str(o) if isinstance(o, (str,PurePath)) else None for o in some]
 
 # %% ../nbs/07_evaluate.ipynb #401237a7
 def image_table(

@@ -149,7 +149,8 @@ def show_neighbours(self:Learner,
     """Images (left) and the neighbours that they mine, pale if not trusted, with similarities and classes, or names of files.
     ✓ and ✗ tell whether the labels agree"""
     df = mined_neighbours(self, ids, n, k, seed)
-    queries,files = df['query'].unique(),item_files(self.dls.train_ds)
+    queries,ids = df['query'].unique(),list({*df['query'],*df['id']})
+    files = dict(zip(ids, item_files(self.dls.train_ds, ids)))
     axs = _grid(len(queries), k+1, figsize=((k+1)*size, len(queries)*size*1.4))
     if not len(psm_model(self).bank): axs[0,0].figure.suptitle('Not trained yet: the nearest by the encoder as it is', fontsize=9)
     for axr,q in zip(axs, queries):

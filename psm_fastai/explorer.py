@@ -18,7 +18,7 @@ from .callback import data_fingerprint
 from .collection import as_utf8
 from .data import train_image
 from .files import atomic_write, no_formulas
-from .evaluate import Accuracy, item_files
+from .evaluate import Accuracy
 from .history import NeighbourHistory
 from .images import open_picture
 from .learner import in_lr_find, psm_model
@@ -433,7 +433,7 @@ class MiningLab(_Readable):
     ):
         self.learn,self.bank = learn,psm_model(learn).bank
         self.history = NeighbourHistory(ids=ids, n_pos=20, n_neg=20, n_map=0).look(learn)
-        self.history.files = {i: f for i,f in enumerate(item_files(learn.dls.train_ds)) if f is not None}
+        self.history.learn_files(learn, self.history.ids)
         self.step = None                                 # of the bank when the probes were last computed
         self.controls = _controls(psm_model(learn).loss, len(self.bank))
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
@@ -466,8 +466,9 @@ def _mine(self:MiningLab, loss):
     h.tables = [table[(table['rank']<=loss.n_neg) | ~table.negative]]
     settings = dict(n_pos=loss.n_pos, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)
     h.epochs = [dict(h.epochs[0], mining=True, **settings)]
-    for i in h.tables[0].id.unique().tolist():
-        if i>=0: h.add_picture(h.recent, self.learn.dls, i)
+    ids = [i for i in h.tables[0].id.unique().tolist() if i>=0]
+    h.learn_files(self.learn, [i for i in ids if i not in h.files])
+    for i in ids: h.add_picture(h.recent, self.learn.dls, i)
 
 @patch
 def redraw(self:MiningLab):

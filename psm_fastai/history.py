@@ -360,6 +360,14 @@ def _affords_features(self:NeighbourHistory, epoch, n):
 
 # %% ../nbs/08a_history.ipynb #584162c5
 @patch
+def learn_files(self:NeighbourHistory,
+    learn, # A learner
+    ids:list, # Of images
+):
+    "Remember the files of images"
+    self.files |= {i: f for i,f in zip(ids, item_files(learn.dls.train_ds, ids)) if f is not None}
+
+@patch
 def look_at_map(self:NeighbourHistory,
     learn, # A learner with `PSMCallback`
     epoch:int, # Counted from 1
@@ -373,9 +381,7 @@ def look_at_map(self:NeighbourHistory,
     feats = _plain_features(learn, self.map.ids) if afford else np.full_like(self.map.parts['feats'][-1], np.nan)
     self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss, feats)
     self._learn_labels(self.map.ids, self.map.labels)
-    if not self.files:
-        files = item_files(learn.dls.train_ds)
-        self.files = {i: files[i] for i in self.map.ids.tolist() if files[i] is not None}
+    if not self.files: self.learn_files(learn, self.map.ids.tolist())
 
 # %% ../nbs/08a_history.ipynb #ea716c33
 def _for_each(dls, f, numbers):

@@ -261,9 +261,14 @@ def test_rows_that_are_read_in_a_way_of_their_own(tmp_path):
     def opened(r):
         asked.append(r.n)
         return PILImage.create(tmp_path/f'{r.n}.png')
-    def files(get_x):
-        return item_files(DataBlock((ImageBlock,), get_x=get_x, splitter=lambda o: (list(range(10)),[10,11])).datasets(df).train)
-    assert files(lambda r: tmp_path/f'{r.n}.png')==[str(tmp_path/f'{i}.png') for i in range(10)]
+    def path(r):
+        asked.append(r.n)
+        return tmp_path/f'{r.n}.png'
+    def files(get_x, *ids):
+        return item_files(DataBlock((ImageBlock,), get_x=get_x, splitter=lambda o: (list(range(10)),[10,11])).datasets(df).train, *ids)
+    assert files(path)==[str(tmp_path/f'{i}.png') for i in range(10)]
+    asked.clear()
+    assert files(path, [3])==[str(tmp_path/'3.png')] and len(asked)<4, asked
     asked.clear()
     assert files(opened)==[None]*10 and len(asked)<4
 
