@@ -100,10 +100,10 @@ class Collection:
 
     @cached_property
     def reading(self):
-        "Black and white of images with more than 8 bits, as the encoder in `folder` was trained with them. Empty if that is not known"
+        "Black and white of images with more than 8 bits, and `max_pixels`, as for the encoder in `folder`. Empty if that is not known"
         try: reading = load_encoder(self.folder).images['reading']
         except Exception: return {}
-        return {n: reading[n] for n in ('max_value','min_value')}
+        return {n: reading[n] for n in ('max_value','min_value','max_pixels') if n in reading}
 
 # %% ../nbs/07c_collection.ipynb #9efb1b08
 @patch

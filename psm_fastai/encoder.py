@@ -270,11 +270,12 @@ def _are_numbers(o, lens):
 
 # %% ../nbs/04a_encoder.ipynb #8c8a63c7
 _reading_types = dict(
-    max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,))
+    max_value=(int,float,type(None)), min_value=(int,float,type(None)), alpha=(bool,type(None)), fit=(str,), ground=(list,),
+    max_pixels=(int,float))              # only there if it was given, as older versions refuse a file that has it
 
 def _is_reading(o):
     "Whether `o` can be the `settings` of a `ReadImage`"
-    if not isinstance(o, dict) or o.keys()!=_reading_types.keys(): return False
+    if not isinstance(o, dict) or o.keys()|{'max_pixels'}!=_reading_types.keys(): return False
     return all(type(v) in _reading_types[n] for n,v in o.items()) and _are_numbers(o['ground'], [3])
 
 def _check_reading(reading):

@@ -30,7 +30,9 @@ def reading_of(
 )->dict: # `reading`, the settings of `ReadImage`, empty if something else reads the images
     "How the images of loaders are read"
     read = image_reader(dls.train_ds)
-    return dict(reading=read.settings) if read else {}
+    if not read: return {}
+    limit = {} if read.max_pixels is None else dict(max_pixels=read.max_pixels)
+    return dict(reading=dict(read.settings, **limit))
 
 # %% ../nbs/07a_transfer.ipynb #5b174692
 @patch

@@ -300,18 +300,22 @@ def test_saved_pictures_of_more_than_8_bits_are_neither_white_nor_black(tmp_path
             else: assert len(np.unique(got))>50 and got.max()>90 and np.corrcoef(got.ravel(), seen.ravel())[0,1]>.99
 
 def test_images_that_max_pixels_lets_in_are_shown_or_replaced(tmp_path, monkeypatch):
-    "A history does not end their training, and a saved collection draws their small gray picture"
+    "A history does not end their training. A saved collection draws their small gray picture, if there is no encoder that knows the limit"
     noise_files(tmp_path, [(40,40)]*12)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
     dls = image_dls(tmp_path, size=16, bs=4, valid_pct=0, max_pixels=1600)
     history = NeighbourHistory(n_probes=2, n_pos=2)
-    learn = quiet(dls, model=tiny(3), cbs=[PSMCallback(bank_size=8), history], loss_func=no_loss)
+    learn = quiet(dls, model=small_resnet(), cbs=[PSMCallback(bank_size=8), history], loss_func=no_loss)
     learn.fit(1)
     assert history.thumbs.px==48 and all(history.thumbs.picture(str(i)) for i in range(12))         # by their 40 pixels, not by 16
     learn.collection().save(tmp_path/'f.parquet')
     back = load_collection(tmp_path/'f.parquet')
     back.outliers(2).show()
     assert back.picture(0).size==(16,16)
+    learn.save_encoder(tmp_path/'encoder.safetensors')
+    known = load_collection(tmp_path/'f.parquet')
+    known.show_nearest(tmp_path/'0.png')
+    assert known.picture(0).size==(40,40)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1600)
     assert back.picture(0).size==(40,40)
 
