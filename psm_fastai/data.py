@@ -129,8 +129,8 @@ def move_digits(
     border = 10/8                          # how much larger the border makes a digit
     rot = torch.stack([cos,sin,-sin,cos], 1).view(n,2,2) / (border*height)[:,None,None]
     grid = F.affine_grid(torch.cat([rot,-rot@shift], 2), (n,1,24,24), align_corners=False)
-    x = F.grid_sample(x, grid, align_corners=False)
-    return (x[:,0] + noise*torch.randn(n, 24, 24, generator=g)).clamp(0,1)
+    x = F.grid_sample(x, grid, align_corners=False)[:,0]
+    return (x + noise*torch.randn(x.shape, generator=g)).clamp(0,1)
 
 # %% ../nbs/00b_data.ipynb #9c731e93
 def _check_limit(limit):
