@@ -214,6 +214,7 @@ def _lacks_package(e):
 def _needs_package(page):
     return ValueError(f"it is a TIFF packed by {page.compression.name}, which needs a further package: pip install 'psm_fastai[tiff]'")
 
+# %% ../nbs/00_images.ipynb #a1f105f9
 def _tiff(f, bands, max_pixels):
     "What a TIFF holds. `bands`: no channel of it is opacity"
     t = _open_tiff(f)
@@ -426,6 +427,7 @@ class TensorBands(TensorImage):
     def show(self, ctx=None, **kwargs):
         return show_image(shown_channels(self), ctx=ctx, **merge(self._show_args, kwargs))
 
+# %% ../nbs/00_images.ipynb #8c379cb1
 @patch
 def _bands(self:ReadImage, bands):
     "Channels without a mode, each resized on its own"
@@ -462,6 +464,7 @@ def _turned(im):
     if _wide(im): raise ValueError("PIL keeps the upper 8 of its 16 bits: pass the file, or its bytes, instead of the opened image")
     return _Raw(im if im.getexif().get(274, 1)==1 else ImageOps.exif_transpose(im))
 
+# %% ../nbs/00_images.ipynb #9309da1d
 def _check_path(o):
     "Raise `TypeError` if `o` is neither a path nor the bytes of a file"
     on_the_web = isinstance(o, str) and re.match(r'[a-z][a-z0-9+.-]+://', o, re.I)
@@ -601,6 +604,7 @@ def _n_colours(im):
     gray = im.mode in ('1','L','LA','La') or im.mode[0] in 'IF'
     return 1 if gray else 3
 
+# %% ../nbs/00_images.ipynb #5b32e5d9
 def _look_at_picture(f, im, tiff):
     "A `_Look` at a PIL image of 8 bits"
     return _Look(_n_colours(im), *_opacity_kind(_pil_opacity(im), tiff), None, _cut_by_pil(f, im))
@@ -612,6 +616,7 @@ def _look_at_array(a, mode, tiff):
     values = None if a.dtype in (bool,np.uint8) else _some(a[:n])
     return _Look(n, *_opacity_kind(opacity, tiff), values)
 
+# %% ../nbs/00_images.ipynb #e677d6cf
 def _look(o, channels, max_pixels, values=True):
     "Look at a file. Without `values` a look at what PIL opens ends with its number of channels"
     with _file(o) as f:
@@ -739,6 +744,7 @@ def picture_size(
     with _file(o) as f: im = _open(f, max_pixels=max_pixels).im
     return im.size if isinstance(im, Image.Image) else im.shape[:0:-1]
 
+# %% ../nbs/00_images.ipynb #1ca6d37e
 def open_picture(
     o, # A path, or the bytes of a file
     max_value:float|None=None, # White of an image with more than 8 bits. None: by its values
