@@ -271,8 +271,8 @@ def _pair(h, query, neighbour):
     return f"<div class=psm>{figure(query, 'query')}{figure(neighbour, 'its neighbour')}</div>"
 
 # %% ../nbs/09b_explorer.ipynb #f418a9f9
-def _button(text, f, **kwargs):
-    b = w.Button(description=text, layout=w.Layout(width='auto'), **kwargs)
+def _button(text, f):
+    b = w.Button(description=text, layout=w.Layout(width='auto'))
     b.on_click(lambda _: f())
     return b
 
@@ -307,7 +307,7 @@ class NeighbourAudit(_Readable):
         self.judged,self.entry = [],None                 # the answers, and the entry in `history.audits`
         self.said,self.view = w.HTML(),w.HTML()
         self.still = self.said,self.view
-        self.field = w.Text(placeholder='s same, d different, u undo', description='Judge', continuous_update=True)
+        self.field = w.Text(placeholder='s same, d different, u undo', description='Judge')
         self.field.observe(lambda c: self._typed(c), 'value')
         self.same = _button('Same', lambda: self.judge(True))
         self.different = _button('Different', lambda: self.judge(False))
