@@ -134,7 +134,7 @@ def query_purity(
 )->Tensor: # `[B]`, nan if no label is known
     "Share of a query's rows that are right. For negatives the same share is the false-negative rate"
     right,known = known_right(labels, mined_labels, found)
-    return right.sum(1)/known.sum(1)
+    return right.count_nonzero(1)/known.count_nonzero(1)
 
 # %% ../nbs/02_mining.ipynb #10521e12
 def sum_known(

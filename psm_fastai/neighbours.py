@@ -183,7 +183,7 @@ def holds(
     first = torch.searchsorted(sort, of).clamp_(max=len(ids)-1)
     first = torch.where(sort[first]==of, first, len(ids))
     places = torch.zeros(len(ids)+1, len(of), dtype=torch.bool, device=ids.device).scatter_(0, first.T, True)
-    return places[torch.searchsorted(sort, ids)].T
+    return places[torch.searchsorted(sort, ids)].T.contiguous()
 
 # %% ../nbs/03a_neighbours.ipynb #475fd2d5
 asked_images = 2000     # images of which weak views are made
@@ -308,9 +308,9 @@ def candidates(self:IndexLoss,
         near = index.near[rows,:self.n_pos].long()
         found = known[:,None] & index.ready[near]
         trust = index.trust[rows,:self.n_pos]*found
-        allowed = admissible(ids, bank.ids, bank.ready)
-        if self.mining: allowed &= ~holds(bank.ids, torch.where(trust>0, near*index.every, -2))     # -2 is no id
-        return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),allowed
+        kin = torch.where(ids>=0, ids, -2)[:,None]                                # the image itself. -2 is no id
+        if self.mining: kin = torch.cat([kin, torch.where(trust>0, near*index.every, -2)], 1)
+        return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),bank.ready & ~holds(bank.ids, kin)
 
 @patch
 def similarities(self:IndexLoss, q, bank, mined):
