@@ -85,13 +85,14 @@ def main(
     precision:str='fp32', # Or bf16
     channels_last:bool=False, # Memory format
     compile:bool=False, # torch.compile
-    sweep:bool=False, # All of small_resnet and cifar_resnet18, batch 64 and 256, bank 4096 and 65536, 128 and 256 dimensions
+    sweep:bool=False, # All of small_resnet and cifar_resnet18, batch 64 and 256, bank 4096 and 65536
 ):
     keep_memory()         # as psm_pretrain does
     rows = []
     common = dict(steps=steps, device=device, precision=precision, channels_last=channels_last, compile=compile)
-    for a,b,k,d in [(a,b,k,d) for a in ('small_resnet','cifar_resnet18') for b in (64,256) for k in (4096,65536) for d in (128,256)] if sweep else [(arch,bs,bank,dim)]:
-        size = dict(arch=a, bs=b, bank=k, dim=d)
+    sizes = [(a,b,k) for a in ('small_resnet','cifar_resnet18') for b in (64,256) for k in (4096,65536)]
+    for a,b,k in sizes if sweep else [(arch,bs,bank)]:
+        size = dict(arch=a, bs=b, bank=k, dim=dim)
         whole,floors,_ = measure(**size, **common, method='psm', parts=False)
         _,_,parts = measure(**size, **common, method='psm', parts=True)
         moco,moco_floors,_ = measure(**size, **common, method='moco', parts=False)
@@ -99,6 +100,6 @@ def main(
         row['psm_over_moco'] = row['psm_over_floor']['ratio']/row['moco_over_floor']['ratio']
         rows.append(row)
         r = row['psm_over_floor']
-        print(f"{a}, batch {b}, bank {k}, {d} dimensions: step {row['step_ms']:.0f} ms over floor {row['floor_ms']:.0f} ms = {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}); over a MoCo step {row['psm_over_moco']:.3f}")
+        print(f"{a}, batch {b}, bank {k}, {dim} dimensions: step {row['step_ms']:.0f} ms over floor {row['floor_ms']:.0f} ms = {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}); over a MoCo step {row['psm_over_moco']:.3f}")
         print('   '+', '.join(f'{k} {v:.1f}' for k,v in row['parts_ms'].items())+' ms')
     save('step', rows, sizes=('arch','bs','bank','dim','device','precision','channels_last','compile'))

@@ -53,13 +53,29 @@ def _between(x, anchors, places, seed):
     res[anchors] = places
     return res
 
-def _place(x, start, method, seed):
+def _spread(x, start, seed):
     "`[n, 2]`, places of images with keys `x`. `start`: their places in the epoch after, None for the last epoch"
-    if method=='pca' or len(x)<_least: return _principal(x)
+    if len(x)<_least: return _principal(x)
     anchors = np.arange(0, len(x), math.ceil(len(x)/_most))
     first = _principal(x[anchors]) if start is None else start[anchors]
     y = _moved(x[anchors], first, start is None, seed)
     return y if len(y)==len(x) else _between(x, anchors, y, seed)
+
+# %% ../nbs/07f_layout.ipynb #1c40a2fd
+def _distinct(x):
+    "Rows of `x`, the first of each that are equal, and for each row of `x` the number of its equal among them"
+    _,first,equal = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    order = first.argsort()
+    return first[order],order.argsort()[equal]
+
+def _place(x, start, method, seed):
+    "`[n, 2]` by t-SNE, in which copies lie beside the first of them, or by principal components"
+    if method=='pca': return _principal(x)
+    rows,equal = _distinct(x)
+    y = _spread(x[rows], None if start is None else start[rows], seed)
+    res = y[equal] + np.random.default_rng(seed).normal(size=(len(x),2))*(y.std() or 1.)*.01
+    res[rows] = y
+    return res
 
 # %% ../nbs/07f_layout.ipynb #9db16a63
 nowhere = 65535              # both coordinates of an image without a key
