@@ -16,7 +16,7 @@ from html import escape
 from IPython.display import HTML, display
 from .callback import data_fingerprint
 from .collection import as_utf8
-from .data import train_image
+from .data import image_reader, train_image
 from .files import atomic_write, no_formulas
 from .evaluate import Accuracy
 from .history import NeighbourHistory
@@ -139,8 +139,10 @@ def _original(history, i):
     "An image as its file holds it, or else its data set. None if that shows no more than the thumbnail, or can't be read"
     file,learn = history.files.get(i),history.learn
     if file is None and learn is None: return
+    read = learn and image_reader(learn.dls.train_ds)
+    how = {n: getattr(read, n) for n in ('max_value','min_value','max_pixels')} if read else {}
     try:
-        with no_random(): im = open_picture(file) if file else train_image(learn.dls, i)        # a data set may draw random numbers
+        with no_random(): im = open_picture(file, **how) if file else train_image(learn.dls, i)        # a data set may draw random numbers
     except (OSError, ValueError): return
     if max(im.size)<=history.thumbs.px: return
     im = im.convert('RGB')

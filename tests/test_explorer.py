@@ -2,9 +2,10 @@
 import base64, io, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.request
 import nbformat, pandas as pd, pytest
 from types import SimpleNamespace
-from fastai.vision.all import set_seed
+from fastai.vision.all import Image, set_seed
 from psm_fastai.all import *
 from common import silent
+from data import noise_files
 from in_browser import faint, misplaced
 
 @pytest.fixture(scope='module')
@@ -205,7 +206,6 @@ def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
 
 def test_the_explorer_sends_images_that_are_larger_than_their_thumbnails(tmp_path):
     "Those of the files, also for a history that was loaded; nothing for an unknown image or a file that is gone"
-    from PIL import Image
     for i in range(12): Image.effect_noise((640,320), 60+i).save(tmp_path/f'{i}.png')
     learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4, valid_pct=0), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
     learn.fit(1)
@@ -219,9 +219,18 @@ def test_the_explorer_sends_images_that_are_larger_than_their_thumbnails(tmp_pat
     explorer.send_image(gone)
     assert sent==[(3, (512,256)), (0, (512,256))]
 
+def test_an_image_that_max_pixels_lets_in_is_enlarged(tmp_path, monkeypatch):
+    noise_files(tmp_path, [(120,100)]*8)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    history = NeighbourHistory(n_probes=2, n_pos=2)
+    silent(psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0, max_pixels=12_000), bank_size=8, cbs=history)).fit(1)
+    explorer,sent = NeighbourExplorer(history, layout='pca'),[]
+    explorer.send = lambda message, buffers: sent.append(message['image'])
+    explorer.send_image(3)
+    assert sent==[3]
+
 def test_an_audit_shows_the_data_sets_own_images(tmp_path):
     "With a learner at hand; a history that was loaded has thumbnails. The lab names them by their files"
-    from PIL import Image
     for i in range(12): Image.effect_noise((120,120), 60+i).save(tmp_path/f'{i}.png')
     learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
     learn.fit(1)
