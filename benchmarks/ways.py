@@ -18,6 +18,8 @@ def in_blocks(s, k):
     "`top_rows` wherever it could be used"
     with patch.object(mining, '_enough', 1): return mining.top_rows(s, k)
 
+def _one_table(q, rows, mask): return (q @ rows.T/.07).masked_fill(~mask, -1e9).logsumexp(1)
+
 def norm(*shape): return F.normalize(torch.randn(*shape), dim=1)
 
 def pairs(bs, dim):
@@ -38,6 +40,8 @@ def pairs(bs, dim):
         def f():
             with patch.multiple(loss, _table=table, _least=1): psm.mine(q.detach(), k, ids, bank)
         return f
+    everything,mask = norm(65536, dim),torch.rand(bs, 65536)<.999
+    yield 'loss with all of 65,536 rows as negatives: one table, and blocks of 4,096',lambda: _one_table(q, everything, mask).sum().backward(),lambda: loss._LogSumExp.apply(q, everything, mask, .07).sum().backward()
     ids,trusted = torch.randint(50_000, (65536,)),torch.randint(50_000, (bs,20))
     yield 'rows of 20 trusted images, 65,536 rows: each row looked up, and each image',lambda: is_among(ids.expand(bs, -1), trusted),lambda: holds(ids, trusted)
     for e in (22,18): yield f'mining, 65,536 rows: 2^24 similarities at a time, and 2^{e}',mine(2**24),mine(2**e)

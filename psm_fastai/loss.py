@@ -13,6 +13,7 @@ from collections import namedtuple
 from fastcore.basics import patch, store_attr
 from numbers import Integral, Real
 from torch import nn, Tensor
+from torch.autograd.function import once_differentiable
 from .bank import MemoryBank
 from .mining import *
 
@@ -186,6 +187,36 @@ def positives(self:PSMLoss, q, k, to_mined, mined):
     h = 1-(1-hard)*self.pulled(mined).to(pos.dtype)
     return torch.cat([pos, to_mined], 1),torch.cat([h, (1-hard)*mined.weights], 1)
 
+# %% ../nbs/03_loss.ipynb #b877ed75
+_block = 4096           # rows
+_large = 2**14          # rows up to which one table is used
+
+class _LogSumExp(torch.autograd.Function):
+    "`[B, 1]`: `logsumexp(q @ rows.T / temp)` over the rows of a mask `[B, K]`, with its gradient by `q`"
+    @staticmethod
+    def forward(ctx, q, rows, mask, temp):
+        top = q.new_full((len(q),1), -torch.inf)
+        total,weighted = torch.zeros_like(top),torch.zeros_like(q)
+        for r,m in zip(rows.split(_block), mask.split(_block, 1)):
+            s = (q @ r.T).div_(temp).masked_fill_(~m, _no_logit)
+            new = torch.maximum(top, s.amax(1, keepdim=True))
+            scale,e = (top-new).exp(),s.sub_(new).exp_()
+            total,weighted,top = total*scale + e.sum(1, keepdim=True),weighted*scale + e @ r,new
+        ctx.save_for_backward(weighted/total/temp)
+        return top+total.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad): return ctx.saved_tensors[0]*grad,None,None,None
+
+@patch
+def _in_blocks(self:PSMLoss, q, k, bank, mined):
+    "The loss, if all rows of a large bank are negatives"
+    to_mined = to_rows(q, self.pool(bank).feats, mined.pos_idx)
+    pos,weights = self.positives(q, k, to_mined, mined)
+    lse = _LogSumExp.apply(q, bank.feats.to(q), mined.neg_mask, self.temp)
+    return (weights*F.softplus(lse - pos/self.temp)).sum(1)
+
 # %% ../nbs/03_loss.ipynb #78430728
 @patch
 def forward(self:PSMLoss,
@@ -197,6 +228,7 @@ def forward(self:PSMLoss,
 )->Tensor: # `[B]`, the loss of each query
     "`h·l(q,k) + (1-h)·Σ_j w_j·l(q,n_j)` [ours]"
     if mined is None: mined = self.mine(q, k, ids, bank)
+    if mined.neg_idx is None and len(bank.feats)>_large: return self._in_blocks(q, k, bank, mined)
     to_mined,neg = self.similarities(q, bank, mined)
     pos,weights = self.positives(q, k, to_mined, mined)
     if self.n_neg==0: return (weights*(2-2*pos)).sum(1)

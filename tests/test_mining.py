@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 from common import PSMCallback, quiet
 from psm_fastai.bank import MemoryBank
 from psm_fastai.loss import PSMLoss
+from psm_fastai.neighbours import IndexLoss
 from psm_fastai.mining import bank_purities, draw_probs, sample_negatives, top_rows
 from psm_fastai.preflight import _first_look
 
@@ -102,6 +103,36 @@ def test_only_the_rows_that_are_used_give_the_same_loss_and_gradient(monkeypatch
         loss = psm(q, k, ids, bank, mined)
         res.append((loss.detach(), *torch.autograd.grad(loss.sum(), q)))
     for a,b in zip(*res): assert torch.allclose(a, b, atol=1e-5)
+
+@pytest.mark.parametrize('rule', ['moco','bank','index'])
+def test_the_loss_with_all_rows_of_a_large_bank_is_the_same_in_blocks(monkeypatch, rule):
+    "Value and gradient of each query, one of which may use no row. The last block is not full, and no row of the first one is ready"
+    set_seed(0)
+    psm = IndexLoss(n_pos=3) if rule=='index' else PSMLoss(n_pos=3*(rule=='bank'), n_neg=None, hard_weight=.4 if rule=='bank' else 1.)
+    bank = MemoryBank(40, 8)
+    bank.enqueue(F.normalize(torch.randn(40, 8), dim=1), torch.arange(40)%12)
+    bank.ready[:9] = False
+    if rule=='index':
+        index = psm.index
+        index.allocate(12, 8)
+        index.enqueue(bank.feats[:12], torch.arange(12), torch.zeros(12).long())
+        index.near,index.trust,index.made = torch.randint(0, 12, (12,3)).int(),torch.rand(12, 3),True
+    q,k = (F.normalize(torch.randn(5, 8), dim=1) for _ in range(2))
+    ids = torch.tensor([0,3,-1,11,5])
+    mined = psm.mine(q, k, ids, bank)
+    mined.neg_mask[1] = False
+    def value_and_gradient():
+        x = q.clone().requires_grad_()
+        l = psm(x, k, ids, bank, mined)
+        (l*torch.arange(1, 6)).sum().backward()
+        return l.detach(),x.grad
+    whole = value_and_gradient()
+    monkeypatch.setattr('psm_fastai.loss._large', 0)
+    monkeypatch.setattr('psm_fastai.loss._block', 7)
+    used = []
+    monkeypatch.setattr(PSMLoss, '_in_blocks', lambda self, *args, f=PSMLoss._in_blocks: used.append(1) or f(self, *args))
+    for a,b in zip(value_and_gradient(), whole): assert torch.allclose(a, b, atol=1e-5)
+    assert used and whole[1].abs().max()>.1
 
 @pytest.mark.parametrize('seed', range(5))
 def test_blocks_give_what_topk_gives(monkeypatch, seed):
