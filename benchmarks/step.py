@@ -69,6 +69,8 @@ def measure(arch, bs, bank, dim, steps, method, device, precision, channels_last
     if channels_last: learn.add_cb(ChannelsLast())
     if precision=='bf16': learn.to_bf16()
     if compile: learn.model.compile()
+    rows = torch.nn.functional.normalize(torch.randn(bank, dim, device=device), dim=1)
+    psm_model(learn).to(device).bank.enqueue(rows, torch.full((bank,), -1, device=device))      # full, as after the first epochs of many images
     watch = Steps(floor, device, parts)
     learn.fit(1, 1e-3, cbs=watch)
     skip = 3 if not compile else 10

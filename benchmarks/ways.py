@@ -5,10 +5,12 @@ python benchmarks/ways.py
 import statistics, warnings
 warnings.filterwarnings('ignore')
 import torch, torch.nn.functional as F
-from fastai.vision.all import Hue, TensorImage
+from copy import deepcopy
+from fastai.vision.all import Hue, TensorImage, nn, partial
 from fastcore.script import call_parse
 from psm_fastai import loss, mining
 from psm_fastai.bank import MemoryBank
+from psm_fastai.encoder import small_resnet
 from psm_fastai.neighbours import holds, is_among
 from psm_fastai.views import ColorMatrix
 from unittest.mock import patch
@@ -20,6 +22,14 @@ def in_blocks(s, k):
 
 def _one_table(q, rows, mask): return (q @ rows.T/.07).masked_fill(~mask, -1e9).logsumexp(1)
 
+def split_norm(net, n):
+    "A copy of `net` whose batch-norm sees `n` parts of a batch apart, while all else sees the whole batch"
+    net = deepcopy(net)
+    def forward(m, x): return torch.cat([nn.BatchNorm2d.forward(m, o) for o in x.tensor_split(n)])
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): m.forward = partial(forward, m)
+    return net
+
 def norm(*shape): return F.normalize(torch.randn(*shape), dim=1)
 
 def pairs(bs, dim):
@@ -27,6 +37,9 @@ def pairs(bs, dim):
     x = TensorImage(torch.rand(2*bs, 3, 32, 32))
     hue,colours = Hue(.1, p=.8),ColorMatrix()
     yield 'hue of two views: fastai\'s Hue, and all colours by ColorMatrix',lambda: hue(x, split_idx=0),lambda: colours(x, split_idx=0)
+    net = small_resnet()
+    one_pass,im = split_norm(net, 4),x[:bs].as_subclass(torch.Tensor)
+    yield 'split_bn=4: a pass for each part, and one pass with parts in batch-norm',lambda: torch.cat([net(o) for o in im.tensor_split(4)]).sum().backward(),lambda: one_pass(im).sum().backward()
     shape = bs,4096
     yield 'Gumbel noise, 4,096 rows: exponential_, and two logarithms of rand',lambda: -torch.empty(shape).exponential_().log(),lambda: torch.rand(shape).clamp_(min=1e-38).log_().neg_().log_()
     for K in (4096,65536):

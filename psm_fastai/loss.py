@@ -122,6 +122,7 @@ def candidates(self:PSMLoss,
     "Mine positives by the keys, and leave them out of the negatives"
     with torch.no_grad():
         allowed = admissible(ids, bank.ids, bank.ready)
+        if not self.n_pos: return (none := k[:,:0]).long(),none.bool(),none,allowed
         ks = k @ bank.feats.T.to(k)
         pos_idx,found = mine_positives(ks, allowed, self.n_pos)
         weights = soft_weights(ks.gather(1, pos_idx), found, self.soft_temp)
