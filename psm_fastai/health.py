@@ -48,15 +48,15 @@ class HealthCallback(GuestCallback):
         self.learn.psm_health = self
 
 # %% ../nbs/05c_health.ipynb #6e0a4641
-_hardest = 256          # to sort all rows of a bank would take as long as a step, and the gradients of the others are next to 0
+_hardest = 256          # negatives of a query that count. To sort all rows of a bank would take as long as a step
 
 def _gradient_figures(s, p, bank):
-    "Ceiling of the loss, and mean and variance of the gradients at the similarity ranks of the negatives"
+    "Ceiling of the loss, mean of the gradients, and their variance at the similarity ranks of the hardest negatives"
     n = len(next(query_parts(s.mined.neg_mask.shape[1], s.q))[0])        # if the bank is large, some of the queries will do
     grads = similarity_gradients(p, s.q[:n], s.k[:n], bank, s.mined.first(n))[1]
     by_rank = grads.topk(min(_hardest, grads.shape[1]), 1).values        # the gradient grows with the similarity
     ceiling = s.mined.neg_mask.sum(1).float().mean().add(1).log()
-    return [ceiling, grads.mean(), by_rank.var(0).sum()/grads.shape[1]]
+    return [ceiling, grads.mean(), by_rank.var(0).mean()]
 
 @patch
 def look(self:HealthCallback, s, m):

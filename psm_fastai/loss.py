@@ -162,7 +162,10 @@ def to_rows(
 @patch
 def similarities(self:PSMLoss, q, bank, mined):
     "Similarities of each query to its mined positives, `[B, n_pos]`, and to its negatives, `[B, n]`"
-    rows = bank.feats
+    pool,rows = self.pool(bank),bank.feats.to(q)
+    if pool is not bank:
+        to_mined = to_rows(q, pool.feats, mined.pos_idx)
+        return to_mined,q @ rows.T if mined.neg_idx is None else to_rows(q, rows, mined.neg_idx)
     if mined.neg_idx is None:
         sims = q @ rows.T
         return sims.gather(1, mined.pos_idx),sims
@@ -188,12 +191,36 @@ def positives(self:PSMLoss, q, k, to_mined, mined):
     h = 1-(1-hard)*self.pulled(mined).to(pos.dtype)
     return torch.cat([pos, to_mined], 1),torch.cat([h, (1-hard)*mined.weights], 1)
 
+# %% ../nbs/03_loss.ipynb #78430728
+_large = 2**14          # rows up to which one table of similarities is used
+
+@patch
+def _is_large(self:PSMLoss, q, bank, mined):
+    "Whether to compare blocks of rows: for all rows of a large bank on a CPU, unless the rule has `similarities` of its own"
+    own = type(self).similarities is not PSMLoss.similarities
+    return mined.neg_idx is None and len(bank.feats)>_large and q.device.type=='cpu' and not own
+
+@patch
+def forward(self:PSMLoss,
+    q:Tensor, # `[B, D]` queries, of unit length
+    k:Tensor, # `[B, D]` keys, of unit length
+    ids:Tensor, # `[B]` ids of the images, -1 = unknown
+    bank:MemoryBank, # Only read
+    mined:Mined|None=None, # From `mine`, if it was called already
+)->Tensor: # `[B]`, the loss of each query
+    "`h·l(q,k) + (1-h)·Σ_j w_j·l(q,n_j)` [ours]"
+    if mined is None: mined = self.mine(q, k, ids, bank)
+    if self._is_large(q, bank, mined): return self._in_blocks(q, k, bank, mined)
+    to_mined,neg = self.similarities(q, bank, mined)
+    pos,weights = self.positives(q, k, to_mined, mined)
+    if self.n_neg==0: return (weights*(2-2*pos)).sum(1)
+    return (weights*nce_term(pos, neg, mined.neg_mask, self.temp)).sum(1)
+
 # %% ../nbs/03_loss.ipynb #b877ed75
 _block = 4096           # rows
-_large = 2**14          # rows up to which one table is used
 
 class _LogSumExp(torch.autograd.Function):
-    "`[B, 1]`: `logsumexp(q @ rows.T / temp)` over the rows of a mask `[B, K]`, with its gradient by `q`"
+    "`[B, 1]`: `logsumexp(q @ rows.T / temp)` over the rows for which the mask `[B, K]` is true, with its gradient by `q`"
     @staticmethod
     def forward(ctx, q, rows, mask, temp):
         top = q.new_full((len(q),1), -torch.inf)
@@ -202,7 +229,8 @@ class _LogSumExp(torch.autograd.Function):
             s = (q @ r.T).div_(temp).masked_fill_(~m, _no_logit)
             new = torch.maximum(top, s.amax(1, keepdim=True))
             scale,e = (top-new).exp(),s.sub_(new).exp_()
-            total,weighted,top = total*scale + e.sum(1, keepdim=True),weighted*scale + e @ r,new
+            top,total = new,total*scale + e.sum(1, keepdim=True)
+            if ctx.needs_input_grad[0]: weighted = weighted*scale + e @ r
         ctx.save_for_backward(weighted/total/temp)
         return top+total.log()
 
@@ -217,23 +245,6 @@ def _in_blocks(self:PSMLoss, q, k, bank, mined):
     pos,weights = self.positives(q, k, to_mined, mined)
     lse = _LogSumExp.apply(q, bank.feats.to(q), mined.neg_mask, self.temp)
     return (weights*F.softplus(lse - pos/self.temp)).sum(1)
-
-# %% ../nbs/03_loss.ipynb #78430728
-@patch
-def forward(self:PSMLoss,
-    q:Tensor, # `[B, D]` queries, of unit length
-    k:Tensor, # `[B, D]` keys, of unit length
-    ids:Tensor, # `[B]` ids of the images, -1 = unknown
-    bank:MemoryBank, # Only read
-    mined:Mined|None=None, # From `mine`, if it was called already
-)->Tensor: # `[B]`, the loss of each query
-    "`h·l(q,k) + (1-h)·Σ_j w_j·l(q,n_j)` [ours]"
-    if mined is None: mined = self.mine(q, k, ids, bank)
-    if mined.neg_idx is None and len(bank.feats)>_large: return self._in_blocks(q, k, bank, mined)
-    to_mined,neg = self.similarities(q, bank, mined)
-    pos,weights = self.positives(q, k, to_mined, mined)
-    if self.n_neg==0: return (weights*(2-2*pos)).sum(1)
-    return (weights*nce_term(pos, neg, mined.neg_mask, self.temp)).sum(1)
 
 # %% ../nbs/03_loss.ipynb #4eec9116
 def _refuse_no_negatives():

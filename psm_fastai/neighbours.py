@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from sklearn.isotonic import IsotonicRegression
 from torch import nn, Tensor
 from .bank import MemoryBank
-from .loss import PSMLoss, check_number, to_rows
+from .loss import PSMLoss, check_number
 from .mining import *
 
 # %% ../nbs/03a_neighbours.ipynb #e132d52c
@@ -311,14 +311,6 @@ def candidates(self:IndexLoss,
         kin = torch.where(ids>=0, ids, -2)[:,None]                                # the image itself. -2 is no id
         if self.mining: kin = torch.cat([kin, torch.where(trust>0, near*index.every, -2)], 1)
         return near,found,trust/trust.sum(1, keepdim=True).clamp(min=1e-9),bank.ready & ~holds(bank.ids, kin)
-
-@patch
-def similarities(self:IndexLoss, q, bank, mined):
-    "Similarities of each query to the keys of its neighbours, `[B, n_pos]`, and to its negatives in the bank, `[B, n]`"
-    if not self.indexed: return PSMLoss.similarities(self, q, bank, mined)
-    to_mined = to_rows(q, self.index.feats, mined.pos_idx)
-    if mined.neg_idx is None: return to_mined,q @ bank.feats.T.to(q)
-    return to_mined,to_rows(q, bank.feats, mined.neg_idx)
 
 # %% ../nbs/03a_neighbours.ipynb #3ea4e6ff
 def own_rule(

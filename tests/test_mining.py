@@ -134,6 +134,16 @@ def test_the_loss_with_all_rows_of_a_large_bank_is_the_same_in_blocks(monkeypatc
     for a,b in zip(value_and_gradient(), whole): assert torch.allclose(a, b, atol=1e-5)
     assert used and whole[1].abs().max()>.1
 
+def test_a_rule_with_similarities_of_its_own_is_asked_for_them_in_a_large_bank_too(monkeypatch):
+    asked = []
+    class Own(PSMLoss):
+        def similarities(self, *args): return asked.append(1) or super().similarities(*args)
+    monkeypatch.setattr('psm_fastai.loss._large', 0)
+    bank,q = MemoryBank(9, 4),F.normalize(torch.randn(3, 4), dim=1)
+    bank.enqueue(F.normalize(torch.randn(9, 4), dim=1), torch.arange(9))
+    Own(n_pos=2, n_neg=None)(q, q, torch.arange(3), bank)
+    assert asked
+
 @pytest.mark.parametrize('seed', range(5))
 def test_blocks_give_what_topk_gives(monkeypatch, seed):
     monkeypatch.setattr('psm_fastai.mining._enough', 1)
