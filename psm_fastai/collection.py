@@ -100,7 +100,8 @@ class Collection:
 
     @cached_property
     def reading(self):
-        "Black and white of images with more than 8 bits, and `max_pixels`, as for the encoder in `folder`. Empty if that is not known"
+        """What `open_picture` needs to read images as the encoder in `folder` was trained: black and white of images with more than
+        8 bits, and `max_pixels`. Empty if that is not known"""
         try: reading = load_encoder(self.folder).images['reading']
         except Exception: return {}
         return {n: reading[n] for n in ('max_value','min_value','max_pixels') if n in reading}
