@@ -222,9 +222,10 @@ def _shade_before_mining(ax, df):
 @patch
 def draw_labels(self:PurityCallback, ax, epoch, what):
     "Bars of the classes with the lowest figures, 20 at most"
-    table = self.by_label[self.by_label.epoch==epoch].dropna(subset=what).nsmallest(20, what).sort_index()
+    known = self.by_label[self.by_label.epoch==epoch].dropna(subset=what)
+    table = known.nsmallest(20, what).sort_index()
     names = table.label.map(lambda l: short_name(l, 15))
-    _bars(ax, names, table[what], table.chance, f"{what} by label, last epoch{', the 20 lowest' if len(table)==20 else ''}")
+    _bars(ax, names, table[what], table.chance, f"{what} by label, last epoch{', the 20 lowest' if len(known)>len(table) else ''}")
 
 # %% ../nbs/08_monitor.ipynb #afcc9e0c
 def _draw_pulled(axs, df, by_rank, by_age):

@@ -241,6 +241,15 @@ def test_plots_show_what_the_method_has(run):
     if args['n_neg']!=0: assert len(drawn(learn.gradient.plot).axes)==3
     plt.close('all')
 
+@pytest.mark.parametrize('n,told', [(19,''), (20,''), (21,', the 20 lowest')])
+def test_bars_of_classes_say_when_some_are_left_out(n, told):
+    cb = PurityCallback(1)
+    cb.by_label = pd.DataFrame(dict(epoch=0, label=range(n+1), purity=[*np.arange(n)/n, math.nan], chance=.1))      # one without a figure
+    ax = plt.subplots()[1]
+    cb.draw_labels(ax, 0, 'purity')
+    assert (len(ax.get_xticklabels()), ax.get_title())==(min(n, 20), f'purity by label, last epoch{told}')
+    plt.close()
+
 def test_plots_of_trainings_that_trust_no_neighbour():
     learn = make([PurityCallback(1)], rule='index', n_pos=5, n_neg=20, mine_after=0., trust=.5)
     learn.model.loss.index.enqueue = lambda *args: None         # no image ever has a key that could be pulled
