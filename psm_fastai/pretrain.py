@@ -689,7 +689,7 @@ def psm_pretrain(
     lr:float=None, # Highest learning rate (default: 0.008 for digits, 0.06 for ResNets, 0.0002 with --pretrained, else 0.003)
     opt:str=None, # Optimizer: adam, sgd, ranger, lamb, larc or rmsprop (default: sgd for ResNets, else adam)
     wd:float=None, # Weight decay (default: 0.05 for digits, 0.0005 for ResNets, else 0.01)
-    momentum:_numbers=None, # Of the momentum network, or start,end of a cosine (default: 0.99, less for few steps, 0.98 for digits, 0.99,1 for byol)
+    momentum:_numbers=None, # Of the momentum network, or a cosine's start,end (default: 0.99, less for few steps, digits 0.98, byol 0.99,1)
     size:int=None, # Height and width of the images of a folder (default: 64, with --pretrained 128)
     limit:int=None, # Maximum number of training images. Except for the digits, a fifth as many are used for validation
     cache:str=None, # Folder for a file with the decoded images, if they don't fit into memory. A later run uses it again
