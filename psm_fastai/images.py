@@ -290,10 +290,13 @@ def _check_settings(channels, max_value, min_value, fit, max_pixels):
 # %% ../nbs/00_images.ipynb #cde8503f
 def _rgb(ground):
     "A colour in PIL's words as red, green and blue. Raises `ValueError` if it is none"
-    try: return Image.new('RGB', (1,1), tuple(ground) if isinstance(ground, list) else ground).getpixel((0,0))
-    except (ValueError, TypeError, OverflowError) as e:
-        raise ValueError("ground must be a colour: a name such as 'white', '#rrggbb', or a tuple of three whole numbers from 0 to 255, "
-            f"got {ground!r}") from e
+    def in_range(v): return isinstance(v, (int,np.integer)) and not isinstance(v, bool) and 0<=v<=255
+    try:
+        if isinstance(ground, str): return Image.new('RGB', (1,1), ground).getpixel((0,0))
+        if isinstance(ground, (tuple,list)) and len(ground)==3 and all(map(in_range, ground)): return tuple(map(int, ground))
+    except ValueError: pass
+    raise ValueError("ground must be a colour: a name such as 'white', '#rrggbb', or a tuple of three whole numbers from 0 to 255, "
+        f"got {ground!r}")
 
 # %% ../nbs/00_images.ipynb #6e670890
 class ReadImage(Transform):

@@ -1,5 +1,5 @@
 "A folder, a table or a list is taken for what it is, what is left out is told, and names can't do harm"
-import io, os, socket, sys
+import io, os, re, socket, sys
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest, torch
 from contextlib import redirect_stdout
@@ -307,7 +307,8 @@ def test_unknown_settings_are_refused(tmp_path, given, near):
 @pytest.mark.parametrize('given,says', [(dict(bs='16'),"whole number above 0, got '16'"), (dict(bs=0),'above 0, got 0'), (dict(bs=2.),'got 2.0'),
                                         (dict(size=-3),'size must be .*got -3'), (dict(fit='padd'),"got 'padd'"),
                                         (dict(ground='weiss'),"ground must be a colour.*'weiss'"),
-                                        (dict(ground=(1,2)),r'ground must .*\(1, 2\)')])
+                                        *[(dict(ground=g),f'ground must be .*got {re.escape(repr(g))}$') for g in
+                                          ((1,2), (1,2,3,4), (300,0,0), (-5,0,0), [1,2,.5], (True,0,0), 255, True, None)]])
 def test_settings_that_can_not_work_are_refused_before_the_images_are_looked_for(tmp_path, given, says):
     with pytest.raises(ValueError, match=says): image_dls(tmp_path, **given)
 

@@ -475,6 +475,8 @@ def test_ground(tmp_path):
     assert item(small_dls(tmp_path)).min()==255                           # nothing is left of it
     x = item(small_dls(tmp_path, ground='navy'))
     assert x[0,0].tolist()==[0,0,128] and x[3,3].tolist()==[255]*3
+    for ground in ((1,2,3), [1,2,3], '#010203', 'rgb(1,2,3)', tuple(np.array([1,2,3], np.uint8))):
+        assert ReadImage(8, ground=ground).settings['ground']==[1,2,3]
     assert item(small_dls(tmp_path, ground=(1,2,3)))[0,0].tolist()==[1,2,3]
     assert item(small_dls(tmp_path, ground='black', channels=1))[0,0]==0
 
