@@ -435,7 +435,7 @@ class MiningLab(_Readable):
     ):
         self.learn,self.bank = learn,psm_model(learn).bank
         self.history = NeighbourHistory(ids=ids, n_pos=20, n_neg=20, n_map=0).look(learn)
-        self.history.learn_files(learn, self.history.ids)
+        self.history._keep_files(learn, self.history.ids)
         self.step = None                                 # of the bank when the probes were last computed
         self.controls = _controls(psm_model(learn).loss, len(self.bank))
         self.query = w.Dropdown(options=[(self.history.what(i), i) for i in self.history.ids], description='Image')
@@ -469,7 +469,7 @@ def _mine(self:MiningLab, loss):
     settings = dict(n_pos=loss.n_pos, n_neg=loss.n_neg, hard_weight=loss.hard_weight, index=loss.pool(self.bank) is not self.bank)
     h.epochs = [dict(h.epochs[0], mining=True, **settings)]
     ids = [i for i in h.tables[0].id.unique().tolist() if i>=0]
-    h.learn_files(self.learn, [i for i in ids if i not in h.files])
+    h._keep_files(self.learn, [i for i in ids if i not in h.files])
     for i in ids: h.add_picture(h.recent, self.learn.dls, i)
 
 @patch

@@ -358,15 +358,13 @@ def _affords_features(self:NeighbourHistory, epoch, n):
     # one pass through the images of the map, against four through each image of an epoch: .2 is four times a twentieth
     return last or not passes or passes*len(self.map.ids)<=.2*epoch*n
 
-# %% ../nbs/08a_history.ipynb #584162c5
+# %% ../nbs/08a_history.ipynb #83178b20
 @patch
-def learn_files(self:NeighbourHistory,
-    learn, # A learner
-    ids:list, # Of images
-):
-    "Remember the files of images"
+def _keep_files(self:NeighbourHistory, learn, ids):
+    "Keep the files of these images of a learner, by id"
     self.files |= {i: f for i,f in zip(ids, item_files(learn.dls.train_ds, ids)) if f is not None}
 
+# %% ../nbs/08a_history.ipynb #584162c5
 @patch
 def look_at_map(self:NeighbourHistory,
     learn, # A learner with `PSMCallback`
@@ -381,7 +379,7 @@ def look_at_map(self:NeighbourHistory,
     feats = _plain_features(learn, self.map.ids) if afford else np.full_like(self.map.parts['feats'][-1], np.nan)
     self.map.look(psm_model(learn), epoch, self.n_pos, rows, loss, feats)
     self._learn_labels(self.map.ids, self.map.labels)
-    if not self.files: self.learn_files(learn, self.map.ids.tolist())
+    if not self.files: self._keep_files(learn, self.map.ids.tolist())
 
 # %% ../nbs/08a_history.ipynb #ea716c33
 def _for_each(dls, f, numbers):

@@ -1,11 +1,11 @@
 "The explorer in JupyterLab and in Notebook 7, driven as a person does; and its parts without a browser"
 import base64, io, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.request
-import nbformat, pandas as pd, pytest
+import nbformat, numpy as np, pandas as pd, pytest
 from types import SimpleNamespace
 from fastai.vision.all import Image, set_seed
 from psm_fastai.all import *
 from common import silent
-from data import noise_files
+from data import noise_files, pixels
 from in_browser import faint, misplaced
 
 @pytest.fixture(scope='module')
@@ -228,6 +228,19 @@ def test_an_image_that_max_pixels_lets_in_is_enlarged(tmp_path, monkeypatch):
     explorer.send = lambda message, buffers: sent.append(message['image'])
     explorer.send_image(3)
     assert sent==[3]
+
+@pytest.mark.parametrize('max_value', [4095,20_000])
+def test_a_deep_image_is_enlarged_with_the_white_of_its_training(tmp_path, max_value):
+    for i in range(8): Image.fromarray(pixels(100,120, hi=4096, dtype=np.uint16)).save(tmp_path/f'{i}.png')
+    history = NeighbourHistory(n_probes=2, n_pos=2)
+    dls = image_dls(tmp_path, size=16, bs=4, valid_pct=0, max_value=max_value)
+    silent(psm_learner(dls, bank_size=8, cbs=history)).fit(1)
+    explorer,sent = NeighbourExplorer(history, layout='pca'),[]
+    explorer.send = lambda message, buffers: sent.append(Image.open(io.BytesIO(buffers[0])).convert('L'))
+    explorer.send_image(3)
+    want,by_values = (np.asarray(open_picture(dls.train_ds.items[3], max_value=v)).mean() for v in (max_value,None))
+    got = np.asarray(sent[0]).mean()
+    assert abs(got-want)<2 and (abs(got-by_values)>50)==(max_value==20_000)
 
 def test_an_audit_shows_the_data_sets_own_images(tmp_path):
     "With a learner at hand; a history that was loaded has thumbnails. The lab names them by their files"
