@@ -13,6 +13,7 @@ import inspect, json, math, os, torch, torch.nn.functional as F, torchvision
 from contextlib import contextmanager
 from fastai.vision.learner import _update_first_layer
 from pathlib import Path
+from PIL import Image
 from reprlib import repr as short
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -386,6 +387,14 @@ def _skeleton(arch, n_in, path):
         if not isinstance(e.__cause__, (NotImplementedError, RuntimeError)): raise
     return _build(arch, n_in, path)
 
+# %% ../nbs/04a_encoder.ipynb #d7808463
+def _tell_limit(path, images):
+    "Print it if an encoder file lets larger images be opened than Pillow does"
+    usual = 2*(Image.MAX_IMAGE_PIXELS or math.inf)
+    limit = images.get('reading', {}).get('max_pixels', usual)
+    if limit<=usual: return
+    say(f"{shown(path)} lets images of up to {limit:,.0f} pixels be read, beyond the usual {usual:,}. Give it only images that you trust")
+
 # %% ../nbs/04a_encoder.ipynb #346d98d0
 def _check_encoder_path(path):
     if isinstance(path, (str,os.PathLike)): return
@@ -414,6 +423,7 @@ def load_encoder(
     _check_fit(m, weights, path, name)
     m.load_state_dict(weights)
     m.images = {k: v for k,v in about.items() if k not in ('arch','psm_fastai')}
+    _tell_limit(path, m.images)
     return m.eval()
 
 # %% ../nbs/04a_encoder.ipynb #aa456025

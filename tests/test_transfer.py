@@ -256,6 +256,21 @@ def test_new_images_are_read_as_those_of_the_training(tmp_path, kind, kwargs, ca
     with torch.no_grad():
         for n in (1,3,4): assert np.abs(torch.export.load(tmp_path/'e.pt2').module()(x[:n]).numpy()-np.stack(want.features)[:n]).max()<1e-5
 
+@pytest.mark.parametrize('max_pixels', [None,10**8,10**15])
+def test_a_file_that_raises_the_limit_on_huge_images_says_so(tmp_path, max_pixels, capsys):
+    save_all(tmp_path, [pixels(20,30,3) for _ in range(8)])
+    dls = image_dls(tmp_path, size=16, bs=4, valid_pct=0, max_pixels=max_pixels)
+    learn = quiet(dls, model=small_resnet(), cbs=[PSMCallback(bank_size=4)])
+    learn.save_encoder(tmp_path/'encoder.safetensors')
+    learn.collection().save(tmp_path/'f.parquet')
+    def describe(): image_features(tmp_path, tmp_path/'0.png')
+    def look(): load_collection(tmp_path/'f.parquet').picture(0)
+    for use in (describe,look):
+        capsys.readouterr()
+        use()
+        told = 'encoder.safetensors lets images of up to 1,000,000,000,000,000 pixels be read' in capsys.readouterr().out
+        assert told==(max_pixels==10**15)
+
 def test_an_encoder_whose_images_were_read_by_something_else(tmp_path, capsys):
     quiet(digits_dls(bs=16, limit=32), model=small_resnet(1), cbs=[PSMCallback(bank_size=32)]).save_encoder(tmp_path/'e.safetensors')
     image_features(tmp_path/'e.safetensors', [np.zeros((8,8), np.uint8)])
