@@ -316,7 +316,7 @@ def best_number(
 )->int:
     "The number of clusters between 2 and 32 with the largest silhouette, by at most 2,000 rows. 1 for fewer than 8, or if all are alike"
     x = x[::math.ceil(len(x)/2000)]
-    if (x==x[0]).all(): return 1
+    if np.allclose(x, x[0], atol=1e-4): return 1
     far = pairwise_distances(x)            # once for all numbers
     def silhouette(n): return silhouette_score(far, _k_means(x, n).labels_, metric='precomputed')
     tried = {n: silhouette(n) for n in _numbers if n<=len(x)//4}

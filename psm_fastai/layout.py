@@ -36,7 +36,7 @@ def _moved(x, start, first, seed):
         start = start/(start.std() or 1.)*1e-2
         how = dict(max_iter=400)
     else: how = dict(max_iter=250, early_exaggeration=1., learning_rate=400., min_grad_norm=1e9)     # any norm is below: 100 steps
-    start = start + rng.normal(size=(n,2))*1e-4       # without it, images that are alike would never part
+    start = start + rng.normal(size=(n,2))*1e-4       # without it, images in the same place would never part
     tsne = TSNE(2, perplexity=min(15, (n-1)/3), angle=.8, init=start.astype(np.float32), random_state=seed, **how)
     with threadpool_limits(1): y = tsne.fit_transform(x)       # several threads would add in any order, and each map would differ
     return y if np.isfinite(y).all() else start
@@ -63,17 +63,17 @@ def _spread(x, start, seed):
 
 # %% ../nbs/07f_layout.ipynb #1c40a2fd
 def _distinct(x):
-    "Rows of `x`, the first of each that are equal, and for each row of `x` the number of its equal among them"
-    _,first,equal = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    "The first row of each group of equal rows, and for each row the number of its group. Rows are equal if they differ by rounding alone"
+    _,first,group = np.unique(x.round(3), axis=0, return_index=True, return_inverse=True)
     order = first.argsort()
-    return first[order],order.argsort()[equal]
+    return first[order],order.argsort()[group]
 
 def _place(x, start, method, seed):
-    "`[n, 2]` by t-SNE, in which copies lie beside the first of them, or by principal components"
+    "As `_spread`, and copies lie beside the first of them. Or the principal components of `x`"
     if method=='pca': return _principal(x)
-    rows,equal = _distinct(x)
+    rows,group = _distinct(x)
     y = _spread(x[rows], None if start is None else start[rows], seed)
-    res = y[equal] + np.random.default_rng(seed).normal(size=(len(x),2))*(y.std() or 1.)*.01
+    res = y[group] + np.random.default_rng(seed).normal(size=(len(x),2))*(y.std() or 1.)*.01
     res[rows] = y
     return res
 
