@@ -87,12 +87,12 @@ def main(
     precision:str='fp32', # Or bf16
     channels_last:bool=False, # Memory format
     compile:bool=False, # torch.compile
-    sweep:bool=False, # All of small_resnet and cifar_resnet18, batch 64 and 256, bank 4096 and 65536
+    sweep:bool=False, # small_resnet with batches of 64 and 256, cifar_resnet18 with 64, and banks of 4096 and 65536 rows
 ):
     keep_memory()         # as psm_pretrain does
     rows = []
     common = dict(steps=steps, device=device, precision=precision, channels_last=channels_last, compile=compile)
-    sizes = [(a,b,k) for a in ('small_resnet','cifar_resnet18') for b in (64,256) for k in (4096,65536)]
+    sizes = [(a,b,k) for a,b in (('small_resnet',64),('small_resnet',256),('cifar_resnet18',64)) for k in (4096,65536)]
     for a,b,k in sizes if sweep else [(arch,bs,bank)]:
         size = dict(arch=a, bs=b, bank=k, dim=dim)
         whole,floors,_ = measure(**size, **common, method='psm', parts=False)
