@@ -9,9 +9,13 @@ __all__ = ['Default', 'psm_options', 'check_options', 'check_resume', 'measured_
            'share_cores', 'PretrainRun', 'start_and_arch', 'EpochLines', 'ValidateEvery', 'going_on', 'psm_pretrain']
 
 # %% ../nbs/10_pretrain.ipynb #6febb699
-import warnings
+import atexit, gc, warnings
 # fastai's import warns, which would be the command's first line
 warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)
+# Imports make hundreds of thousands of objects that stay. To look for garbage among them takes a second here, and more at the end
+_collects = gc.isenabled()
+gc.disable()
+atexit.register(gc.freeze)
 import ctypes, inspect, json, math, os, psutil, re, shlex, sys, time, torch
 import matplotlib.pyplot as plt
 from contextlib import ExitStack, contextmanager
@@ -34,6 +38,7 @@ from .recipe import by_size, cycle_args, momentum_for, optimizers, recipe_for, r
 from .report import RunLog, environment, found_in, method_title, plot_curves, signs_table, summary, told_trusted, write_run
 from .transfer import *
 from .views import digit_views, photo_views
+if _collects: gc.enable()
 
 # %% ../nbs/10_pretrain.ipynb #dbec9570
 class Default:
