@@ -210,7 +210,8 @@ def _rows(run, s, how):
 # %% ../nbs/11_experiment.ipynb #701cb4d0
 def _stored(out):
     "The table as it is now"
-    return pd.read_csv(out) if out.exists() else pd.DataFrame(dict(settings=[], call=[]), dtype=str)
+    if not out.exists(): return pd.DataFrame(dict(settings=[], call=[]), dtype=str)
+    return pd.read_csv(out, dtype=dict(commit=str))            # a commit such as 4e7430375576 would be read as a number
 
 def _computed(out, run, keys):
     "Rows of the table that `run` computed with these settings. A row belongs to the function that computed it"

@@ -37,6 +37,15 @@ def test_a_killed_sweep_goes_on(tmp_path):
     assert table.read_text().startswith(before) and pd.read_csv(table).y.tolist()==[0,2,4,6]
     assert [f.name for f in tmp_path.glob('*.csv*')]==['table.csv']
 
+def test_a_commit_that_looks_like_a_number_stays(tmp_path, monkeypatch):
+    "Also when later rows are added"
+    monkeypatch.setattr('psm_fastai.experiment.git_commit', lambda *args: '4e7430375576')
+    table = tmp_path/'t.csv'
+    sweep([dict(x=0, n=None, t=1.)], table, double)
+    before = table.read_text()
+    sweep([dict(x=0, n=None, t=1.), dict(x=1, n=None, t=1.)], table, double)
+    assert table.read_text().startswith(before) and before.count('4e7430375576')==1
+
 def test_a_row_says_how_it_came_about(tmp_path):
     t = sweep([dict(x=3, n=None, t=math.inf)], tmp_path/'t.csv', double)
     assert {'seconds','python','torch','fastai','psm_fastai','system','machine','threads','date','call','settings'} <= {*t}
