@@ -134,6 +134,7 @@ class _Raw(NamedTuple):
 
 _with_opacity = {2:'LA', 4:'RGBA'}        # mode of an array of so many channels, if the last one is opacity
 
+# %% ../nbs/00_images.ipynb #e4d0a4ff
 def _upright(a, orientation):
     "Turn `[C, H, W]` by the orientation that EXIF and TIFF store"
     if orientation in (5,6,7,8): a = a.swapaxes(1, 2)
@@ -453,7 +454,7 @@ def _finish(self:ReadImage, raw, o):
     as_bands = self.alpha is False or self.channels==2      # then no channel is opacity
     if isinstance(im, Image.Image):
         if not as_bands or im.mode not in ('L','LA','RGB','RGBA'): return self._picture(im)
-        im = _chw(np.asarray(im), len(im.getbands()))
+        im = np.atleast_3d(np.asarray(im)).transpose(2,0,1)
     if as_bands: mode = None
     elif self.alpha: mode = mode or _with_opacity.get(len(im))
     n = len(im)-bool(mode)
