@@ -1,6 +1,6 @@
 "Copies, strangers and kinds are found in images whose truth is known, with labels or without, from a learner or from a file"
-import os, pickle, numpy as np, pandas as pd, pytest, tifffile, torch
-from fastai.vision.all import Image, Learner, Path, set_seed
+import os, numpy as np, pandas as pd, pytest, tifffile, torch
+from fastai.vision.all import Image, Learner, Path
 from psm_fastai.all import *
 from common import *
 from data import noise_files
@@ -35,26 +35,6 @@ def test_every_image_takes_part(folder, valid_pct):
     for i in range(38):
         with Image.open(c.table.file[i]) as im:
             assert abs(np.asarray(im.convert('RGB')).mean()-np.asarray(c.picture(i)).mean())<2, 'the picture is of this file'
-
-def test_copies_come_first_whatever_their_format(folder):
-    d = learner(folder).duplicates(5)
-    assert {*stems(d)[:1], *stems(d, 'other')[:1]}=={'g04','z copy'} and d.same_pixels.tolist()==[True]+[False]*4
-    assert d.likeness.is_monotonic_decreasing
-
-def test_many_copies_are_all_named(folder):
-    "More than there are neighbours to look at"
-    im = Image.open(folder/'g04.png')
-    for i in range(15): im.save(folder/f'again{i:02}.png')
-    d = learner(folder).duplicates(200)
-    copies = d[d.same_pixels]
-    assert {*stems(copies), *stems(copies, 'other')}=={'g04','z copy', *(f'again{i:02}' for i in range(15))}
-
-def test_two_images_are_one_pair(tmp_path):
-    for i in range(2): Image.fromarray(np.full((20,20,3), 90*i, np.uint8)).save(tmp_path/f'{i}.png')
-    d = learner(tmp_path, valid_pct=0).collection().duplicates()
-    assert stems(d)==['0'] and stems(d, 'other')==['1']
-
-def test_the_stranger_is_the_first_outlier(folder): assert stems(learner(folder).outliers(3))[0]=='stranger'
 
 def test_kinds_are_found_and_so_is_their_number(folder):
     (folder/'stranger.png').unlink()
@@ -98,41 +78,6 @@ def test_a_file_names_images_from_everywhere(folder, tmp_path, monkeypatch):
     back = load_collection(tmp_path)
     assert [Path(f).parent for f in back.table.file]==[folder]*38 and Path(back.table.file[0]).exists()
 
-def test_pictures_without_files_can_be_asked_about():
-    set_seed(0)
-    learn = quiet(digits_dls(bs=32, limit=100))
-    c = learn.collection()
-    assert len(c)==100+450 and c.table.label.notna().all()
-    c.outliers(5).show()
-    with pytest.raises(ValueError, match='come from no files'): c.to_label(3, 'x.csv')
-
-def test_a_collection_can_be_sent_to_another_process(folder):
-    c = learner(folder, valid_pct=.2).collection()
-    again = pickle.loads(pickle.dumps(c))
-    assert torch.equal(again.feats, c.feats) and all(np.array_equal(again.picture(i), c.picture(i)) for i in (0, len(c)-1))
-
-@pytest.mark.parametrize('ask,says', [(lambda c: c.duplicates(0), 'n must be'), (lambda c: c.outliers(3, near=0), 'near must be'),
-                                      (lambda c: c.clusters(39), 'n must be'), (lambda c: c.to_label(2.5), 'n must be')])
-def test_numbers_that_mean_nothing_are_refused(folder, ask, says):
-    with pytest.raises((ValueError,TypeError), match=says): ask(learner(folder).collection())
-
-def test_files_that_are_none_are_refused(tmp_path):
-    pd.DataFrame(dict(file=['a'])).to_parquet(tmp_path/'features.parquet')
-    with pytest.raises(ValueError, match='not a table that Collection.save wrote'): load_collection(tmp_path)
-    with pytest.raises(FileNotFoundError): load_collection(tmp_path/'none')
-    photos = Collection(torch.eye(3), torch.zeros(3, 16, 16), pd.DataFrame(dict(file=['a','b','c'], label=None, pixels=['1','2','3'])))
-    with pytest.raises(IsADirectoryError, match='is a folder. Give the name of a file'): photos.to_label(2, tmp_path)
-
-def test_labels_that_were_filled_in_are_not_replaced(folder, tmp_path_factory):
-    c,path = learner(folder).collection(),tmp_path_factory.mktemp('to label')/'label.csv'
-    c.to_label(4, path)
-    c.to_label(5, path)              # nothing was filled in yet
-    table = pd.read_csv(path, dtype=dict(label=object))
-    table.loc[2,'label'] = 'cat'
-    table.to_csv(path, index=False)
-    with pytest.raises(ValueError, match='holds 1 labels that were filled in, which would be lost. Give another path'): c.to_label(5, path)
-    assert pd.read_csv(path).label[2]=='cat'
-
 def test_the_folder_of_a_run_answers_for_new_pictures(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp('run')
     learn = psm_learner(image_dls(folder, size=32, bs=8, valid_pct=0), 'small_resnet')
@@ -158,32 +103,6 @@ def test_asked_picture_and_neighbours_are_cut_alike(tmp_path):
     learn.collection().save(out/'features.parquet')
     asked,*near = [ax.images[0].get_array() for ax in drawn(lambda: load_collection(out).show_nearest(tmp_path/'3.png', n=4)).axes]
     assert np.array_equal(asked, near[0]) and {a.shape for a in near}=={(16,16,3)}
-
-def test_labels_in_a_table_of_another_kind_are_not_lost(tmp_path):
-    "With semicolons and a byte-order mark, as a spreadsheet saves it"
-    noise_files(tmp_path, [(16,16)]*12)
-    photos = psm_learner(image_dls(tmp_path, size=16, bs=4, valid_pct=0)).collection()
-    path = tmp_path/'label.csv'
-    path.write_text('\ufefffile;label\n0.png;cat\n', encoding='utf-8')
-    with pytest.raises(ValueError, match='holds 1 labels that were filled in'): photos.to_label(3, path)
-    path.write_text('name,kind\n0.png,cat\n')
-    with pytest.raises(ValueError, match='has no column label'): photos.to_label(3, path)
-
-def test_pictures_that_moved_are_told(tmp_path, capsys):
-    noise_files(tmp_path/'a', [(16,16)]*12)
-    psm_learner(image_dls(tmp_path/'a', size=16, bs=4, valid_pct=0)).collection().save(tmp_path/'f.parquet')
-    capsys.readouterr()
-    load_collection(tmp_path/'f.parquet')
-    assert 'not where they were' not in capsys.readouterr().out
-    (tmp_path/'a').rename(tmp_path/'b')
-    load_collection(tmp_path/'f.parquet')
-    assert '12 of 12 files are not where they were' in capsys.readouterr().out
-
-def test_names_of_files_do_not_write_to_a_terminal(tmp_path):
-    noise_files(tmp_path, [(16,16)]*6, [f'{i}\x1b[31m.png' for i in range(6)])
-    photos = psm_learner(image_dls(tmp_path, size=16, bs=3, valid_pct=0)).collection()
-    with pd.option_context('display.max_colwidth', None): said = repr(photos.outliers(2))
-    assert '\x1b' not in said and '\\x1b[31m.png' in said
 
 def write_signs(path):
     "Two signs that differ above and below only, where training cuts, the second as PNG and as BMP, and others"
@@ -221,22 +140,6 @@ def test_the_map_calls_only_whole_pictures_copies(tmp_path, collected):
     found = [{view['files'][i], view['files'][j]} for i,j in enumerate(copy_of) if j>=0]
     assert found==[{'bass.png','bass copy.bmp'}]
 
-def test_files_of_any_kind_have_a_digest(tmp_path):
-    "Pixels that RGBA can't hold, several pictures in a file, and what Pillow can't read, are told apart by their bytes"
-    deep = np.arange(400, dtype=np.uint16).reshape(20,20)*100
-    for i,a in enumerate((deep, deep+1)): Image.fromarray(a).save(tmp_path/f'{i}.png')
-    pages = [Image.new('L', (8,8), i) for i in range(3)]
-    for i in (1,2): pages[0].save(tmp_path/f'pages{i}.tif', save_all=True, append_images=[pages[i]])
-    for i in range(2): (tmp_path/f'{i}.npy').write_bytes(b'%d'%i)
-    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[0x112] = 6
-    upright.save(tmp_path/'upright.png')
-    upright.rotate(90, expand=True).save(tmp_path/'turned.png', exif=exif)
-    digests = {f.name: file_digest(f) for f in tmp_path.iterdir()}
-    assert digests['upright.png']==digests.pop('turned.png') and len({*digests.values()})==len(digests) and all(digests.values())
-    assert file_digest(None)==file_digest(tmp_path/'gone.png')==''
-
 def test_transparent_pictures_are_drawn_over_white(tmp_path):
     "Whatever colours lie behind"
     rng,folder = np.random.default_rng(0),tmp_path/'signs'
@@ -255,10 +158,6 @@ def test_transparent_pictures_are_drawn_over_white(tmp_path):
         clear = want[...,3]==0
         assert got.shape==(20,20,3) and clear.any() and (got[clear]==255).all() and (got[~clear]==want[~clear][:,:3]).all()
 
-def test_mirror_images_are_as_alike_as_copies_and_no_more():
-    x = torch.randint(0, 256, (200,16,16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    for y in (x, x.flip(2)): assert (likeness(x, y)<=1).all() and (likeness(x, y)>.999).all()
-
 def test_files_are_saved_by_their_plain_path(folder, monkeypatch):
     (folder/'in').mkdir()
     c = learner(folder/'in'/'..', valid_pct=0).collection()
@@ -266,20 +165,6 @@ def test_files_are_saved_by_their_plain_path(folder, monkeypatch):
     assert {*load_collection(folder/'f.parquet').table.file}=={str(f) for f in folder.glob('?*.png')} | {str(folder/'z copy.bmp')}
     c.to_label(3, folder/'in'/'..'/'todo.csv')
     assert all('/' not in f for f in pd.read_csv(folder/'todo.csv').file)
-
-def test_what_counts_of_a_pair_comes_first(folder):
-    names = ['file','other','same_pixels','likeness','similarity']
-    c = learner(folder).collection()
-    assert [*c.duplicates(3)]==[*names,'other_row','row']
-    c.table['label'] = ['a']+[None]*37                          # known for some
-    assert [*c.duplicates(3)]==[*names,'other_row','label','row'] and 'label' in c.outliers(3)
-
-def test_a_cluster_is_drawn_with_its_size(folder):
-    (folder/'stranger.png').unlink()
-    (folder/'z copy.bmp').unlink()
-    kinds = learner(folder).clusters(3)
-    first = [drawn(lambda: kinds.show(n, ncols=2)).axes[0].get_title() for n in (None,2)]
-    assert first==['0 (12 images)']*2, 'all of them, also if few are drawn'
 
 def test_saved_pictures_of_more_than_8_bits_are_neither_white_nor_black(tmp_path):
     "With the black and white of training if the encoder lies next to them, else by their own values"
