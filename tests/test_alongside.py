@@ -2,7 +2,7 @@
 import math, warnings
 import pytest, torch
 from fastai.callback.tensorboard import TensorBoardCallback
-from fastai.vision.all import (CSVLogger, ClassificationInterpretation, EarlyStoppingCallback, Interpretation, MixUp, ProgressCallback,
+from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, Interpretation, MixUp, ProgressCallback,
     ReduceLROnPlateau, SaveModelCallback, ShowGraphCallback, TensorCategory, nn, set_seed)
 from psm_fastai.all import *
 from common import *
@@ -30,14 +30,6 @@ def test_trackers_of_the_loss_are_told_what_to_watch(cb, tmp_path):
     assert not told(lambda: learn.fit(1, cbs=[KNNCallback(), cb(monitor='knn_acc')]))
     assert not told(lambda: learn.lr_find(num_it=4, show_plot=False, suggest_funcs=None))
 
-def test_trackers_that_compare_nothing_or_have_no_labels(tmp_path):
-    learn = small()
-    learn.path = tmp_path
-    assert not told(lambda: learn.fit(1, cbs=SaveModelCallback(every_epoch=True)))
-    bare = quiet(loaders(Images(32)), loss_func=no_loss, cbs=PSMCallback())
-    said, = told(lambda: bare.fit(1, cbs=EarlyStoppingCallback()))
-    assert 'knn_acc' not in said and 'Without labels' in said
-
 def test_predictions_are_neither_refused_nor_warned_of_trackers():
     "What a callback would do in a training doesn't matter when the learner only predicts"
     learn = small()
@@ -47,16 +39,6 @@ def test_predictions_are_neither_refused_nor_warned_of_trackers():
     with pytest.raises(TypeError, match='mix_up mixes the targets'): told(lambda: learn.fit(1))
 
 # Tools for classifiers
-
-@pytest.mark.parametrize('look', [Interpretation.from_learner, ClassificationInterpretation.from_learner,
-                                  lambda l: l.get_preds(with_loss=True), lambda l: l.show_results()],
-    ids=['Interpretation','ClassificationInterpretation','with_loss','show_results'])
-def test_what_interprets_a_classifier_is_refused(look):
-    learn = small()
-    learn.fit(1)
-    before = state(learn)
-    with pytest.raises(TypeError, match=r'learn\.show_loss.*learn\.to_classifier'): look(learn)
-    assert same(before, state(learn)) and len(learn.get_preds()[0])==64
 
 def test_interpretation_of_a_classifier_made_of_it():
     learn = quiet(digits_dls(bs=16, limit=64), cbs=PSMCallback(bank_size=48))
@@ -200,14 +182,6 @@ def test_a_network_that_is_not_finite_is_not_trained_or_saved(tmp_path):
     with pytest.raises(ValueError, match='encoder.0.weight'): learn.fit(1)
     with pytest.raises(ValueError, match='0.weight'): learn.save_encoder(tmp_path/'e.safetensors')
     assert not [*tmp_path.iterdir()]
-
-# When mining starts
-
-@pytest.mark.parametrize('tenth', range(11))
-def test_mining_starts_at_the_tenth_that_was_asked_for(tenth):
-    learn,seen = small(mine_after=tenth/10, limit=80, n_pos=2),[]
-    learn.fit(2, cbs=Spy(order=9, before_batch=lambda cb: cb.training and seen.append(cb.model.loss.mining)))
-    assert len(seen)==10 and seen==[i>=tenth for i in range(10)]
 
 # Precision
 
