@@ -81,6 +81,7 @@ def _of_bank(bank, feats, ids, k):
         res.append((torch.where(found, bank.ids[idx], -1), sims.gather(1, idx), found.to(q)))
     return (torch.cat(t) for t in zip(*res))
 
+# %% ../nbs/07e_record.ipynb #03b193b3
 def _of_rule(loss, bank, feats, ids, k):
     "Ids of what a rule of your own mines, -1 if there is none, their similarities, and weights as shares of the largest, each `[n, k]`"
     pool,res = loss.pool(bank),[]
