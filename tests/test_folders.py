@@ -109,10 +109,6 @@ def test_a_folder_without_labels_beside_classes(tmp_path, name):
 
 # tables
 
-def test_what_is_no_source_is_refused():
-    for source in (None, iter([]), {'a'}, 3):
-        with pytest.raises(TypeError, match='image_dls takes a folder, a CSV file, a DataFrame or a list of files, got a'): load(source)
-
 @pytest.mark.parametrize('none', [np.nan, None, '', ' '])
 def test_tables_with_empty_labels(tmp_path, none):
     put(tmp_path, '6')
@@ -179,13 +175,6 @@ def test_of_several_processes_the_first_one_prints(tmp_path, monkeypatch, capsys
 
 # settings
 
-@pytest.mark.parametrize('given,near', [(dict(sizee=8),'Did you mean size'), (dict(labels=None),'Did you mean label_col'),
-                                        (dict(batch_tfms=None),''), (dict(num_worker=2),'Did you mean num_workers'),
-                                        (dict(item_tfms=None),''), (dict(after_batch=None),'')])
-def test_unknown_settings_are_refused(tmp_path, given, near):
-    put(tmp_path, '5')
-    with pytest.raises(TypeError, match=f'image_dls has no {next(iter(given))}.*{near}'): load(tmp_path, **given)
-
 @pytest.mark.parametrize('given,says', [(dict(bs='16'),"whole number above 0, got '16'"), (dict(bs=0),'above 0, got 0'), (dict(bs=2.),'got 2.0'),
                                         (dict(size=-3),'size must be .*got -3'), (dict(fit='padd'),"got 'padd'"),
                                         (dict(ground='weiss'),"ground must be a colour.*'weiss'"),
@@ -193,17 +182,6 @@ def test_unknown_settings_are_refused(tmp_path, given, near):
                                           ((1,2), (1,2,3,4), (300,0,0), (-5,0,0), [1,2,.5], (True,0,0), 255, True, None)]])
 def test_settings_that_can_not_work_are_refused_before_the_images_are_looked_for(tmp_path, given, says):
     with pytest.raises(ValueError, match=says): image_dls(tmp_path, **given)
-
-def test_stats_have_no_name(tmp_path):
-    put(tmp_path, '5')
-    with pytest.raises(ValueError, match="such as fastai's imagenet_stats, got 'imagenet'"): load(tmp_path, stats='imagenet')
-
-def test_settings_of_tables_are_refused_for_folders(tmp_path):
-    put(tmp_path, 'cat/3', 'dog/3')
-    for given in (dict(valid_col='v'), dict(label_col='l'), dict(fn_col=1), dict(path='x')):
-        with pytest.raises(ValueError, match=f'{next(iter(given))} is for tables, and .* is a folder'): load(tmp_path, **given)
-    with pytest.raises(ValueError, match='label_from is for folders and lists'):
-        load(pd.DataFrame(dict(f=['cat/0.png'])), path=tmp_path, label_from=0)
 
 @pytest.mark.parametrize('kind', [list, tuple, L])
 def test_a_list_of_files(tmp_path, kind):
@@ -236,16 +214,6 @@ def test_training_without_a_validation_set(tmp_path, in_memory):
     assert len(learn.get_preds(ds_idx=0)[0])==len(dls.train_ds)
     for bad in (-.1, 1, 1.5, None):
         with pytest.raises(ValueError, match='valid_pct must be a share'): load(tmp_path, valid_pct=bad)
-
-def test_one_image_is_told_as_one(tmp_path):
-    put(tmp_path, '1')
-    with pytest.raises(ValueError, match=r'there are 1 and 0. .* pass valid_pct=0 \(psm_pretrain: --valid-pct 0\)'): load(tmp_path)
-    assert load(tmp_path, valid_pct=0)[1].startswith('1 image, all for training; ')
-    with pytest.raises(ValueError, match='stats are of 1 channel, and the images have 3'): load(tmp_path, valid_pct=0, stats=([.5],[.5]))
-
-def test_a_split_can_be_put_together(tmp_path):
-    put(tmp_path, 'train/cat/4', 'train/dog/4', 'val/cat/3')
-    assert sizes(load(tmp_path, valid_pct=0)[0])==(11,0)
 
 def test_labels_that_are_not_known_count_for_nothing(tmp_path):
     "The same figures as with the labelled images alone"
@@ -291,22 +259,6 @@ def test_the_command_takes_photographs_beside_folders(tmp_path, monkeypatch, cap
         psm_pretrain('./digits/cat', epochs=1, size=8, valid_pct=0, eval='knn', out='x')
 
 # images that are the same once they are read
-
-@pytest.mark.parametrize('in_memory', [True,False])
-def test_images_that_are_the_same_once_read_are_told(tmp_path, in_memory):
-    for i in range(8):
-        a = np.full((8,8,4), 255, np.uint8)           # white logos on transparent ground
-        a[...,3] = rng.integers(0, 2, (8,8))*255
-        Image.fromarray(a).save(tmp_path/f'logo{i}.png')
-    put(tmp_path, '3')
-    kw = dict(in_memory=in_memory, num_workers=0)
-    _,line = load(tmp_path, **kw)
-    assert "! 8 of 11 images are of one colour once read: logo" in line and "ground='black'" in line and 'repeat' not in line
-    for f in tmp_path.glob('logo*'): f.unlink()
-    middle = pixels(8,8,3)
-    for i in range(4): png(tmp_path/f'banner{i}.png', np.hstack([pixels(8,8,3), middle, pixels(8,8,3)]))
-    _,line = load(tmp_path, **kw)
-    assert '! 3 of 7 images repeat another one, pixel by pixel, such as ' in line and 'banner' in line and "fit='pad'" in line
 
 def test_copies_for_training_and_for_validation_are_told(tmp_path):
     put(tmp_path, 'train/cat/5', 'train/dog/5', 'valid/cat/4', 'valid/dog/4')
