@@ -254,15 +254,6 @@ def test_live_grid(monkeypatch):
     train(NeighbourGrid(n=3, k=4), 3)
     assert len(shown)==3 and 'After epoch 3' in shown[2] and shown[2].count('<img')==3*5
 
-def test_thumbnails_that_were_read_again_take_new_ones():
-    from PIL import Image
-    red,green = (lambda c=c: Image.new('RGB', (8,8), c) for c in ('red','green'))
-    t = Thumbnails()
-    t.add('0', red)
-    t = Thumbnails.restore(t.encoded(), ['0'])
-    for i in range(1, 300): t.add(str(i), green)
-    assert t.picture('20').getpixel((9,9))[1]>90 and t.picture('0').getpixel((9,9))[0]>200
-
 def test_a_data_set_that_draws_is_not_disturbed():
     states = []
     for h in (NeighbourHistory(n_probes=8), Spy()):
