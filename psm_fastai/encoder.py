@@ -103,22 +103,28 @@ def _default_weights(name):
     return w,dict(mean=[*tfm.mean], std=[*tfm.std], size=size)
 
 # %% ../nbs/04a_encoder.ipynb #9fd0601a
+def _called(arch):
+    "A short name for an architecture, for messages"
+    if isinstance(arch, str): return arch
+    if isinstance(arch, nn.Module): return type(arch).__name__
+    return getattr(arch, '__name__', None) or getattr(getattr(arch, 'func', None), '__name__', None) or type(arch).__name__
+
 def _check_maker(f):
     "Raise `TypeError` if a function of the user's needs arguments"
     try: inspect.signature(f).bind()
     except TypeError as e: raise TypeError(
-        f"arch must be a module, a name, or a function without arguments that makes a module, got {f!r}: {e}") from None
+        f"arch must be a module, a name, or a function without arguments that makes a module. {_called(f)} can't be called: {e}") from None
 
 def _refuse_no_module(arch, made):
-    raise TypeError(f"arch must be a module, a name, or a function that makes a module, and {arch!r} made a {type(made).__name__}")
+    raise TypeError(f"arch must be a module, a name, or a function that makes a module, and {_called(arch)} made a {type(made).__name__}")
 
 def _remove_head(m, name):
-    "Replace the last linear layer of `m` by one that changes nothing"
-    last = [n for n,o in m.named_modules() if isinstance(o, nn.Linear)]
-    if not last: raise ValueError(
-        f"{name} has no linear layer at its end to take off. Pass a module that returns features, such as one of fastai's create_body, "
-        "and not its class")
-    m.set_submodule(last[-1], nn.Identity())
+    "Replace the linear layer at the end of `m` by one that changes nothing"
+    *_,(last,layer) = ((n,o) for n,o in m.named_modules() if not [*o.children()])
+    if not isinstance(layer, nn.Linear): raise ValueError(
+        f"{name} has no linear layer at its end to take off. Pass a module that returns features: what {name} makes, "
+        "if it does so already, or one of fastai's create_body")
+    m.set_submodule(last, nn.Identity())
 
 # %% ../nbs/04a_encoder.ipynb #794a4e29
 def _change_channels(m, name, n_in, pretrained):
@@ -140,8 +146,8 @@ def _without_head(f, name, n_in, pretrained):
     elif name in ('googlenet','inception_v3'): m = f(aux_logits=False)   # in training mode they would return more than features
     else: m = f()
     if not isinstance(m, nn.Module): _refuse_no_module(f, m)
-    _remove_head(m, name or f)
-    if n_in!=3: _change_channels(m, name or f, n_in, pretrained)
+    _remove_head(m, _called(name or f))
+    if n_in!=3: _change_channels(m, _called(name or f), n_in, pretrained)
     return m
 
 # %% ../nbs/04a_encoder.ipynb #a575e9e2
@@ -230,7 +236,7 @@ def evaluating(
 
 # %% ../nbs/04a_encoder.ipynb #709c422f
 def _refuse_images(x, e):
-    raise ValueError(f"The encoder can't take images {list(x.shape)}: {e}. Use larger images or another encoder") from e
+    raise ValueError(f"The encoder can't take images {list(x.shape)}: {str(e).rstrip('.')}. Use images of another size, or another encoder") from e
 
 def feature_size(
     encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`
@@ -437,20 +443,30 @@ def _read_state_dict(path):
     return weights
 
 # %% ../nbs/04a_encoder.ipynb #b0e3622f
+def _prefixes(weights, m):
+    "What stands before the names of the weights of `m` in a state dict, such as 'module.' of `DistributedDataParallel`. Usually nothing"
+    names = [*m.state_dict()]
+    found = [n.removesuffix(names[0]) for n in weights if f'.{n}'.endswith(f'.{names[0]}')]
+    return [p for p in found if all(p+n in weights for n in names)]
+
 def encoder_from(
     path, # An encoder file or the folder of a run, as for `load_encoder`, or a state dict that `torch.save` wrote
     arch=None, # Architecture, as for `create_encoder`. None takes that of the encoder file, or `small_resnet` for a state dict
     n_in:int=3, # Number of channels of the images, for a state dict
 )->nn.Module: # In training mode
     """An encoder that begins with the weights of a file. Weights that the encoder has no place for, such as those of a classifier's
-    last layer, are left out, and their names are printed. Raises `ValueError` if any weight of the encoder is missing"""
+    last layer, are left out, and their names are printed. A prefix that the names of the encoder share in the file, such as `module.`,
+    is left out too. Raises `ValueError` if any weight of the encoder is missing"""
     path = Path(path)
     if path.is_dir() or path.suffix=='.safetensors': return load_encoder(path, arch).train()
-    weights = _read_state_dict(path)
-    name = arch or 'small_resnet'
-    m = create_encoder(name, n_in)
-    left = [n for n in weights if n not in m.state_dict()]
-    _check_fit(m, {n: t for n,t in weights.items() if n not in left}, path, name)
-    m.load_state_dict(weights, strict=False)
+    weights,arch = _read_state_dict(path),arch or 'small_resnet'
+    name = _called(arch)
+    m = create_encoder(arch, n_in)
+    prefix = min(_prefixes(weights, m), key=len, default='')
+    fits = {n: weights[prefix+n] for n in m.state_dict() if prefix+n in weights}
+    _check_fit(m, fits, path, name)
+    m.load_state_dict(fits, strict=False)
+    if prefix: say(f"{shown(path)}: the encoder takes the weights whose names begin with {shown(prefix)}")
+    left = [n for n in weights if n.removeprefix(prefix) not in fits]
     if left: say(f"{shown(path)} holds weights that {name} has no place for: {name_some(left)}")
     return m

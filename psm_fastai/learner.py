@@ -21,7 +21,8 @@ from pathlib import PurePath
 from reprlib import repr as short
 from threading import RLock, get_ident
 from fastai.vision.all import (Callback, DataLoader, DataLoaders, L, Learner, MixedPrecision, Normalize, Tensor, ValueMetric,
-    find_bs, get_model, get_random_states, no_random, partial, patch, set_random_states, to_cpu)
+    find_bs, get_model, get_random_states, is_listy, no_random, partial, patch, set_random_states, to_cpu)
+from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 from .files import long_bar
 from .model import PSMModel
@@ -168,6 +169,56 @@ def _arrive(self:GuestCallback):
         m.guest = self
         self._learn.metrics = self._learn.metrics + L(m)
 
+# %% ../nbs/05a_learner.ipynb #f1eb3a94
+_images_first = "A batch must begin with images, a tensor [B, C, H, W]: let the data set return (image, label), or (image,)"
+
+def _described(b):
+    "The parts of a batch, for messages"
+    if isinstance(b, Tensor): return f"tensor {list(b.shape)}"
+    if isinstance(b, dict): return f"a dict with the keys {', '.join(map(str, b))}"
+    if is_listy(b): return f"({', '.join(map(_described, b))})"
+    return type(b).__name__
+
+def _check_opened(
+    dl, # A loader that could not make a batch
+):
+    "Raise `TypeError` if the images of a data set are Pillow's"
+    item = dl.do_item(0)
+    image = item[0] if is_listy(item) else item
+    if isinstance(image, Image.Image): raise TypeError(
+        f"The data set returns {type(image).__name__} of Pillow. Give the loaders after_item=ToTensor() and after_batch=IntToFloatTensor()"
+        " if the images are fastai's PILImage, or return tensors")
+
+# %% ../nbs/05a_learner.ipynb #06ef6c5c
+def _check_images_first(b):
+    x = b[0] if is_listy(b) and len(b) else None
+    if not isinstance(x, Tensor) or x.ndim!=4: raise TypeError(f"{_images_first}. Got {_described(b)}")
+    if x.shape[3]<=4<x.shape[1]: raise TypeError(f"{_images_first}. Got channels last, {list(x.shape)}: permute(2, 0, 1) puts them first")
+
+def _check_one_input(dl, b):
+    n = getattr(dl, 'n_inp', 1)
+    if n>1: raise TypeError(
+        f"A batch has {n} inputs before its target, {_described(b)}. PSM takes images alone, and would lose the others: "
+        "let the data set return (image, label), or set its n_inp to 1. Ids are not needed, since images are counted")
+
+def _check_normalize(
+    norm:Normalize|None, # Of a loader
+    x, # Images of a batch
+):
+    "Raise `TypeError` if fastai's `Normalize` leaves such images as they are"
+    if norm and norm(x) is x: raise TypeError(
+        f"The loaders have a Normalize, which changes a TensorImage only, and these images are {type(x).__name__}: they would stay "
+        "as they are. Let the data set return TensorImage(image)")
+
+def _check_batch(
+    dl, # The loader that it comes from
+    b, # A batch
+):
+    "Raise `TypeError` if a batch does not begin with images, or if some part of it would be lost"
+    _check_images_first(b)
+    _check_one_input(dl, b)
+    _check_normalize(find_normalize(dl), b[0])
+
 # %% ../nbs/05a_learner.ipynb #b65e49b1
 def _check_loader(dl):
     if not isinstance(dl, DataLoader): raise TypeError(
@@ -178,11 +229,15 @@ def _check_loader(dl):
 
 def peek_batch(
     dls, # `DataLoaders`
-): # A batch as the training loader gives it
-    "A training batch of at most two items. The random state stays as it was"
+): # A batch as the training loader gives it, a tuple
+    "A training batch of at most two items. The random state stays as it was. Raises `TypeError` if it does not begin with images"
     dl = plain_dls(dls).train
     _check_loader(dl)
-    with no_random(): return dl.new(bs=2, shuffle=False, drop_last=False, num_workers=0).one_batch()
+    with no_random():
+        try: b = dl.new(bs=2, shuffle=False, drop_last=False, num_workers=0).one_batch()
+        except Exception: _check_opened(dl); raise
+    _check_batch(dl, b)
+    return b
 
 # %% ../nbs/05a_learner.ipynb #198da419
 no_stream = ("Potential sample mining has to know which image is which: "
@@ -487,11 +542,13 @@ def normalise_as(
     dls, # `DataLoaders`, changed if their images have one channel or three
 ):
     "Give the images the normalisation that pretrained weights expect. One channel gets the means over three. Other numbers keep their own"
-    c = peek_batch(dls)[0].shape[1]
+    x = peek_batch(dls)[0]
+    c = x.shape[1]
     if c not in (1,3): return
     mean,std = stats['mean'],stats['std']
     if c==1: mean,std = [sum(mean)/3],[sum(std)/3]
     new = Normalize.from_stats(mean, std, cuda=False)
+    _check_normalize(new, x)
     for dl in dls.loaders:
         old = find_normalize(dl)
         if old is None: dl.after_batch.add(new)

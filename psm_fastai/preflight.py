@@ -165,12 +165,28 @@ def _many_drawn(plan):
             "so nearly all of these are taken. Try a smaller n_neg or a")
 
 # %% ../nbs/05b_preflight.ipynb #c21eb5f4
+def _classes(plan):
+    "The number of classes, as far as it is known"
+    vocab = getattr(plan.learn.dls, 'vocab', None)
+    return len(vocab) if vocab else int(plan.bank.labels.max())+1
+
 def _has_head(plan):
     *_,last = (m for m in plan.model.encoder.modules() if not [*m.children()])
-    classes = len(getattr(plan.learn.dls, 'vocab', None) or ())
-    if not isinstance(last, nn.Linear) or last.out_features not in (classes, 1000): return
+    if not isinstance(last, nn.Linear) or last.out_features not in (_classes(plan), 1000): return
     return (f"the encoder ends in a linear layer with {last.out_features:,} outputs, which look like classes and are taken as features. "
         "Take it off, or give psm_learner the name of the network")
+
+# %% ../nbs/05b_preflight.ipynb #8d906fe8
+def _odd_targets(plan):
+    dls = plan.learn.dls
+    x,*y = peek_batch(dls)
+    if not y or has_labels(dls): return
+    return "the targets are not one class an image, a whole number, so they are not taken as labels and nothing is measured by labels"
+
+def _same_images(plan):
+    dls = plan.learn.dls
+    if len(dls.loaders)<2 or dls.valid_ds is not dls.train_ds: return
+    return "the validation set is the training set, so each image finds itself, and kNN accuracy is too high"
 
 def _cut_off(plan):
     ds = plan.learn.dls.train_ds
@@ -181,7 +197,8 @@ def _cut_off(plan):
                 return f"{shown(Path(f).name)} has more than 8 bits, and Pillow makes all values above 255 white. image_dls scales them"
 
 # %% ../nbs/05b_preflight.ipynb #7411a753
-_checks = _few_steps,_slow_momentum,_late_mining,_stale_bank,_all_mined,_many_drawn,_small_batches,_has_head,_cut_off
+_of_settings = _few_steps,_slow_momentum,_late_mining,_stale_bank,_all_mined,_many_drawn,_small_batches
+_checks = *_of_settings,_has_head,_odd_targets,_same_images,_cut_off
 
 # %% ../nbs/05b_preflight.ipynb #26b40fad
 def preflight(
