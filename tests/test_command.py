@@ -1,9 +1,8 @@
 "What ends the command is told in one line, with an exit code; and what is finished can go on"
-import io, json, os, re, sys
+import json, os, re
 import numpy as np, pandas as pd, pytest, torch
 from pathlib import Path
 from PIL import Image
-from types import SimpleNamespace
 from psm_fastai import pretrain
 from psm_fastai.all import *
 from common import command, same
@@ -69,8 +68,7 @@ def test_a_folder_removed_meanwhile(tmp_path, monkeypatch, capsys):
     assert code==1 and f"The folder {tmp_path/'run'} does not exist, or no longer exists" in err and err.count('\n')==1
 
 @pytest.mark.parametrize('args,says', [(['--lr','1e30'], 'not finite'), (['--bank-size','1e11'], 'bank'),
-                                       (['--bank-size','100000000000'], 'bank'), (['--start','nowhere.pth'], 'nowhere.pth'),
-                                       (['--pretrained'], 'no pretrained weights for small_resnet')])
+                                       (['--bank-size','100000000000'], 'bank'), (['--start','nowhere.pth'], 'nowhere.pth')])
 def test_settings_that_can_not_work(tmp_path, capsys, args, says):
     code,_,err = command(capsys, *small, '--epochs', 1, '--out', tmp_path/'run', *args)
     assert code in (1,2) and says in err and 'Traceback' not in err
@@ -154,19 +152,6 @@ def test_a_run_begins_from_weights(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path/'b/run.json').read_text())['arch']=='shufflenet_v2_x0_5'
     with pytest.raises(ValueError, match='another architecture than small_resnet'): run(tmp_path/'e', epochs=1, start=tmp_path/'w.pth')
 
-@pytest.mark.parametrize('encoding', ['ascii','cp1251','cp437'])
-def test_any_encoding(encoding, monkeypatch):
-    "Of a terminal or a file"
-    out,err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
-    monkeypatch.setattr(sys, 'stdout', out)
-    monkeypatch.setattr(sys, 'stderr', err)
-    with pytest.raises(SystemExit), pretrain._RunFolder(None, True):
-        print('7×7 größe \udce9 шум')
-        raise ValueError('größe шум')
-    for f in (out,err):
-        f.flush()
-        assert b'gr' in f.buffer.getvalue() and b'?' in f.buffer.getvalue()
-
 def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, capsys):
     "Stripes of three directions become groups; noise does not"
     g = np.random.default_rng(0)
@@ -190,21 +175,3 @@ def test_without_labels_the_end_tells_whether_anything_was_learned(tmp_path, cap
     assert code==0 and 'random    before     after    chance' in said
     signs = json.loads((tmp_path/'from weights/run.json').read_text())['without_labels']
     assert signs['before']==found['stripes']['after']!=signs['random']
-
-def test_threads_follow_the_cores_that_are_free(monkeypatch, capsys):
-    n = torch.get_num_threads()
-    monkeypatch.setattr(pretrain.psutil, 'Process', lambda: SimpleNamespace(cpu_affinity=lambda: [1,2,3]))
-    def threads(*busy):
-        monkeypatch.setattr(pretrain.psutil, 'cpu_percent', lambda *_, **__: list(busy))
-        torch.set_num_threads(3)
-        try:
-            pretrain.share_cores()
-            return torch.get_num_threads()
-        finally: torch.set_num_threads(n)
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    assert [threads(100,0,0,10), threads(0,100,100,100), threads(0,100,5,5)]==[3,1,2]      # the first core belongs to others
-    assert 'so the training takes 1 of 3 threads' in capsys.readouterr().out
-    assert threads(100,0,0)==2       # as in a container, where the numbers of the cores don't fit
-    capsys.readouterr()
-    monkeypatch.setenv('OMP_NUM_THREADS', '3')
-    assert threads(100,100,100,100)==3 and not capsys.readouterr().out

@@ -1,6 +1,6 @@
 "The command as a user meets it"
-import json, math, os, subprocess, sys, sysconfig, warnings
-import matplotlib.pyplot as plt, pandas as pd, pytest, torch
+import json, os, subprocess, sys, sysconfig, warnings
+import pandas as pd, pytest
 from pathlib import Path
 from psm_fastai import pretrain
 from psm_fastai.history import NeighbourHistory
@@ -44,21 +44,9 @@ def folder(tmp_path):
     return digit_files(tmp_path/'images', 12)
 
 @pytest.mark.parametrize('args,says', [
-    (['nowhere'], "'nowhere' is neither digits, cifar10 nor cifar100"),
-    (['digits','--epochs','0'], '--epochs must be a whole number, at least 1, got 0'),
-    (['digits','--lr','-1'], '--lr must be a number, above 0'),
-    (['digits','--size','32'], '--size is for image files'),
-    (['digits','--bs','9999'], '--bs 9999 is more than the 1347'),
-    (['digits','--arch','resnet19'], "Unknown architecture 'resnet19'"),
-    (['digits','--compare','simclr'], "--compare takes psm, ppsm, pnsm, from_bank, moco, nnclr, msf, byol, got 'simclr'"),
-    (['digits','--method','simclr'], "--method takes psm, ppsm, pnsm, from_bank, moco, nnclr, msf, byol, got 'simclr'"),
-    (['digits','--rule','nearest'], "rule must be 'index' or 'bank'"),
     (['digits','--rule','bank','--trust','.1'], "The rule of mining 'bank' has no trust"),
-    (['digits','--soft-temp','.1'], "The rule of mining 'index' has no soft_temp"),
     (['digits','--views','photo'], 'These views change colours and need 3 channels'),
-    (['digits','--split-bn','40'], 'split_bn=40 needs batches of at least 80'),
     (['digits','--arch','vit_b_16'], 'vit_b_16 does not have the weights of a convolution first'),
-    (['digits','--device','gpu'], "--device gpu can't be used here"),
     (['EMPTY'], 'No images in'),
     (['ALIKE','--eval','linear'], '--eval linear needs two classes, and all of these images are a'),
     (['BROKEN'], "1 of 13 images can't be read: broken.png"),
@@ -75,52 +63,11 @@ def test_what_cannot_work_is_one_line_and_exit_code_2(folder, tmp_path, capsys, 
     assert all(' images: ' in line for line in out.splitlines())        # what was found, at most
     assert not (tmp_path/'run').exists()
 
-def test_the_installed_command_tells_what_cannot_work_in_one_line(tmp_path):
-    res = psm_pretrain('nowhere', '--out', tmp_path/'run')
-    assert res.returncode==2 and "'nowhere' is neither digits" in res.stderr and res.stderr.count('\n')==1
-    assert not res.stdout and not (tmp_path/'run').exists()
-
-def test_runs_are_neither_replaced_nor_mistaken(tmp_path):
-    out = tmp_path/'run'
-    out.mkdir()
-    def refused(says, *args):
-        with pytest.raises(ValueError, match=says): pretrain.psm_pretrain('digits', epochs=1, out=out, **dict.fromkeys(args, True))
-    refused('nothing to resume', 'resume')
-    for text in ('hello', '[]', '{"finished": true}'):
-        (out/'run.json').write_text(text)
-        refused('not a record that psm_pretrain wrote')
-        refused('not a record that psm_pretrain wrote', 'resume')
-    (out/'run.json').write_text('{"method": "psm", "finished": true}')
-    refused('holds a finished run. For more epochs add --resume and a larger --epochs. For another run give --out another folder')
-    refused('is finished, so there is nothing to resume', 'resume')
-    (out/'checkpoint_moco.pth').touch()       # killed before it was deleted
-    refused('holds a finished run. For more epochs add --resume and a larger --epochs. For another run give --out another folder')
-    for f in out.iterdir(): f.unlink()
-    for name in ('checkpoint.pth','encoder.safetensors','history_psm.csv'):
-        (out/name).touch()
-        refused(f'has no record of a run, and psm_pretrain would replace its {name}')
-        refused(f'has no record of a run, and psm_pretrain would replace its {name}', 'resume')
-        (out/name).unlink()
-
 def test_checkpoints_of_the_user_stay(tmp_path):
     (tmp_path/'checkpoint_mine.pth').write_text('of the user')
     pretrain.psm_pretrain('digits', epochs=1, limit=100, device='cpu', out=tmp_path)
     assert {f.name for f in tmp_path.glob('*.pth')}=={'checkpoint.pth','checkpoint_mine.pth'}
     assert (tmp_path/'checkpoint_mine.pth').read_text()=='of the user'
-
-@pytest.mark.parametrize('option,says', [(dict(workers=2), '--workers is'), (dict(valid_pct=0.), '--valid-pct is'),
-    (dict(size=24), '--size is'), (dict(skip_broken=True, from_disk=True, fit='pad'), '--from-disk and --skip-broken and --fit are')])
-def test_the_digits_have_no_files(tmp_path, option, says):
-    with pytest.raises(ValueError, match=f'^{says} for image files, and the digits are none$'):
-        pretrain.psm_pretrain('digits', limit=60, epochs=1, out=tmp_path/'run', **option)
-
-def test_resume_keeps_the_batch_size(tmp_path):
-    "One that was given has to be given again; one that the data decided may be left out, or named"
-    psm_net = dict(data='digits', method='psm')
-    for given,now,fits in ((32,None,False), (32,32,True), (None,None,True), (None,64,True), (None,32,False)):
-        pretrain.write_run(tmp_path/'run.json', **psm_net, bs=given or 64, bs_given=given, finished=False)
-        try: pretrain.check_resume(tmp_path, True, dict(psm_net, bs=now)); assert fits
-        except ValueError as e: assert not fits and f'bs was {given if now is None else 64} and is now {now}' in str(e)
 
 def test_tables_and_comparisons(folder, tmp_path, monkeypatch):
     "A table of names alone has no labels; a method to compare with has its own momentum"
@@ -170,29 +117,6 @@ def test_a_comparison_of_two_rules_takes_what_each_has(tmp_path):
     assert used['PSM from the bank']['soft_temp']==.3 and 'soft_temp' not in used['PSM']
     assert [u['n_pos'] for u in used.values()]==[5,5] and used['PSM']['refresh']==5
 
-def test_curves_show_what_was_measured(tmp_path, monkeypatch):
-    "Also where kNN accuracy was measured in some epochs only, and after one epoch"
-    axes,make = [],plt.subplots
-    monkeypatch.setattr(plt, 'subplots', lambda *args, **kwargs: axes.append(r := make(*args, **kwargs)) or r)
-    class Log: chance,untrained,before = .1,.2,"untrained"
-    def drawn(**cols):
-        log = Log()
-        log.frame = pd.DataFrame(dict(epoch=range(len(cols['train_loss'])), **cols))
-        pretrain.plot_curves({'PSM': log}, tmp_path/'c.png', {})
-        return axes[-1][1]
-    axs = drawn(train_loss=[3.,2.,1.,1.], knn_acc=[math.nan,.5,math.nan,.6], bank_purity=[.1,.2,.3,.4])
-    assert axs[1].lines[0].get_xydata().tolist()==[[2,.5],[4,.6]]
-    axs = drawn(train_loss=[3.], bank_purity=[.1])
-    assert axs[0].lines[0].get_marker()=='.' and axs[1].texts[0].get_text()=='not measured'
-
-def test_pixels_of_large_images_are_averaged(monkeypatch):
-    "So that those of a whole data set fit into memory"
-    for side,name,n in ((24,'raw pixels',3*24*24), (64,'pixels, means of 2x2',3*32*32), (224,'pixels, means of 7x7',3*32*32)):
-        x = torch.rand(2,3,side,side)
-        monkeypatch.setattr(pretrain, 'peek_batch', lambda dls: (x,))
-        said,flat = pretrain._pixels(None)
-        assert said==name and flat(x).shape==(2,n) and torch.allclose(flat(x).mean(), x.mean(), atol=1e-4)
-
 @pytest.mark.posix
 def test_names_need_not_be_text(tmp_path):
     "Folders of old archives are named in other encodings"
@@ -201,38 +125,6 @@ def test_names_need_not_be_text(tmp_path):
     pretrain.psm_pretrain(str(tmp_path/'images'), epochs=1, size=24, device='cpu', out=tmp_path/'run')
     assert json.loads((tmp_path/'run/run.json').read_text())['finished']
     assert unpacked(tmp_path/'run/neighbours.html')['vocab']==['b','caf\udce9']
-
-def test_a_run_whose_path_is_an_object_goes_on(tmp_path):
-    "What a notebook may give"
-    run = dict(data=Path('images'), bs=8)
-    pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, **run)
-    pretrain.check_resume(tmp_path, True, run)
-    with pytest.raises(ValueError, match="data was 'images' and is now 'others'"):
-        pretrain.check_resume(tmp_path, True, dict(run, data=Path('others')))
-
-def test_a_run_from_before_n_pos_had_its_name_goes_on(tmp_path):
-    pretrain.write_run(tmp_path/'run.json', method='psm', finished=False, bs=8, psm=dict(refresh=1, k=7))
-    pretrain.check_resume(tmp_path, True, dict(bs=8, psm=dict(refresh=1, n_pos=7)))
-    with pytest.raises(ValueError, match="'n_pos': 7} and is now .*'n_pos': 5}"):
-        pretrain.check_resume(tmp_path, True, dict(bs=8, psm=dict(refresh=1, n_pos=5)))
-
-@pytest.mark.parametrize('name,steps,torchs', [
-    ('sgd', 3, lambda p: torch.optim.SGD(p, lr=.06, momentum=.9, weight_decay=.05)),
-    ('rmsprop', 1, lambda p: torch.optim.RMSprop(p, lr=.06, momentum=.9, weight_decay=.05)),      # later steps average before they divide
-])
-def test_momentum_and_weight_decay_are_those_of_torch(name, steps, torchs):
-    "fastai's bare `SGD` and `RMSProp` have no momentum, and weight decay apart from the gradient"
-    torch.manual_seed(0)
-    start,grads = torch.randn(20),torch.randn(steps+1, 20)
-    p,r = (start.clone().requires_grad_() for _ in 'pr')
-    opt,other = pretrain.optimizers[name]([p], lr=.06, wd=.05),torchs([r])
-    for g in grads[:steps]:
-        for w,o in ((p,opt),(r,other)): w.grad = g.clone(); o.step()
-    assert torch.allclose(p, r, atol=1e-6)
-    before = p.detach().clone()
-    p.grad = torch.zeros(20)
-    opt.step()
-    assert (p-before).abs().min()>1e-4        # what came before still moves it
 
 @pytest.mark.parametrize('opt', ['sgd','larc','rmsprop'])
 def test_momentum_stays_where_gradients_pile_up(opt, tmp_path):
@@ -256,11 +148,6 @@ def test_resnets_have_their_recipe(tmp_path, capsys):
     learn,r,said = run('c', opt='adam')
     assert [r[n] for n in ('opt','lr','wd','warmup')]==['adam',.003,.01,None] and r['settings']['PSM']['temp']==.07 and 'Recipe' not in said
 
-def test_the_small_networks_recipe_stays():
-    assert {d: pretrain.recipe_for(d) for d in ('digits','cifar10')}=={
-        'digits': dict(opt='adam', epochs=65, bs=64, lr=8e-3, momentum=.98, wd=.05, warmup=None, psm={}, knn_k=20),
-        'cifar10': dict(opt='adam', epochs=20, bs=128, lr=3e-3, momentum=.99, wd=.01, warmup=None, psm={}, knn_k=20)}
-
 def test_few_steps_take_less_momentum(folder, tmp_path, capsys):
     "The recipe of a folder, if none was given. It is told, and recorded"
     def run(out, **kwargs):
@@ -273,11 +160,7 @@ def test_few_steps_take_less_momentum(folder, tmp_path, capsys):
     used,_,said = run('b', epochs=2, momentum=.97)
     assert used==.97 and '--momentum sets' not in said
 
-def test_settings_fit_the_number_of_images(folder, tmp_path, monkeypatch):
-    plain,gentle = pretrain.recipe_for('photos'),pretrain.recipe_for('photos', 'resnet18', pretrained=True)
-    assert [pretrain.by_size(n, plain) for n in (10,100,1000,10_000,100_000)]==[(10,600),(16,100),(62,38),(128,20),(128,20)]
-    assert [pretrain.by_size(n, gentle) for n in (10,100,10_000)]==[(10,4),(16,4),(32,4)]
-    assert pretrain.by_size(100, plain, bs=50)==(50,300)
+def test_images_have_the_size_of_their_recipe(folder, tmp_path, monkeypatch):
     seen = []
     def stop(source, size, **kwargs):
         seen.append(size)
