@@ -526,10 +526,6 @@ def test_the_page_of_a_history(browser, tmp_path):
     assert 'times as often as in a uniform draw' in page.locator('.negatives button').first.get_attribute('title')
     assert page.locator('.views canvas').count()==2 and not page.bad
 
-def test_an_empty_page_is_told(tmp_path, capsys):
-    neighbour_page(NeighbourHistory(), tmp_path/'p.html')
-    assert 'p.html is an empty page. Nothing was kept yet' in capsys.readouterr().out
-
 def test_a_page_of_the_usual_size_is_small():
     view = fake_view(n=1347, epochs=20, k=10, vocab=[str(i) for i in range(10)])
     assert len(view_page(view))<3e6
@@ -581,13 +577,3 @@ def test_a_picture_shows_no_part_of_the_next_one(shown):
         return [...s];
     })()""")
     assert len(colours)==1
-
-def test_a_panel_without_labels_says_no_more_than_it_knows():
-    learn = silent(psm_learner(digits_dls(bs=32, limit=64), n_pos=3, mine_after=.9, cbs=[h := NeighbourHistory(n_probes=4)]))
-    learn.fit(2)
-    with_labels = neighbour_panel(h, h.ids[0], 1)
-    h.labels.clear()
-    h.tables[1] = h.tables[1].copy()         # rows are kept by table
-    without = neighbour_panel(h, h.ids[0], 1)
-    assert ' have its label. ' in with_labels and 'have its label' not in without and '<small>.' not in without
-    assert '<small>Mining was not in use yet' in without
