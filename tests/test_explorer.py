@@ -1,6 +1,6 @@
 "The explorer in JupyterLab and in Notebook 7, driven as a person does; and its parts without a browser"
-import base64, io, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.request
-import nbformat, numpy as np, pandas as pd, pytest
+import io, json, os, shutil, signal, socket, subprocess, sys, time, urllib.request
+import nbformat, numpy as np, pytest
 from types import SimpleNamespace
 from fastai.vision.all import Image, set_seed
 from psm_fastai.all import *
@@ -158,67 +158,6 @@ def test_in_the_browser(browser, jupyter, history):
     assert f'image {history.ids[7]} after epoch 1' in still.inner_text() and still.locator('img').evaluate('i => i.naturalWidth')>100
     assert 'Error' not in page.locator('.jp-Notebook:visible').inner_text()
 
-def test_flags_survive_moves(history, tmp_path):
-    ex = NeighbourExplorer(history, layout='pca')
-    for q in history.ids[:4]:
-        ex.query = q
-        ex.flag(), ex.flag(ex.neighbours.id[2]), ex.flag()
-    want = ex.flagged
-    assert {*want.epoch.dropna()}=={3}          # the last of three, as on the page
-    assert len(want)==8 and (want.kind=='image').sum()==4 and want.query_label.tolist()==[history.label(i) for i in want['query']]
-    ex.order,ex.epoch,ex.query = 'class',1,history.ids[9]
-    pd.testing.assert_frame_equal(ex.flagged, want)
-    ex.to_csv(tmp_path/'f.csv')
-    assert pd.read_csv(tmp_path/'f.csv').id.dropna().astype(int).tolist()==want.id.dropna().astype(int).tolist()
-
-def test_tables(history):
-    ex = NeighbourExplorer(history, layout='pca')
-    ex.query,ex.epoch,ex.picked = history.ids[2],2,[5,history.ids[0]]
-    pos,_ = history.rows(history.ids[2], 2)
-    assert ex.neighbours.id.tolist()==[r['id'] for r in pos] and ex.neighbours.label.tolist()==[history.label(r['id']) for r in pos]
-    assert (ex.neighbours.weight>0).tolist()==[r['weight']>0 for r in pos]
-    assert ex.selected.id.tolist()==[5,history.ids[0]] and ex.selected[['x','y']].stack().between(0, 1).all()
-
-def test_it_begins_where_most_is_wrong(history):
-    ex = NeighbourExplorer(history, layout='pca')
-    right = next(c['values'] for c in ex.view['columns'] if c['name']=='right')[-1]
-    assert ex.query==ex.view['ids'][right.argmin()] and ex.epoch==3
-    n,last = len(ex.view['ids']),ex.view['ids'][-1]
-    with pytest.raises(ValueError, match=f'query must be one of the {n} from 0 to {last}, got 99999'): ex.query = 99999
-    with pytest.raises(TypeError, match=r"got a str. .*NeighbourHistory.load\("): NeighbourExplorer('runs/photos')
-
-def test_two_runs_in_a_notebook(history):
-    ex = NeighbourExplorer([history,history], layout='pca')
-    assert len(ex.view['runs'])==2
-    ex.runs = [1]
-    assert len(ex.neighbours)==6
-
-def test_an_audit_by_keyboard_can_be_undone_and_is_kept(history, tmp_path):
-    audit = NeighbourAudit(history, n=10, epoch=1)
-    for key in ('s','d','x','u','ss'): audit.field.value = key
-    assert audit.judged==[True,True,True] and audit.field.value==''
-    for _ in range(9): audit.same.click()
-    assert len(audit.judged)==10 and 'Thank you' in audit.said.value and float(audit.purity)==1 and audit.results.judged.tolist()==[10]
-    history.save(tmp_path/'h')
-    assert NeighbourHistory.load(tmp_path/'h').audits==history.audits and len(history.audits)==1
-    with pytest.raises(ValueError, match='epoch 9 was not kept'): NeighbourAudit(history, epoch=9)
-    with pytest.raises(ValueError, match='n must be a whole number, at least 1, got 0'): NeighbourAudit(history, n=0)
-
-def test_the_explorer_sends_images_that_are_larger_than_their_thumbnails(tmp_path):
-    "Those of the files, also for a history that was loaded; nothing for an unknown image or a file that is gone"
-    for i in range(12): Image.effect_noise((640,320), 60+i).save(tmp_path/f'{i}.png')
-    learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4, valid_pct=0), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
-    learn.fit(1)
-    h.save(tmp_path/'h')
-    explorer = NeighbourExplorer(NeighbourHistory.load(tmp_path/'h'), layout='pca')
-    sent = []
-    explorer.send = lambda message, buffers: sent.append((message['image'], Image.open(io.BytesIO(buffers[0])).size))
-    (tmp_path/'5.png').unlink()
-    for i in (3, 12, None, '3', h.map.ids.tolist()[0]): explorer._handle_custom_msg(dict(image=i), [])
-    gone = next(i for i,f in h.files.items() if f.endswith('5.png'))
-    explorer.send_image(gone)
-    assert sent==[(3, (512,256)), (0, (512,256))]
-
 def test_an_image_that_max_pixels_lets_in_is_enlarged(tmp_path, monkeypatch):
     noise_files(tmp_path, [(120,100)]*8)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
@@ -241,18 +180,6 @@ def test_a_deep_image_is_enlarged_with_the_white_of_its_training(tmp_path, max_v
     want,by_values = (np.asarray(open_picture(dls.train_ds.items[3], max_value=v)).mean() for v in (max_value,None))
     got = np.asarray(sent[0]).mean()
     assert abs(got-want)<2 and (abs(got-by_values)>50)==(max_value==20_000)
-
-def test_an_audit_shows_the_data_sets_own_images(tmp_path):
-    "With a learner at hand; a history that was loaded has thumbnails. The lab names them by their files"
-    for i in range(12): Image.effect_noise((120,120), 60+i).save(tmp_path/f'{i}.png')
-    learn = silent(psm_learner(image_dls(tmp_path, size=32, bs=4), cbs=[h := NeighbourHistory(n_probes=3, n_pos=2)]))
-    learn.fit(1)
-    def width(audit): return Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]*)', audit.view.value)[1]))).width
-    h.save(tmp_path/'h')
-    assert width(NeighbourAudit(learn))==256 and width(NeighbourAudit(NeighbourHistory.load(tmp_path/'h')))==h.thumbs.px<256
-    lab = MiningLab(learn)
-    assert {name for name,_ in lab.query.options} <= {f'{i}.png' for i in range(12)}
-    assert 'image ' not in lab.view.value.replace('of image ', '') and 'since' not in lab.view.value       # it has looked once
 
 @pytest.mark.parametrize('settings', [dict(rule='bank'), dict(refresh=1)], ids=['bank','index'])
 def test_the_lab_asks_the_network_as_it_is_now(settings):
