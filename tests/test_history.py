@@ -6,11 +6,8 @@ from fastai.vision.all import CancelFitException, set_seed
 from psm_fastai.all import *
 from psm_fastai.history import images_at
 from psm_fastai.record import MapRecord
-from safetensors import safe_open
-from safetensors.torch import save_file
 from common import *
 from data import Images, by_label, digit_files, loaders
-from fake_view import unpacked
 
 @pytest.mark.parametrize('in_memory', [True,False])
 def test_ids_are_those_of_the_images_that_the_batches_held(tmp_path, in_memory):
@@ -113,31 +110,6 @@ def test_a_second_fit_that_is_resumed_goes_on_counting(tmp_path):
     learn.fit(3, cbs=saved, start_epoch=saved.resume(learn))
     assert [m['epoch'] for m in h.epochs]==[0,1,2,3,4,5] and all(len(t)==len(h.tables[0]) for t in h.tables)
 
-def test_a_page_of_learners_shows_the_same_images(tmp_path):
-    a,b = (quiet(cbs=[PSMCallback(bank_size=64)]) for _ in range(2))
-    for l in (a,b): l.fit(1)
-    def view(name):
-        return unpacked(neighbour_page(runs, tmp_path/name, layout='pca'))
-    runs = [a,b]
-    assert len(view('two.html')['runs'])==2
-    h = NeighbourHistory(n_probes=3).look(b)
-    runs = [a,h]
-    assert view('one.html')['probes']['$at'][1]==3
-    h = NeighbourHistory(n_probes=3)
-    b.fit(3, cbs=h)
-    runs = [h,b]
-    assert view('last.html')['epochs']==[3]
-    with pytest.raises(ValueError, match='follow different images'): neighbour_page([a,h], tmp_path/'x.html', ids=[0])
-
-def test_a_page_of_a_learner_shows_its_history(tmp_path):
-    "As map and explorer do. With `ids`, or next to a history, it shows the learner as it is now"
-    h,plain = NeighbourHistory(n_probes=3),quiet(cbs=[PSMCallback(bank_size=64)])
-    learn = quiet(cbs=[PSMCallback(bank_size=64), h])
-    for l in (learn,plain): l.fit(2)
-    def epochs(*args, **kwargs): return unpacked(neighbour_page(*args, tmp_path/'x.html', layout='pca', **kwargs))['epochs']
-    assert epochs(learn)==epochs([learn])==map_view(learn, layout='pca')['epochs']==[0,1,2]
-    assert epochs([learn,plain])==[2] and epochs(learn, ids=[3,7])==[1] and epochs([h,learn])==[2]
-
 @pytest.mark.parametrize('method,mine_after,said', [('pnsm',0.,'This method pulls none of them. The trusted ones are left out'),
                                                     ('pnsm',.9,'and the whole bank as negatives\\.'),
                                                     ('moco',None,'This method mines nothing'),
@@ -150,25 +122,6 @@ def test_what_the_panel_says_of_mining(method, mine_after, said):
     assert ('not in use yet' in neighbour_panel(h, h.ids[0], 1))==(mine_after==.9)
     h.epochs,h.tables = h.epochs[:2],h.tables[:2]          # a training that was cut off before mining began
     assert re.search(said, neighbour_panel(h, h.ids[0], 1))
-
-def test_the_panel_counts_what_is_pulled():
-    "Each other one says that it is not, and without labels the sentence begins with the count"
-    h = NeighbourHistory(n_probes=4, n_pos=5)
-    learn = quiet(cbs=[PSMCallback(n_pos=6, mine_after=0., bank_size=200), h])
-    learn.fit(1)
-    index,q = learn.model.loss.index,h.ids[0]
-    for n,says in ((0,'none of 5 is pulled'), (1,'1 of 5 is pulled'), (3,'3 of 5 are pulled')):
-        index.trust[q] = torch.tensor([1.]*n+[0.]*(6-n))
-        h.look(learn)
-        html = neighbour_panel(h, q, h.epochs[-1]['epoch'])
-        assert f' have its label and {says}.<' in html and html.count('weight 0<')==5-n
-        assert len(re.findall(r'<br>weight \d\.\d\d<', html))==n
-    h.labels.clear()
-    h.tables[-1] = h.tables[-1].copy()
-    assert '<small>3 of 5 are pulled.<' in neighbour_panel(h, q, h.epochs[-1]['epoch'])
-    index.steps.fill_(-1)
-    html = neighbour_panel(h.look(learn), q, h.epochs[-1]['epoch'])
-    assert 'No neighbours: the index does not cover this image, or no image near it had a key yet.' in html
 
 def test_without_labels_and_with_little(tmp_path):
     digit_files(tmp_path, 20)
@@ -183,49 +136,6 @@ def test_without_labels_and_with_little(tmp_path):
     assert explorer.view['labelled'] is False and '✓' not in explorer.picture().data
     assert '✗' not in neighbour_panel(history, history.ids[0], 1)
     neighbour_page(history, tmp_path/'p.html', layout='pca')
-
-def test_what_is_refused(learn):
-    with pytest.raises(ValueError, match='place in the training set, 0 to 199, got'): learn.add_cb(NeighbourHistory(ids=[3,500]))
-    with pytest.raises(ValueError, match='some of them twice'): NeighbourHistory(ids=[3,3])
-    with pytest.raises(ValueError, match='every must be'): NeighbourHistory(every=0)
-    with pytest.raises(ValueError, match='The bank is empty'): NeighbourHistory().look(quiet(cbs=[PSMCallback()]))
-    h = NeighbourHistory(n_probes=8).look(learn)
-    explorer = NeighbourExplorer(h, layout='pca')
-    for n in ('query','epoch'):
-        was = getattr(explorer, n)
-        with pytest.raises(ValueError, match=f'{n} must be one of'): setattr(explorer, n, -1)
-        assert getattr(explorer, n)==was
-    with pytest.raises(ValueError, match='no neighbour of image'): explorer.flag(10_000)
-    with pytest.raises(ValueError, match='has no images'): explorer.picked = [10_000]
-    for runs in ([], [1]):
-        with pytest.raises(ValueError, match='runs must name one or more of the runs 0 to 0'): explorer.runs = runs
-    with pytest.raises(ValueError, match='An audit judges one history, got 2'): NeighbourAudit([h,h])
-    with pytest.raises(TypeError, match='needs a NeighbourHistory, a learner'): NeighbourExplorer('history')
-    for widget in (NeighbourExplorer,NeighbourAudit):
-        with pytest.raises(ValueError, match='Nothing was kept yet'): widget(NeighbourHistory())
-    assert 'empty history' in NeighbourHistory()._repr_html_()
-
-def test_a_table_of_texts_is_refused(learn, tmp_path):
-    "Its columns become tensors, which hold numbers only"
-    NeighbourHistory(n_probes=4).look(learn).save(tmp_path/'h')
-    table,pictures = tmp_path/'h.parquet',tmp_path/'h.safetensors'
-    pd.read_parquet(table).assign(id='seven').to_parquet(table)
-    with safe_open(pictures, 'pt') as f: said,tensors = f.metadata(),{n: f.get_tensor(n) for n in f.keys()}
-    save_file(tensors, pictures, metadata=dict(psm_history=said['psm_history']))        # as version 0.1.0 wrote it, without digests
-    with pytest.raises(ValueError, match='no history that `save` wrote'): NeighbourHistory.load(tmp_path/'h')
-
-def test_ids_of_the_bank_are_ids(learn):
-    assert mined_neighbours(learn, learn.model.bank.ids[:2]).equals(mined_neighbours(learn, learn.model.bank.ids[:2].tolist()))
-    with pytest.raises(ValueError, match='at least one image, got none'): mined_neighbours(learn, [])
-
-def test_shares_add_up_to_the_loss(learn):
-    for settings in (dict(n_pos=6, n_neg=20, hard_weight=.3), dict(n_pos=6, n_neg=None), dict(n_pos=0, n_neg=None, hard_weight=1.)):
-        loss = learn.model.loss
-        learn.model.loss = PSMLoss(**settings)
-        df = learn.explain_loss(7)
-        for kind in ('positive','negative'): assert abs(df[df.kind==kind].share.sum()-df.attrs['loss'])<1e-5
-        assert len(df[df.kind=='positive'])==1+settings['n_pos'] and df.id[0]==7
-        learn.model.loss = loss
 
 def test_shares_of_an_index_add_up_to_the_loss(learn):
     "A row for each trusted neighbour that has a key"
@@ -263,30 +173,6 @@ def test_a_data_set_that_draws_is_not_disturbed():
         states.append(state(learn))
     assert same(*states)
 
-def test_epochs_are_counted_on_and_those_left_out_are_known():
-    history = NeighbourHistory(n_probes=4, every=2)
-    learn = train(history, 5)
-    assert history.metrics().epoch.tolist()==[0,2,4,5]
-    learn.fit(2)
-    assert history.metrics().epoch.tolist()==[0,2,4,5,7]
-    learn.validate()
-    def cut(cb):
-        if cb.training and cb.iter==1: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): learn.fit(2, cbs=Spy(after_batch=cut))
-    learn.validate()
-    assert len(history.epochs)==len(history.tables)==5
-    learn.dls = digits_dls(bs=32, limit=100)
-    with pytest.raises(ValueError, match='follows other images'): learn.fit(1)
-
-def test_audits_of_one_epoch_stand_beside_each_other(learn):
-    h = NeighbourHistory(n_probes=8).look(learn)
-    first = NeighbourAudit(h, n=3)
-    for same in (True,False,True): first.judge(same)
-    second = NeighbourAudit(h, n=2, seed=1)
-    second.judge(True)
-    second.back()
-    assert second.results.same.tolist()==[2] and len(NeighbourAudit(h).results)==1
-
 def test_images_that_are_not_there_and_labels_that_are_not_known(learn):
     for bad in (-1, 10**6):
         with pytest.raises(ValueError, match='place in the training set, 0 to 199'): learn.explain_loss(bad)
@@ -295,13 +181,6 @@ def test_images_that_are_not_there_and_labels_that_are_not_known(learn):
     learn.model.bank.labels[::2] = -1
     texts = [ax.get_title() for show in (lambda: learn.show_loss(3), learn.show_neighbours) for ax in drawn(show).axes]
     assert not any('nan' in t for t in texts)
-
-def test_the_lab_begins_with_the_learners_settings():
-    set_seed(0)
-    learn = quiet(cbs=[PSMCallback.from_bank(bank_size=180, b=-1.5, n_pos=120, soft_temp=.005, a=60., n_neg=20, mine_after=0.)])
-    learn.fit(1)
-    lab = MiningLab(learn, ids=[1,2,3])
-    assert {n: c.value for n,c in lab.controls.items()}==dict(n_pos=120, n_neg=20, a=60., b=-1.5, soft_temp=.005, hard_weight=.5)
 
 def test_the_lab_moves_the_trust_of_an_index():
     "As training would with this setting, and nothing of the learner's own"
@@ -320,14 +199,6 @@ def test_the_lab_moves_the_trust_of_an_index():
         shown.append(lab.view.value)
         assert (lab.view.value.count('weight 0<'))==sum(r['weight']==0 for r in lab.history.rows(lab.query.value, 1)[0])
     assert shown[0]!=shown[1]!=shown[3] and same(before, state(learn))
-
-def test_banks_in_half_precision(learn):
-    "They can be asked, and trained with"
-    learn.model.bank.half()
-    h = NeighbourHistory(n_probes=4, n_pos=3, n_neg=3).look(learn)
-    assert h.to_frame().similarity.between(-1.01, 1.01).all() and (h.to_frame().kind=='positive').sum()==12
-    learn.fit(1, 1e-3)
-    assert learn.model.bank.feats.dtype==torch.float16
 
 def test_fewer_images_keep_their_own_keys():
     "The key of an image that leaves the map goes to no other one"
