@@ -11,7 +11,7 @@ from psm_fastai.pretrain import psm_pretrain
 images = Path(__file__).resolve().parent.parent/'nbs/images'
 images.mkdir(exist_ok=True)
 
-def shrink(name): Image.open(images/name).convert('RGB').quantize(256, Image.Quantize.FASTOCTREE).save(images/name, optimize=True)     # the default would lose the colour of a thin line
+def shrink(name): Image.open(images/name).convert('RGB').quantize(128, Image.Quantize.FASTOCTREE).save(images/name, optimize=True)     # the default would lose the colour of a thin line
 
 # An image half of whose neighbours are right, with a long line to a wrong one
 telling = """() => {
