@@ -64,9 +64,6 @@ def test_collapse_without_negatives():
     try: shows('collapse', 'predictor=True', *train(4, cb=PSMCallback.byol(momentum=.5), before=no_predictor))
     finally: torch.set_flush_denormal(False)
 
-def test_nothing_to_diagnose_before_training():
-    with pytest.raises(ValueError, match='train with PSMCallback'): psm_learner(digits_dls(limit=100)).diagnose()
-
 def test_purity_of_few_labels_is_a_number():
     "A batch without a label takes nothing from the others"
     few = Images(400, label=lambda i: i%3 if i%40==0 else -1)

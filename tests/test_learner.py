@@ -1,6 +1,6 @@
 "A learner with PSMCallback: the ways in and out, ids, settings, and what is refused"
 import copy, warnings
-import numpy as np, pytest, torch
+import pytest, torch
 from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoaders, EarlyStoppingCallback, ImageBlock,
     ImageDataLoaders, ItemGetter, Normalize, PILImageBW, RandomSplitter, ReduceLROnPlateau, Resize, SGD, TfmdDL, accuracy,
     create_body, imagenet_stats, load_learner, nn, noop, params, resnet18, set_seed, tensor)
@@ -102,9 +102,6 @@ def test_a_guest_that_is_interrupted_can_be_given_again(monkeypatch):
     learn.fit(1)
     assert len(learn.model.bank)==64
 
-def test_whole_numbers_of_numpy_are_numbers():
-    assert len(quiet(cbs=[PSMCallback(bank_size=np.int64(64), proj_dim=np.int32(16))]).model.bank.ids)==64
-
 def test_an_encoder_of_the_users_may_have_an_encoder():
     class Auto(nn.Module):
         def __init__(self): super().__init__(); self.encoder,self.rest = nn.Conv2d(1, 4, 3),nn.Conv2d(4, 8, 3)
@@ -184,13 +181,6 @@ def test_metrics_that_come_later_are_refused():
     learn = quiet(cbs=[PSMCallback(bank_size=64)])
     learn.metrics = accuracy
     with pytest.raises(ValueError, match=r"Metrics \['accuracy'\] compare predictions"): learn.fit(1)
-
-def test_a_diagnosis_counts_the_epochs_of_the_last_fit(capsys):
-    learn = quiet(cbs=[PSMCallback(bank_size=64)])
-    learn.fit(2)
-    learn.fit(1)
-    capsys.readouterr()
-    assert not learn.diagnose() and capsys.readouterr().out=='No sign of failure in 1 epochs\n'
 
 def test_a_second_guest_with_the_same_columns_is_refused():
     "So that a cell that is run again does not measure everything twice"

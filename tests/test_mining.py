@@ -7,7 +7,7 @@ from common import PSMCallback, quiet
 from psm_fastai.bank import MemoryBank
 from psm_fastai.loss import PSMLoss
 from psm_fastai.neighbours import IndexLoss
-from psm_fastai.mining import bank_purities, draw_probs, sample_negatives, top_rows
+from psm_fastai.mining import top_rows
 from psm_fastai.preflight import _first_look
 
 id_ = st.integers(-1, 5)
@@ -41,17 +41,6 @@ def test_mined_and_drawn(case, n_pos, n_neg):
         left = set(rows)-set(pos)
         neg = mined.neg_idx[i][mined.neg_mask[i]].tolist()
         assert len(neg)==min(n_neg, len(left)) and len(set(neg))==len(neg) and set(neg)<=left
-
-def test_draw_without_replacement_follows_the_probabilities():
-    "Chance that a row is among two draws, by enumeration of all ordered pairs"
-    torch.manual_seed(0)
-    n,a,b = 40_000,6.,-.3
-    sims,pos,ok = torch.tensor([[-.1,.3,.5,.8]]),torch.tensor([.9]),torch.ones(1,4).bool()
-    p = draw_probs(sims, pos, ok, a, b)[0]
-    want = p + torch.stack([sum(p[j]*p[i]/(1-p[j]) for j in range(4) if j!=i) for i in range(4)])
-    idx,_ = sample_negatives(sims.expand(n,4), pos.expand(n), ok.expand(n,4), 2, a, b)
-    got = idx.flatten().bincount(minlength=4)/n
-    assert torch.allclose(got, want, atol=.012)
 
 @pytest.mark.parametrize('options', [dict(n_pos=0, n_neg=None, hard_weight=1.), dict(n_pos=4, n_neg=None, hard_weight=.3),
                                      dict(n_pos=4, n_neg=6, a=8., b=-.2, hard_weight=.5), dict(n_pos=2, n_neg=0, hard_weight=.4)])
@@ -134,16 +123,6 @@ def test_the_loss_with_all_rows_of_a_large_bank_is_the_same_in_blocks(monkeypatc
     for a,b in zip(value_and_gradient(), whole): assert torch.allclose(a, b, atol=1e-5)
     assert used and whole[1].abs().max()>.1
 
-def test_a_rule_with_similarities_of_its_own_is_asked_for_them_in_a_large_bank_too(monkeypatch):
-    asked = []
-    class Own(PSMLoss):
-        def similarities(self, *args): return asked.append(1) or super().similarities(*args)
-    monkeypatch.setattr('psm_fastai.loss._large', 0)
-    bank,q = MemoryBank(9, 4),F.normalize(torch.randn(3, 4), dim=1)
-    bank.enqueue(F.normalize(torch.randn(9, 4), dim=1), torch.arange(9))
-    Own(n_pos=2, n_neg=None)(q, q, torch.arange(3), bank)
-    assert asked
-
 @pytest.mark.parametrize('seed', range(5))
 def test_blocks_give_what_topk_gives(monkeypatch, seed):
     monkeypatch.setattr('psm_fastai.mining._enough', 1)
@@ -155,16 +134,6 @@ def test_blocks_give_what_topk_gives(monkeypatch, seed):
     assert torch.equal(top, want.values) and torch.equal(s.gather(1, idx), want.values)
     found = top>-torch.inf
     assert torch.equal(idx[found], want.indices[found])
-
-def test_the_purity_of_a_large_bank_is_measured_in_parts(monkeypatch):
-    torch.manual_seed(0)
-    bank = MemoryBank(40, 8)
-    bank.enqueue(F.normalize(torch.randn(40, 8), dim=1), torch.arange(40), torch.randint(-1, 3, (40,)))
-    whole = bank_purities(bank, [1,5])
-    monkeypatch.setattr('psm_fastai.mining._table', 3*40)
-    monkeypatch.setattr('psm_fastai.mining._least', 1)
-    parts = bank_purities(bank, [1,5])
-    assert parts[0]==pytest.approx(whole[0]) and parts[1]==whole[1] and all(0<p<1 for p in parts[0])
 
 def test_agreement_and_the_first_look_are_the_same_in_parts(monkeypatch):
     def figures():

@@ -151,28 +151,6 @@ def test_fastais_loggers_work(tmp_path):
     ev = EventAccumulator(str(tmp_path/'tb')).Reload()
     assert {'train_loss','purity','knn_acc'} <= set(ev.Tags()['scalars']) and len(ev.Scalars('knn_acc'))==2
 
-def test_the_table_before_the_first_epoch(capsys):
-    l = psm_learner(digits_dls(bs=50, limit=300))
-    with l.no_bar(): l.fit(2)
-    out = capsys.readouterr().out
-    assert 'images     300, batches of 50: 6 steps an epoch, 12 in all' in out
-    assert 'bank       300 rows of 128, 1 for each image; 300 filled' in out
-    assert 'positives  the other view and up to 20 trusted neighbours after 30% of training' in out
-    assert 'index      300 images and the 20 nearest of each' in out
-    assert '! 12 steps are few' in out and 'time       about' in out
-    with l.no_bar(): l.fit(1)
-    assert 'images  ' not in capsys.readouterr().out         # told once
-    l = psm_learner(digits_dls(bs=50, limit=300))
-    with l.no_bar(), l.no_logging(): l.fit(1)
-    assert capsys.readouterr().out==''
-
-def test_preflight_knows_the_effective_number():
-    l = silent(psm_learner(digits_dls(bs=50, limit=300), rule='bank', a=0., n_neg=20, n_pos=10))
-    l.fit(1)
-    table,_ = preflight(l, l.psm.loss_cb.two_views)
-    rows = len(l.model.bank)-10          # a=0 draws evenly from all rows but the mined ones and the image's own
-    assert abs(float(table['negatives'].split(' over ')[1].split()[0])-rows) < 5
-
 def test_monitors_and_rows_survive_a_resume(tmp_path):
     def make():
         set_seed(0)
@@ -195,15 +173,6 @@ def test_a_classifiers_encoder_is_its_encoder(learn, tmp_path):
     assert clf.features().equals(learn.features())
     clf.save_encoder(tmp_path/'e.safetensors')
     assert same(load_encoder(tmp_path/'e.safetensors').state_dict(), clf.model[0].state_dict())
-
-def test_a_refused_encoder_changes_nothing(learn, tmp_path):
-    learn.save_encoder(tmp_path/'e.safetensors')
-    other = create_encoder('small_resnet', 3)
-    before = {n: t.clone() for n,t in other.state_dict().items()}
-    with pytest.raises(ValueError,
-                       match=r'another architecture than Sequential: 0.weight is \[32, 1, 3, 3\] in the file and \[32, 3, 3, 3\] here'):
-        load_encoder(tmp_path/'e.safetensors', arch=other)
-    assert same(before, other.state_dict())
 
 def test_a_classifier_takes_uint8_as_pretraining_does():
     dls = loaders(Images(40, dtype=torch.uint8, label=lambda i: torch.tensor(i%3)), bs=8)
