@@ -216,28 +216,10 @@ def test_a_table_without_a_header_is_refused(classes):
     (classes/'t.csv').write_text('\n'.join(f'{n},a' for n in names))
     with pytest.raises(ValueError, match=f'header names the image {names[0]}'): image_dls(classes/'t.csv')
 
-@pytest.mark.parametrize('labels,vocab', [(['NA','None'],['NA','None']), (['01','1'],['01','1']), (['1e1','10'],['10','1e1']),
-                                          (['7','10'],[7,10])])
-def test_labels_of_a_csv_stay_what_they_are(classes, labels, vocab):
-    t = table(classes)
-    t.assign(label=[labels[i%2] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
-    assert list(small_dls(classes/'t.csv', valid_col='held').vocab)==list(small_dls(classes/'t.csv', label_col='label').vocab)==vocab
-    t.assign(label=[['a',''][i==3] for i in range(len(t))]).to_csv(classes/'t.csv', index=False)
-    dls = small_dls(classes/'t.csv')
-    assert list(dls.vocab)==['a'] and [int(y) for ds in (dls.train_ds,dls.valid_ds) for _,y in ds].count(-1)==1
-
 def test_names_of_a_csv_stay_what_they_are(tmp_path):
     for i in range(8): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'{i:03}', 'PNG')
     (tmp_path/'t.csv').write_text('name,label\n' + ''.join(f'{i:03},{i%2}\n' for i in range(8)))
     assert len(small_dls(tmp_path/'t.csv', bs=2).train_ds)==7
-
-def test_parts_of_a_data_set_are_no_classes(tmp_path):
-    for n in ('train','val'):
-        (tmp_path/'images'/n).mkdir(parents=True)
-        for i in range(4): Image.fromarray(pixels(8,8,3)).save(tmp_path/f'images/{n}/{i}.png')
-    for p in (tmp_path,tmp_path/'images'): assert len(small_dls(p).valid_ds)==4 and not hasattr(small_dls(p), 'vocab')
-    (tmp_path/'images/train').rename(tmp_path/'images/test')
-    with pytest.raises(ValueError, match='folders named test and val, such as .*: parts of a data set, not classes'): small_dls(tmp_path)
 
 @pytest.mark.parametrize('in_memory', [True,False])
 def test_unreadable_files_are_named_together(classes, in_memory):

@@ -57,13 +57,6 @@ def test_an_exported_learner_has_no_images_but_can_look_new_ones_up(tmp_path):
     with pytest.raises(ValueError, match='as `among`'): again.nearest(im)
     pd.testing.assert_frame_equal(again.nearest(im, among=table), l.nearest(im))
 
-def test_what_is_missing_is_named(tmp_path):
-    dls = image_dls(digit_files(tmp_path, 12), size=16, bs=4, valid_pct=0)
-    with pytest.raises(ValueError, match='the data set, or the list of ids, is empty'): psm_learner(dls, bank_size=8).features(1)
-    with pytest.raises(TypeError, match='Signs without labels need PSMCallback'):
-        Learner(dls, small_resnet(1), loss_func=no_loss).signs_without_labels()
-    with pytest.raises(ValueError, match='limit must be at least 1, got 0'): digits_dls(limit=0)
-
 def test_a_file_that_is_none_is_refused(tmp_path):
     f = tmp_path/'e.safetensors'
     f.write_text('hello')
@@ -109,26 +102,6 @@ def test_tables_know_files_and_labels(folder, learn):
     for ask in (none.knn_accuracy, none.linear_probe):
         with pytest.raises(ValueError, match='needs a label for each image'): ask()
 
-def test_nearest_is_that_of_numpy(learn):
-    known,images = learn.features(),[learn.dls.valid_ds[i][0] for i in range(3)]
-    found = learn.nearest(images, n=5, among=known)
-    a,b = known.filter(regex=r'^f\d+$').to_numpy(),learn.features(1).filter(regex=r'^f\d+$').to_numpy()[:3]
-    sims = (b/np.linalg.norm(b, axis=1, keepdims=True)) @ (a/np.linalg.norm(a, axis=1, keepdims=True)).T
-    assert found.id.tolist()==np.argsort(-sims, axis=1)[:,:5].flatten().tolist()
-    assert found['query'].tolist()==sum(([i]*5 for i in range(3)), [])
-    assert np.allclose(found.similarity, np.sort(sims, axis=1)[:,::-1][:,:5].flatten(), atol=1e-5)
-    for n in (0,-3,2.5,'5'):
-        with pytest.raises((ValueError,TypeError), match='n must be a whole number'): learn.nearest(images, n)
-
-def test_linear_probe_is_scikit_learns(learn):
-    from sklearn.linear_model import LogisticRegression
-    (x,y),(xv,yv) = labelled_features(learn)
-    mean,std = x.mean(0),x.std(0, unbiased=False)
-    std[std==0] = 1
-    ref = LogisticRegression(C=.1, max_iter=1000).fit(((x-mean)/std).numpy(), y.numpy())
-    acc = learn.linear_probe(C=.1)
-    assert abs(acc-ref.score(((xv-mean)/std).numpy(), yv.numpy()))<.01 and acc.settings['C']==.1 and acc.interval[0]<acc<acc.interval[1]
-
 @pytest.mark.posix
 def test_knn_of_cifar_size_fits_into_2_gb():
     code = """import resource, torch
@@ -167,12 +140,6 @@ def test_monitors_and_rows_survive_a_resume(tmp_path):
     assert all(torch.equal(a, b) for a,b in zip(whole_.model.state_dict().values(), again.model.state_dict().values()))
     for frame in ('frame','by_rank','by_label'): pd.testing.assert_frame_equal(getattr(whole_.purity, frame), getattr(again.purity, frame))
     assert len(again.psm_health.frame)==3 and again.diagnose()=={}
-
-def test_a_classifiers_encoder_is_its_encoder(learn, tmp_path):
-    clf = learn.to_classifier()
-    assert clf.features().equals(learn.features())
-    clf.save_encoder(tmp_path/'e.safetensors')
-    assert same(load_encoder(tmp_path/'e.safetensors').state_dict(), clf.model[0].state_dict())
 
 def test_a_classifier_takes_uint8_as_pretraining_does():
     dls = loaders(Images(40, dtype=torch.uint8, label=lambda i: torch.tensor(i%3)), bs=8)
@@ -239,11 +206,6 @@ def test_a_file_that_raises_the_limit_on_huge_images_says_so(tmp_path, max_pixel
         use()
         told = 'encoder.safetensors lets images of up to 1,000,000,000,000,000 pixels be read' in capsys.readouterr().out
         assert told==(max_pixels==10**15)
-
-def test_an_encoder_whose_images_were_read_by_something_else(tmp_path, capsys):
-    quiet(digits_dls(bs=16, limit=32), model=small_resnet(1), cbs=[PSMCallback(bank_size=32)]).save_encoder(tmp_path/'e.safetensors')
-    image_features(tmp_path/'e.safetensors', [np.zeros((8,8), np.uint8)])
-    assert "doesn't tell how its images were read" in capsys.readouterr().out
 
 @pytest.fixture
 def photo_weights(monkeypatch):
