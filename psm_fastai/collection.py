@@ -1,4 +1,4 @@
-"""Questions about a folder of images, each answered by a table and a picture: duplicates, outliers, clusters, and which images to label
+"""Questions about a folder of images, each answered by a table and a picture: duplicates, outliers, doubtful labels, clusters, and which images to label
 
 Docs: https://psm-fastai.github.io/psm_fastai/collection.html.md"""
 
@@ -181,7 +181,13 @@ def short_file(
     "The name of a file without its folders, for a title"
     return short_name(Path(file).name, n) if isinstance(file, str) else ''
 
-def _one_a_row(table, ncols): return list(chunked([(r.row, short_file(r.file)) for r in table.itertuples()], ncols))
+def _caption(file, label=None):
+    "Name of a file, and its label below"
+    named = isinstance(label, str) or label==label and label is not None         # nan is no label
+    return '\n'.join(filter(None, [short_file(file), short_name(label, 18) if named else '']))
+
+def _one_a_row(table, ncols):
+    return list(chunked([(r.row, _caption(r.file, getattr(r, 'label', None))) for r in table.itertuples()], ncols))
 
 @patch
 def answer(self:Collection,
@@ -272,13 +278,24 @@ def near_copies(self:Collection,
 
 # %% ../nbs/07c_collection.ipynb #07470670
 def _two_a_row(table, ncols):
-    pairs = [[(r.row, short_file(r.file)),(r.other_row, short_file(r.other))] for r in table.itertuples()]
-    return [sum(l, []) for l in chunked(pairs, max(1, ncols//2))]
+    def both(r):
+        label,other = (getattr(r, n, None) for n in ('label','other_label'))
+        return [(r.row, _caption(r.file, label)),(r.other_row, _caption(r.other, other))]
+    return [sum(l, []) for l in chunked(map(both, table.itertuples()), max(1, ncols//2))]
+
+@patch
+def _of_pairs(self:Collection, a, b):
+    "Columns on pairs of rows: the label of the second, and the sets of both, as far as there are labels and two sets"
+    t,res = self.table,{}
+    if t.label.notna().any(): res['other_label'] = t.label.to_numpy()[b]
+    if 'set' in t and t.set.nunique()>1: res.update(set=t.set.to_numpy()[a], other_set=t.set.to_numpy()[b])
+    return res
 
 @patch
 def duplicates(self:Collection,
     n:int=20, # Maximum number of pairs to return
-)->Answer: # `file`, `other`, `same_pixels`, `likeness` of the small gray pictures, mirrored or not, `similarity` of the features
+)->Answer: # `file`, `other`, `same_pixels`, `likeness` of the small gray pictures, mirrored or not, `similarity` of the features.
+    # With labels `other_label`, with a validation set `set` and `other_set`
     """Pairs of images that may be copies of each other: those with equal pixels first, then by the likeness of their pictures.
     The pixels of the whole pictures are meant, or what training sees of images that come from no files"""
     check_number('n', n, 1, whole=True)
@@ -290,7 +307,7 @@ def duplicates(self:Collection,
     other = pd.Series(others, self.table.index[a.numpy()], dtype=object)              # names need not be valid text
     return self.answer(a.tolist(), _two_a_row, other=other,
         same_pixels=same[order].numpy(), likeness=like[order].numpy(),
-        similarity=(self.unit[a]*self.unit[b]).sum(1).numpy(), other_row=b.numpy())
+        similarity=(self.unit[a]*self.unit[b]).sum(1).numpy(), other_row=b.numpy(), **self._of_pairs(a.numpy(), b.numpy()))
 
 # %% ../nbs/07c_collection.ipynb #5f9319b4
 @patch
@@ -305,6 +322,46 @@ def outliers(self:Collection,
     far = 1-nearest_images(self.unit, min(near, len(self)-1), self.unit, torch.arange(len(self)))[0].mean(1)
     far,rows = far.sort(descending=True)
     return self.answer(rows[:n].tolist(), distance=far[:n].numpy())
+
+# %% ../nbs/07c_collection.ipynb #61a06bc0
+@patch
+def _votes(self:Collection, rows, codes, near, temp=.1):
+    "`[n, C]`, the shares of labels in the votes of the nearest images of `rows`. Copies of an image have no vote on it"
+    kind,_ = pd.factorize(self.table.pixels.iloc[rows])
+    _,first = np.unique(kind, return_index=True)            # one image votes for all of its copies
+    unit = self.unit[rows]
+    sims,idx = nearest_images(unit[first], min(near, len(first)-1), unit, torch.from_numpy(kind))
+    votes = torch.zeros(len(rows), int(codes.max())+1).scatter_add_(1, codes[first][idx], ((sims-1)/temp).exp())
+    return votes/votes.sum(1, keepdim=True)
+
+# %% ../nbs/07c_collection.ipynb #e7e70f0d
+def _doubted(table, ncols):
+    def title(r): return f"{short_name(r.label, 9)} → {short_name(r.suggested, 9)}\n{short_file(r.file)}"
+    return list(chunked([(r.row, title(r)) for r in table.itertuples()], ncols))
+
+def _check_labels(labels, n_images):
+    n = labels.nunique()
+    if not len(labels): raise ValueError(f"None of {n_images:,} images has a label, so there is none to doubt")
+    if n==1: raise ValueError(f"All {len(labels):,} labels are {shown(labels.iloc[0])!r}. Labels are compared with others: it takes two")
+
+@patch
+def label_issues(self:Collection,
+    n:int=20, # Maximum number of images to return
+    near:int=50, # Neighbours that vote
+)->Answer: # `file`, `suggested`: the label with most votes, `share` of the votes for the label that the image has, `label`
+    "Images whose label is outvoted by that of their nearest neighbours, those with the smallest share of the votes first [ours]"
+    check_number('n', n, 1, whole=True)
+    check_number('near', near, 1, whole=True)
+    rows = np.flatnonzero(self.table.label.notna())
+    labels = self.table.label.iloc[rows]
+    _check_labels(labels, len(self))
+    codes,names = pd.factorize(labels.to_numpy(object))
+    codes = torch.from_numpy(codes)
+    votes = self._votes(rows, codes, near)
+    best,own = votes.argmax(1),votes[range(len(rows)),codes]
+    order = own.argsort(stable=True)
+    order = order[best[order]!=codes[order]][:n]
+    return self.answer(rows[order.numpy()].tolist(), _doubted, suggested=names[best[order].numpy()], share=own[order].numpy())
 
 # %% ../nbs/07c_collection.ipynb #b7e4dcd7
 _numbers = 2,3,4,5,6,8,10,12,16,20,24,32
@@ -467,6 +524,11 @@ def outliers(self:Learner, n:int=20, near:int=10)->Answer:
 def clusters(self:Learner, n:int|None=None)->Answer:
     "`Collection.clusters` of all images of the learner"
     return self.collection().clusters(n)
+
+@patch
+def label_issues(self:Learner, n:int=20, near:int=50)->Answer:
+    "`Collection.label_issues` of all images of the learner"
+    return self.collection().label_issues(n, near)
 
 @patch
 def to_label(self:Learner, n:int=20, path=None)->Answer:
