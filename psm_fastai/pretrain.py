@@ -177,6 +177,12 @@ def _changed(run, settings, more):
         return run.get(n)!=v and (n in run or v not in (None,False))        # a run of an older version lacks some
     return [f"{n} was {run.get(n)!r} and is now {v!r}" for n,v in now.items() if differs(n, v)]
 
+# %% ../nbs/10_pretrain.ipynb #b6837ab1
+def _may_have_moved(out, then, now):
+    "Whether two values of `data` name files, and a checkpoint of the run holds what to compare the files with"
+    of_files = all(isinstance(o, str) and o not in _data_sets for o in (then, now))
+    return of_files and (out/'checkpoint.pth').exists()
+
 # %% ../nbs/10_pretrain.ipynb #553b48c3
 def _refuse_finished(out, run, resume, more):
     "A finished run continues only for more epochs"
@@ -201,6 +207,7 @@ def check_resume(
     if run['finished'] and not (more and left): _refuse_finished(out, run, resume, more)
     if not resume and left: raise ValueError(f"{out} holds a run that was not finished. Add --resume to continue it, give --out another "
         f"folder, or delete {left[0]}")
+    if _may_have_moved(out, run.get('data'), settings.get('data')): settings = dict(settings, data=run['data'])
     if resume and (other := _changed(run, settings, more)):
         raise ValueError(f"--resume continues with the settings of {out}, but {'; '.join(other)}")
 
@@ -600,6 +607,14 @@ def going_on(
     return (f", continuing after {begin}. Before, it had {before}. Learning rate and momentum are now those of {epochs} epochs, "
         f"so the result is not that of {epochs} in one go")
 
+# %% ../nbs/10_pretrain.ipynb #be96e183
+def _moved_line(
+    then:str, # Where the images of a run were
+    now:str, # Where they are
+)->str: # Empty if it is the same place
+    "A line that tells that images were moved"
+    return '' if Path(then)==Path(now) else f"The images are those of {then}, and are now in {now}"
+
 # %% ../nbs/10_pretrain.ipynb #408cf694
 @patch
 def resume(self:PretrainRun, learn, m):
@@ -608,11 +623,12 @@ def resume(self:PretrainRun, learn, m):
     begin = checkpoint.resume(learn, epochs) if self.o.resume else 0
     self.folder.code = 1
     if self.o.resume and m==self.o.method:
-        earlier = json.loads(self.record.read_text()).get('resumed', [])
+        before = json.loads(self.record.read_text())
+        if line := _moved_line(before['data'], self.o.data): print(line)
         now = dict(epoch=begin, command=self.command, device=str(self.device), **environment())
-        write_run(self.record, epochs=epochs, finished=False, resumed=[*earlier, now])
-    before = checkpoint.saved['n_epoch'] if begin else 0
-    print(f"{method_title(m)}: {epochs} epoch{'s'*(epochs>1)} on {len(self.dls.train_ds):,} images" + going_on(begin, before, epochs))
+        write_run(self.record, data=self.o.data, epochs=epochs, finished=False, resumed=[*before.get('resumed', []), now])
+    n_before = checkpoint.saved['n_epoch'] if begin else 0
+    print(f"{method_title(m)}: {epochs} epoch{'s'*(epochs>1)} on {len(self.dls.train_ds):,} images" + going_on(begin, n_before, epochs))
     return begin
 
 # %% ../nbs/10_pretrain.ipynb #c8adb77a

@@ -124,6 +124,26 @@ def test_images_that_changed_are_told_on_resume(tmp_path, capsys, monkeypatch):
     assert code==2 and 'on other images: 1 of 20 files is gone' in err and err.count('\n')==1
     assert json.loads((tmp_path/'run/run.json').read_text())['finished']      # nothing was changed
 
+def test_images_that_were_moved_are_compared(tmp_path, capsys):
+    digit_files(tmp_path/'lab', 20, lambda i,y: f'{i:02}.png')
+    args = '--size',16,'--device','cpu','--out',tmp_path/'run','--epochs'
+    assert command(capsys, tmp_path/'lab', *args, 1)[0]==0
+    (moved := tmp_path/'moved'/'pics').parent.mkdir()
+    (tmp_path/'lab').rename(moved)
+    code,said,_ = command(capsys, moved, *args, 2, '--resume')
+    assert code==0 and f"The images are those of {tmp_path/'lab'}, and are now in {moved}\n" in said and 'continuing after 1' in said
+    assert json.loads((tmp_path/'run/run.json').read_text())['data']==str(moved)
+    assert pd.read_parquet(tmp_path/'run/features.parquet').file.str.startswith(str(moved)).all()
+    pd.DataFrame(dict(file=sorted(f.name for f in moved.iterdir()))).to_csv(moved/'list.csv', index=False)
+    code,said,err = command(capsys, moved/'list.csv', *args, 3, '--resume')
+    assert code==0 and f'are now in {moved}{os.sep}list.csv' in said
+    Image.fromarray(np.zeros((16,16), np.uint8)).save(moved/'03.png')
+    digit_files(tmp_path/'others', 20, lambda i,y: f'x{i:02}.png')
+    for other,what in ((moved,'1 of 20 files is not what it was before: 03.png'), (tmp_path/'others','20 of 20 files are gone')):
+        code,said,err = command(capsys, other, *args, 4, '--resume')
+        assert code==2 and f'on other images: {what}' in err and 'are now in' not in said
+    assert json.loads((tmp_path/'run/run.json').read_text())['finished']      # nothing was changed
+
 def test_a_damaged_checkpoint_and_a_deep_record(tmp_path, capsys):
     out = tmp_path/'run'
     run(out, epochs=1)
