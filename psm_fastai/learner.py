@@ -199,7 +199,7 @@ def _check_one_input(dl, b):
     n = getattr(dl, 'n_inp', 1)
     if n>1: raise TypeError(
         f"A batch has {n} inputs before its target, {_described(b)}. PSM takes images alone, and would lose the others: "
-        "let the data set return (image, label), or set its n_inp to 1. Ids are not needed, since images are counted")
+        "let the data set return (image, label). Ids are not needed, since images are counted")
 
 def _check_normalize(
     norm:Normalize|None, # Of a loader
