@@ -64,6 +64,10 @@ def experiment_dls(
     return DataLoaders(some_items(dls.train, train, bs=bs, shuffle=True, drop_last=True),
         some_items(source, valid, bs=256, shuffle=False, drop_last=False))
 
+# %% ../nbs/11_experiment.ipynb #724d2a9a
+def _check_method(method):
+    if method not in psm_methods: raise ValueError(f"method must be one of {', '.join(psm_methods)}, got {method!r}")
+
 # %% ../nbs/11_experiment.ipynb #c4ecf22b
 def resolved(
     data:str='digits', # digits, cifar10 or cifar100
@@ -81,6 +85,7 @@ def resolved(
     **psm, # Settings of the method
 )->dict: # By name
     "All settings of a training by `pretrain`, including those that were not given"
+    _check_method(method)
     r = recipe_for(data, arch, opt or 'adam')
     s = dict(data=data, method=method, arch=arch, epochs=epochs, bs=bs, lr=lr, wd=wd, seed=seed, limit=limit, held_out=held_out,
         classes=classes)
