@@ -14,7 +14,7 @@ from collections import defaultdict, deque, namedtuple
 from fastai.vision.all import Image, L, Path
 from numbers import Number
 from pathlib import PureWindowsPath
-from .files import counted, name_some, shown
+from .files import counted, name_some, say, shown
 from .images import refused_formats
 
 # %% ../nbs/00a_folders.ipynb #4cfba434
@@ -382,6 +382,12 @@ def _valid(df, valid_col):
     if len(bad): raise ValueError(f"valid_col={valid_col!r} must hold True or False, got {bad.iloc[0]!r}")
     return valid.astype(bool).tolist()
 
+# %% ../nbs/00a_folders.ipynb #eb1e8a98
+def _tell_unused_split(df):
+    "Say that a column is_valid could split the images, if it holds True and False"
+    if 'is_valid' not in df or {*df['is_valid']}!={0,1}: return
+    say("! the column is_valid does not split the images. image_dls(valid_col='is_valid') splits by it")
+
 # %% ../nbs/00a_folders.ipynb #5850b69d
 def table_source(
     df:pd.DataFrame,
@@ -397,6 +403,7 @@ def table_source(
     _check_header(str(names.name), root)
     files = L(_place(root, o) for o in names)
     _once(files, root, 'rows')
+    if valid_col is None: _tell_unused_split(df)
     valid = None if valid_col is None else _valid(df, valid_col)
     labels = None if label_col is None else _labels(_column(df, label_col, 'label_col', empty=True))
     return ImageSource(root, files, labels, valid, _held_alone(labels, valid))
