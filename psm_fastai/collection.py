@@ -19,7 +19,7 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 from .data import item_picture, train_image
 from .evaluate import batch_features, image_table, learner_encoder
 from .encoder import evaluating, load_encoder
-from .files import atomic_write, say, short_name, shown
+from .files import atomic_write, run_file, say, short_name, shown
 from .folders import read_table
 from .images import open_picture
 from .learner import as_floats, batch_labels, plain_batches, plain_dls
@@ -570,8 +570,7 @@ def load_collection(
     path, # A file that `Collection.save` wrote, or a folder that `psm_pretrain` wrote
 )->Collection:
     "The images of a file. Raises `ValueError` if `Collection.save` did not write it"
-    path = Path(path)
-    path = path/'features.parquet' if path.is_dir() else path
+    path = run_file(path, 'features.parquet')
     try:
         t = pd.read_parquet(path)
         feats,gray = torch.tensor(np.stack(t.features)),torch.tensor(np.stack(t.gray)).view(-1, 16, 16)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from . import __version__
-from .files import atomic_write, digest, error_line, name_some, read_saved, regular, say, shown
+from .files import atomic_write, digest, error_line, name_some, read_saved, regular, run_file, say, shown
 
 # %% ../nbs/04a_encoder.ipynb #8674e652
 class _ResBlock(nn.Module):
@@ -417,8 +417,7 @@ def load_encoder(
     """The encoder of a file. Nothing in the file is executed. Raises `ValueError` if the file holds no encoder, if anything in it has
     changed since it was written, or if its weights don't fit the architecture"""
     _check_encoder_path(path)
-    path = Path(path)
-    if path.is_dir(): path = path/'encoder.safetensors'
+    path = run_file(path, 'encoder.safetensors')
     about,weights = _read_encoder(path)
     built_by = arch or about['arch']
     if not built_by: _refuse_nameless(path)
@@ -442,6 +441,15 @@ def _read_state_dict(path):
         raise ValueError(f"{path} holds no state dict, names and their weights")
     return weights
 
+# %% ../nbs/04a_encoder.ipynb #ec1ab5c5
+def _refuse_whole(path, weights, name, n_in):
+    "Raise `ValueError` that says what the file is if it holds a whole `PSMModel`"
+    if not {'encoder','momentum_encoder','momentum_projector'} <= {n.partition('.')[0] for n in weights}: return
+    raise ValueError(
+        f"{path} is a checkpoint. It holds the whole model of a pretraining, and its encoder is no {name} for {n_in}-channel images. "
+        "Give the folder of a finished run or its encoder.safetensors, which know the architecture. "
+        "Or give the architecture that it had: arch and n_in (psm_pretrain: --arch)")
+
 # %% ../nbs/04a_encoder.ipynb #b0e3622f
 def _prefixes(weights, m):
     "What stands before the names of the weights of `m` in a state dict, such as 'module.' of `DistributedDataParallel`. Usually nothing"
@@ -464,6 +472,7 @@ def encoder_from(
     m = create_encoder(arch, n_in)
     prefix = min(_prefixes(weights, m), key=len, default='')
     fits = {n: weights[prefix+n] for n in m.state_dict() if prefix+n in weights}
+    if misfits(m, fits): _refuse_whole(path, weights, name, n_in)
     _check_fit(m, fits, path, name)
     m.load_state_dict(fits, strict=False)
     if prefix: say(f"{shown(path)}: the encoder takes the weights whose names begin with {shown(prefix)}")

@@ -6,7 +6,7 @@ Docs: https://psm-fastai.github.io/psm_fastai/files.html.md"""
 
 # %% auto #0
 __all__ = ['shown', 'short_name', 'name_some', 'counted', 'error_line', 'size_text', 'atomic_write', 'locked', 'regular',
-           'digest', 'read_saved', 'below_common_folder', 'no_formulas', 'say', 'watched', 'long_bar']
+           'run_file', 'digest', 'read_saved', 'below_common_folder', 'no_formulas', 'say', 'watched', 'long_bar']
 
 # %% ../nbs/00_files.ipynb #498ff7cb
 import errno, hashlib, itertools, os, pandas as pd, platform, re, shutil, stat, sys, torch
@@ -166,6 +166,23 @@ def regular(
     if not path.exists(): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if path.is_file(): return path
     raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe, a socket or a device'}, not a file")
+
+# %% ../nbs/00_files.ipynb #5215e6dd
+def _no_result(folder, name):
+    "Why the folder lacks a result of `psm_pretrain`"
+    if not (folder/'run.json').is_file(): return f"{shown(folder)} is not the folder of a run of psm_pretrain: it has no {name}"
+    return (f"{shown(folder)} has no {name}, which psm_pretrain writes at the end of a run. If the run was interrupted, give its command "
+        "again with --resume")
+
+def run_file(
+    path, # A file, or the folder of a run of `psm_pretrain`
+    name:str, # The file to take from a folder
+)->Path:
+    "The file `path`, or the file of that name in the folder `path`. Raises `FileNotFoundError` if the folder has none"
+    path = Path(path)
+    if not path.is_dir(): return path
+    if not (path/name).exists(): raise FileNotFoundError(_no_result(path, name))
+    return path/name
 
 # %% ../nbs/00_files.ipynb #2d2d8bff
 def digest(

@@ -5,7 +5,7 @@ import pytest, torch
 from fastai.vision.all import (Callback, CancelFitException, EarlyStoppingCallback, GradientAccumulation, OptimWrapper, RMSProp,
     ReduceLROnPlateau, SGD, SaveModelCallback, partial, set_seed)
 from psm_fastai.all import *
-from common import Spy, quiet, same, state, tiny_learner
+from common import Spy, quiet, same, state, tiny, tiny_learner
 from data import by_label, digit_files
 from resume_run import train_both
 
@@ -246,3 +246,11 @@ def test_more_epochs_and_another_number_of_threads(tmp_path, capsys, monkeypatch
     learn.fit_one_cycle(3, 1e-3, cbs=again, start_epoch=start)
     s = again.read('cpu')
     assert (s['epoch'],s['n_epoch'],s['threads'])==(3,3,77)
+
+def test_a_checkpoint_gives_its_encoder_or_says_what_it_is(tmp_path):
+    learn = tiny_learner()
+    learn.fit(1, cbs=CheckpointCallback(tmp_path/'c.pth'))
+    assert same(encoder_from(tmp_path/'c.pth', tiny()).state_dict(), learn.model.encoder.state_dict())
+    for arch,n_in in (('small_resnet',1), ('resnet18',3)):
+        with pytest.raises(ValueError, match='c.pth is a checkpoint. .* Give the folder of a finished run or its encoder.safetensors'):
+            encoder_from(tmp_path/'c.pth', arch, n_in)

@@ -144,6 +144,18 @@ def test_images_that_were_moved_are_compared(tmp_path, capsys):
         assert code==2 and f'on other images: {what}' in err and 'are now in' not in said
     assert json.loads((tmp_path/'run/run.json').read_text())['finished']      # nothing was changed
 
+def test_the_folder_of_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    out = tmp_path/'run'
+    at_epoch(monkeypatch, 1, raises(KeyboardInterrupt()))
+    assert command(capsys, *small, '--epochs', 2, '--out', out)[0]==130
+    for f in (load_encoder, encoder_from, load_collection, lambda o: image_features(o, [])):
+        with pytest.raises(FileNotFoundError, match='If the run was interrupted, give its command again with --resume'): f(out)
+        with pytest.raises(FileNotFoundError, match='is not the folder of a run of psm_pretrain'): f(tmp_path)
+    at_epoch(monkeypatch, 99, None)
+    for start,says in ((out, 'again with --resume'), (out/'checkpoint.pth', 'checkpoint.pth is a checkpoint')):
+        code,_,err = command(capsys, *small, '--arch', 'resnet18', '--epochs', 1, '--start', start, '--out', tmp_path/'b')
+        assert code==2 and says in err and err.count('\n')==1
+
 def test_a_damaged_checkpoint_and_a_deep_record(tmp_path, capsys):
     out = tmp_path/'run'
     run(out, epochs=1)
