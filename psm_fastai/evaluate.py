@@ -158,10 +158,11 @@ class Accuracy(float):
     def __new__(cls,
         right:int, # Number of right answers
         n:int, # Number of answers
+        hits:Tensor|None=None, # Bool `[n]`: which answers are right, in the order of the validation set. None: not known
         **settings, # What else to know about the measurement
     ):
         res = super().__new__(cls, right/n)
-        res.right,res.n,res.settings = right,n,settings
+        res.right,res.n,res.hits,res.settings = right,n,hits,settings
         return res
 
     @property
@@ -175,7 +176,23 @@ class Accuracy(float):
         about = ', '.join(f'{k}={v}' for k,v in dict(n=self.n, **self.settings).items())
         return f"{float(self):.3f} (95 % interval {low:.3f} to {high:.3f}; {about})"
 
-    def __reduce__(self): return partial(Accuracy, **self.settings),(self.right,self.n)
+    def __reduce__(self): return partial(Accuracy, **self.settings),(self.right,self.n,self.hits)
+
+# %% ../nbs/07_evaluate.ipynb #b4c58b54
+@patch
+def compare(self:Accuracy,
+    other:Accuracy, # Measured on the same images, in the same order. `hits` of both are bool tensors `[n]`
+)->dict: # `only_first` and `only_second`: how many images only this one and only `other` gets right. `p`: the p-value
+    """Compare with another accuracy image by image, by McNemar's exact test (doi 10.1007/BF02295996).
+    Raises `ValueError` if it isn't known which images were right, or the numbers of images differ"""
+    a,b = self.hits,getattr(other, 'hits', None)
+    if a is None or b is None:
+        raise ValueError("It isn't known which images were right. Compare two results of `knn_accuracy` or `linear_probe`")
+    if len(a)!=len(b): raise ValueError(f"Both must be measured on the same images, and these are {len(a):,} and {len(b):,} images")
+    only_first,only_second = int((a & ~b).sum()),int((b & ~a).sum())
+    n = only_first+only_second
+    p = float(binomtest(min(only_first, only_second), n).pvalue) if n else 1.
+    return dict(only_first=only_first, only_second=only_second, p=p)
 
 # %% ../nbs/07_evaluate.ipynb #0432a1fe
 def check_valid(
@@ -215,8 +232,8 @@ def knn_accuracy(self:Learner,
     check_number('k', k, 1, whole=True)
     check_number('temp', temp, 0, lo_open=True)
     (x,y),(xv,yv) = labelled_features(self, encoder)
-    pred = knn_predict(*(t.to(self.dls.device) for t in (x,y,xv)), k, temp).cpu()
-    return Accuracy(int((pred==yv).sum()), len(yv), k=min(k, len(x)), temp=temp)
+    hits = knn_predict(*(t.to(self.dls.device) for t in (x,y,xv)), k, temp).cpu()==yv
+    return Accuracy(int(hits.sum()), len(yv), hits, k=min(k, len(x)), temp=temp)
 
 # %% ../nbs/07_evaluate.ipynb #ff1ba1ee
 def _check_patience(cbs, every):
@@ -278,8 +295,8 @@ def linear_probe(self:Learner,
     (x,y),(xv,yv) = labelled_features(self, encoder)
     if len(y.unique())<2: raise ValueError("A linear probe needs at least two classes among the training images")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(x.numpy(), y.numpy())
-    right = (probe.predict(xv.numpy())==yv.numpy()).sum()
-    return Accuracy(int(right), len(yv), C=C, solver='lbfgs', iterations=int(probe[-1].n_iter_.max()))
+    hits = torch.from_numpy(probe.predict(xv.numpy())==yv.numpy())
+    return Accuracy(int(hits.sum()), len(yv), hits, C=C, solver='lbfgs', iterations=int(probe[-1].n_iter_.max()))
 
 # %% ../nbs/07_evaluate.ipynb #f8da48e6
 def transitivity(

@@ -35,7 +35,8 @@ from .learner import peek_batch
 from .loss import by_new_names, check_number
 from .page import neighbour_page
 from .recipe import by_size, cycle_args, momentum_for, optimizers, recipe_for, recipe_settings
-from .report import RunLog, environment, found_in, method_title, plot_curves, signs_table, summary, told_trusted, write_run
+from psm_fastai.report import (RunLog, compare_runs, environment, found_in, method_title, plot_curves, signs_table, summary, told_trusted,
+    write_run)
 from .transfer import *
 from .views import digit_views, photo_views
 if _collects: gc.enable()
@@ -662,7 +663,8 @@ def write_scores(self:PretrainRun):
     def told(a): return dict(accuracy=float(a), interval=a.interval, n=a.n, **a.settings)
     scores = {n: {e: told(a) for e,a in s.items()} for n,s in self.scores.items()}
     seconds = round(time.time()-self.began, 1)
-    write_run(self.record, finished=True, scores=scores, without_labels=self.signs, settings=self.used, seconds=seconds)
+    compared = dict(compared=compare_runs(self.scores, self.logs)) if self.o.compare else {}
+    write_run(self.record, finished=True, scores=scores, **compared, without_labels=self.signs, settings=self.used, seconds=seconds)
 
 # %% ../nbs/10_pretrain.ipynb #6d297670
 @patch

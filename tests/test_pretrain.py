@@ -20,6 +20,11 @@ def test_digits_and_moco(tmp_path, capsys):
     code,said,err = command(capsys, *on_mac(args))
     assert code==0, err
     for line in ('raw pixels', 'untrained', 'PSM', 'MoCo', 'chance'): assert line in said
+    r = json.loads((tmp_path/'run/run.json').read_text())
+    psm,moco = (r['scores'][n]['knn']['accuracy'] for n in ('PSM','MoCo'))
+    alone = r['compared']['knn']
+    assert round((psm-moco)*450)==alone['only_first']-alone['only_second']
+    assert f"Of 450 images PSM alone is right for {alone['only_first']} and MoCo alone for {alone['only_second']} (p " in said
     names = {f.name for f in (tmp_path/'run').iterdir()}
     assert names=={'encoder.safetensors','features.parquet','before_after.png','history.csv','history_moco.csv','curves.png',
                    'neighbours.html','run.json','checkpoint.pth','checkpoint_moco.pth','neighbours.parquet','neighbours.safetensors',

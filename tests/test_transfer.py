@@ -102,6 +102,29 @@ def test_tables_know_files_and_labels(folder, learn):
     for ask in (none.knn_accuracy, none.linear_probe):
         with pytest.raises(ValueError, match='needs a label for each image'): ask()
 
+def test_an_accuracy_knows_which_images_were_right(learn):
+    "In the order of the validation set, by both measurements, and after pickling"
+    near,probe = learn.knn_accuracy(),learn.linear_probe()
+    (x,y),(xv,yv) = labelled_features(learn)
+    assert torch.equal(near.hits, knn_predict(x, y, xv)==yv)
+    for acc in (near,probe):
+        assert acc.hits.dtype==torch.bool and acc.hits.shape==(acc.n,) and int(acc.hits.sum())==acc.right
+        again = pickle.loads(pickle.dumps(acc))
+        assert torch.equal(again.hits, acc.hits) and repr(again)==repr(acc) and again.settings==acc.settings
+    found,turned = near.compare(probe),probe.compare(near)
+    assert found['only_first']==int((near.hits & ~probe.hits).sum())==turned['only_second'] and found['p']==turned['p']
+    assert found['only_first']-found['only_second']==near.right-probe.right
+    with pytest.raises(ValueError, match="isn't known which images were right"): near.compare(Accuracy(3, near.n))
+    with pytest.raises(ValueError, match="isn't known which images were right"): near.compare(.5)
+    with pytest.raises(ValueError, match=f'these are {near.n} and 2 images'): near.compare(Accuracy(1, 2, torch.tensor([True,False])))
+
+def test_mcnemar_is_that_of_a_fair_coin():
+    def accuracy(*hits): return Accuracy(sum(hits), len(hits), torch.tensor(hits))
+    T,F = True,False
+    assert accuracy(*[T]*6,F).compare(accuracy(*[F]*6,F))==dict(only_first=6, only_second=0, p=pytest.approx(2/2**6))
+    assert accuracy(T,T,T,F,T).compare(accuracy(F,F,F,T,T))==dict(only_first=3, only_second=1, p=pytest.approx(2*(1+4)/2**4))
+    assert accuracy(T,F).compare(accuracy(F,T))['p']==accuracy(T,F).compare(accuracy(T,F))['p']==1
+
 @pytest.mark.posix
 def test_knn_of_cifar_size_fits_into_2_gb():
     code = """import resource, torch
