@@ -188,6 +188,16 @@ def _same_images(plan):
     if len(dls.loaders)<2 or dls.valid_ds is not dls.train_ds: return
     return "the validation set is the training set, so each image finds itself, and kNN accuracy is too high"
 
+def _other_images(plan):
+    about,dls = getattr(plan.model.encoder, 'images', {}),plan.learn.dls
+    if 'n_in' not in about: return          # not from an encoder file
+    try: check_stats(about, dls)
+    except ValueError as e: return str(e)
+    was,now = about['size'],[*peek_batch(dls)[0].shape[2:]]
+    if was==now: return
+    return (f"the encoder was trained on images of {was[0]}x{was[1]}, and these have {now[0]}x{now[1]}. "
+        f"image_dls(size={tuple(was)}) makes them alike")
+
 def _cut_off(plan):
     ds = plan.learn.dls.train_ds
     if image_reader(ds) is not None: return
@@ -198,7 +208,7 @@ def _cut_off(plan):
 
 # %% ../nbs/05b_preflight.ipynb #7411a753
 _of_settings = _few_steps,_slow_momentum,_late_mining,_stale_bank,_all_mined,_many_drawn,_small_batches
-_checks = *_of_settings,_has_head,_odd_targets,_same_images,_cut_off
+_checks = *_of_settings,_has_head,_odd_targets,_same_images,_other_images,_cut_off
 
 # %% ../nbs/05b_preflight.ipynb #26b40fad
 def preflight(

@@ -11,7 +11,7 @@ __all__ = ['reading_of', 'as_list', 'encoder_reader', 'image_features', 'export_
 import io, numpy as np, pandas as pd, re, torch, torch.nn.functional as F, warnings
 from collections.abc import Iterator
 from copy import deepcopy
-from fastai.vision.all import CrossEntropyLossFlat, L, Learner, accuracy, get_c, nn, no_random, params
+from fastai.vision.all import CrossEntropyLossFlat, Image, L, Learner, accuracy, get_c, is_listy, nn, no_random, params
 from fastcore.basics import patch
 from pathlib import Path
 from .data import image_reader
@@ -54,6 +54,8 @@ def _n_unlabelled(ds):
 # %% ../nbs/07a_transfer.ipynb #ee102c1a
 def _check_classes(dls, own_loss):
     "Raise `ValueError` if a classifier can't learn from the targets of `dls`"
+    if not get_c(dls) and has_labels(dls):
+        raise ValueError("The images have labels, but their number of classes is not known. Name the classes: dls.train_ds.vocab = [...]")
     if not get_c(dls):
         raise ValueError("A classifier needs labelled data, and these dls have no classes. Pass labelled dls: learn.to_classifier(dls)")
     if not own_loss and not has_labels(dls):
@@ -132,7 +134,8 @@ def _new_features(learn, images):
             raise TypeError(f"nearest takes what these data read, {', '.join(known)}, one or several in a list, "
                 f"got {type(images[0]).__name__}") from e
         m.to(dl.device)
-        return torch.cat([batch_features(m, b[0]) for b in dl])
+        def images_of(b): return b[0] if is_listy(b) else b         # a data set of one's own may give images alone
+        return torch.cat([batch_features(m, images_of(b)) for b in dl])
 
 # %% ../nbs/07a_transfer.ipynb #cf008b77
 def as_list(
@@ -186,8 +189,11 @@ def encoder_reader(
 # %% ../nbs/07a_transfer.ipynb #83e572fe
 def _is_file(o): return isinstance(o, (str,Path))
 
+def _is_one(o): return isinstance(o, Image.Image) or getattr(o, 'ndim', None) in (2,3)
+
 def _items(images):
     "A list of the images that `image_features` was given"
+    if _is_one(images): return [images]
     if not _is_file(images): return list(images)
     path = Path(images)
     if not path.exists(): raise ValueError(f"{path} is neither a folder nor a file that exists")
@@ -206,7 +212,7 @@ def _read_part(read, items, at, n):
 # %% ../nbs/07a_transfer.ipynb #08c1a3ab
 def image_features(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
-    images, # A folder, a file, or a list of what `ReadImage` reads: files, PIL images, arrays
+    images, # A folder, or what `ReadImage` reads, one or several: files, PIL images, arrays `[H, W]` or `[H, W, C]`
     bs:int=64, # Images at a time
 )->pd.DataFrame: # `file` (None for images that are no files) and `features`, an array `[F]` of float32
     "Features of new images, read as the encoder's own images were. Raises `ValueError` that names the images that can't be read"
