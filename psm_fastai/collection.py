@@ -603,18 +603,28 @@ def _check_encoder(folder):
 
 # %% ../nbs/07c_collection.ipynb #487bdf6a
 @patch
-def show_nearest(self:Collection,
+def nearest(self:Collection,
     image, # What `ReadImage` reads, such as a file, or several in a list
+    n:int=8, # Neighbours of each
+)->Answer: # `file`, `query` (place in the list), `rank`, `similarity`
+    "The images of the collection that are nearest to new ones, by cosine. Needs the encoder that `psm_pretrain` left next to the features"
+    check_number('n', n, 1, whole=True)
+    _check_encoder(self.folder)
+    feats = np.stack(image_features(self.folder, as_list(image)).features)
+    sims,idx = top_rows(F.normalize(torch.tensor(feats), dim=1) @ self.unit.T, min(n, len(self)))
+    n_images,k = idx.shape
+    return self.answer(idx.flatten().tolist(), query=np.arange(n_images).repeat(k), rank=np.tile(np.arange(k)+1, n_images),
+        similarity=sims.flatten().numpy())
+
+@patch
+def show_nearest(self:Collection,
+    image, # As for `nearest`
     n:int=8, # Neighbours of each
     size:float=1.3, # Width of an image, in inches
 ):
-    "Draw new images, and right of each its nearest in the collection. Needs the encoder that `psm_pretrain` left next to the features"
-    check_number('n', n, 1, whole=True)
-    _check_encoder(self.folder)
-    images,encoder = as_list(image),load_encoder(self.folder)
-    feats = F.normalize(torch.tensor(np.stack(image_features(encoder, images).features)), dim=1)
-    sims,idx = top_rows(feats @ self.unit.T, min(n, len(self)))
-    read = encoder_reader(encoder)
-    def drawn(row, s): return self._as_read(read, row),f'{s:.2f} {short_file(self.table.file[row], 12)}'
-    found = [[drawn(r, s) for r,s in zip(*o)] for o in zip(idx.tolist(), sims.tolist())]
+    "Draw new images, and right of each its `nearest`, cut as training would cut them"
+    images = as_list(image)
+    table,read = self.nearest(images, n),encoder_reader(load_encoder(self.folder))
+    def drawn(r): return self._as_read(read, r.row),f'{r.similarity:.2f} {short_file(r.file, 12)}'
+    found = [[drawn(r) for r in t.itertuples()] for _,t in table.groupby('query')]
     _draw_nearest([as_picture(read.pixels(o)) for o in images], found, size)

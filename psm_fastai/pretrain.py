@@ -35,8 +35,8 @@ from .learner import peek_batch
 from .loss import by_new_names, check_number
 from .page import neighbour_page
 from .recipe import by_size, cycle_args, momentum_for, optimizers, recipe_for, recipe_settings
-from psm_fastai.report import (RunLog, compare_runs, environment, found_in, method_title, plot_curves, signs_table, summary, told_trusted,
-    write_run)
+from .report import RunLog, compare_runs, environment, found_in, method_title, plot_curves, signs_table
+from .report import summary, told_trusted, write_run
 from .transfer import *
 from .views import digit_views, photo_views
 if _collects: gc.enable()
