@@ -236,7 +236,8 @@ def evaluating(
 
 # %% ../nbs/04a_encoder.ipynb #709c422f
 def _refuse_images(x, e):
-    raise ValueError(f"The encoder can't take images {list(x.shape)}: {str(e).rstrip('.')}. Use images of another size, or another encoder") from e
+    raise ValueError(f"The encoder can't take images {list(x.shape)}: {str(e).rstrip('.')}. "
+        "Use images of another size, or another encoder") from e
 
 def feature_size(
     encoder:nn.Module, # Returns `[B, F]` or `[B, C, H, W]`
