@@ -339,10 +339,10 @@ def _doubted(table, ncols):
     def title(r): return f"{short_name(r.label, 9)} → {short_name(r.suggested, 9)}\n{short_file(r.file)}"
     return list(chunked([(r.row, title(r)) for r in table.itertuples()], ncols))
 
-def _check_labels(labels, n_images):
-    n = labels.nunique()
+def _check_labels(labels, pixels, n_images):
     if not len(labels): raise ValueError(f"None of {n_images:,} images has a label, so there is none to doubt")
-    if n==1: raise ValueError(f"All {len(labels):,} labels are {shown(labels.iloc[0])!r}. Labels are compared with others: it takes two")
+    if pixels.nunique()==1: raise ValueError("All images with a label have the same pixels, so none has a neighbour to ask")
+    if labels.nunique()==1: raise ValueError(f"All {len(labels):,} labels are {shown(labels.iloc[0])!r}. Labels are compared with others: it takes two")
 
 @patch
 def label_issues(self:Collection,
@@ -354,7 +354,7 @@ def label_issues(self:Collection,
     check_number('near', near, 1, whole=True)
     rows = np.flatnonzero(self.table.label.notna())
     labels = self.table.label.iloc[rows]
-    _check_labels(labels, len(self))
+    _check_labels(labels, self.table.pixels.iloc[rows], len(self))
     codes,names = pd.factorize(labels.to_numpy(object))
     codes = torch.from_numpy(codes)
     votes = self._votes(rows, codes, near)
@@ -603,6 +603,14 @@ def _check_encoder(folder):
 
 # %% ../nbs/07c_collection.ipynb #487bdf6a
 @patch
+def _nearest(self:Collection, encoder, images, n):
+    feats = np.stack(image_features(encoder, images).features)
+    sims,idx = top_rows(F.normalize(torch.tensor(feats), dim=1) @ self.unit.T, min(n, len(self)))
+    n_images,k = idx.shape
+    return self.answer(idx.flatten().tolist(), query=np.arange(n_images).repeat(k), rank=np.tile(np.arange(k)+1, n_images),
+        similarity=sims.flatten().numpy())
+
+@patch
 def nearest(self:Collection,
     image, # What `ReadImage` reads, such as a file, or several in a list
     n:int=8, # Neighbours of each
@@ -610,11 +618,7 @@ def nearest(self:Collection,
     "The images of the collection that are nearest to new ones, by cosine. Needs the encoder that `psm_pretrain` left next to the features"
     check_number('n', n, 1, whole=True)
     _check_encoder(self.folder)
-    feats = np.stack(image_features(self.folder, as_list(image)).features)
-    sims,idx = top_rows(F.normalize(torch.tensor(feats), dim=1) @ self.unit.T, min(n, len(self)))
-    n_images,k = idx.shape
-    return self.answer(idx.flatten().tolist(), query=np.arange(n_images).repeat(k), rank=np.tile(np.arange(k)+1, n_images),
-        similarity=sims.flatten().numpy())
+    return self._nearest(load_encoder(self.folder), as_list(image), n)
 
 @patch
 def show_nearest(self:Collection,
@@ -623,8 +627,10 @@ def show_nearest(self:Collection,
     size:float=1.3, # Width of an image, in inches
 ):
     "Draw new images, and right of each its `nearest`, cut as training would cut them"
-    images = as_list(image)
-    table,read = self.nearest(images, n),encoder_reader(load_encoder(self.folder))
+    check_number('n', n, 1, whole=True)
+    _check_encoder(self.folder)
+    images,encoder = as_list(image),load_encoder(self.folder)
+    table,read = self._nearest(encoder, images, n),encoder_reader(encoder)
     def drawn(r): return self._as_read(read, r.row),f'{r.similarity:.2f} {short_file(r.file, 12)}'
     found = [[drawn(r) for r in t.itertuples()] for _,t in table.groupby('query')]
     _draw_nearest([as_picture(read.pixels(o)) for o in images], found, size)

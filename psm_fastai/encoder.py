@@ -455,6 +455,7 @@ def _refuse_whole(path, weights, name, n_in):
 def _prefixes(weights, m):
     "What stands before the names of the weights of `m` in a state dict, such as 'module.' of `DistributedDataParallel`. Usually nothing"
     names = [*m.state_dict()]
+    if not names: return []
     found = [n.removesuffix(names[0]) for n in weights if f'.{n}'.endswith(f'.{names[0]}')]
     return [p for p in found if all(p+n in weights for n in names)]
 

@@ -386,7 +386,7 @@ def _valid(df, valid_col):
 def _tell_unused_split(df):
     "Say that a column is_valid could split the images, if it holds True and False"
     if 'is_valid' not in df or {*df['is_valid']}!={0,1}: return
-    say("! the column is_valid does not split the images. image_dls(valid_col='is_valid') splits by it")
+    say("! the column is_valid does not split the images. In Python, image_dls(valid_col='is_valid') splits by it")
 
 # %% ../nbs/00a_folders.ipynb #5850b69d
 def table_source(
@@ -403,7 +403,7 @@ def table_source(
     _check_header(str(names.name), root)
     files = L(_place(root, o) for o in names)
     _once(files, root, 'rows')
-    if valid_col is None: _tell_unused_split(df)
+    if valid_col is None and label_col!='is_valid': _tell_unused_split(df)
     valid = None if valid_col is None else _valid(df, valid_col)
     labels = None if label_col is None else _labels(_column(df, label_col, 'label_col', empty=True))
     return ImageSource(root, files, labels, valid, _held_alone(labels, valid))

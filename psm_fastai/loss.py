@@ -135,10 +135,10 @@ def only_found(
     weights:Tensor, # `[B, n_pos]`
     found:Tensor, # `[B, n_pos]` bool
 )->Tensor: # `[B, n_pos]`
-    "Weights of the rows that were found. They add up to what all weights added up to"
+    "Weights of the rows that were found, which add up to what all weights added up to. 0 if none was found"
     left = weights*found
     total,of_left = (w.sum(1, keepdim=True) for w in (weights,left))
-    return torch.where(total==of_left, left, left*total/of_left.clamp(min=1e-9))
+    return torch.where(total==of_left, left, left*total/of_left.clamp(min=torch.finfo(weights.dtype).tiny))
 
 @patch
 def _mine(self:PSMLoss, q, k, ids, bank):

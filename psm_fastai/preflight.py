@@ -193,8 +193,8 @@ def _other_images(plan):
     if 'n_in' not in about: return          # not from an encoder file
     try: check_stats(about, dls)
     except ValueError as e: return str(e)
-    was,now = about['size'],[*peek_batch(dls)[0].shape[2:]]
-    if was==now: return
+    was,now = about.get('size'),[*peek_batch(dls)[0].shape[2:]]
+    if was in (None,now): return
     return (f"the encoder was trained on images of {was[0]}x{was[1]}, and these have {now[0]}x{now[1]}. "
         f"image_dls(size={tuple(was)}) makes them alike")
 
