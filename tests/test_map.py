@@ -366,7 +366,9 @@ def test_features_for_the_map_take_a_twentieth_of_the_training():
     known = [bool(np.isfinite(f).any()) for f in history.map.parts['feats']]
     assert np.flatnonzero(known).tolist()==[0,5,10]
     xy = map_view(history)['runs'][0]['xy'].astype(float)
-    assert (xy<nowhere).all() and np.abs(xy[3]-(.4*xy[0]+.6*xy[5])).max()<2
+    inside = ((xy>0) & (xy<nowhere-1)).all((0,2))          # a few images far outside are moved to the edge
+    assert (xy<nowhere).all() and inside.mean()>.95
+    assert np.abs(xy[3]-(.4*xy[0]+.6*xy[5]))[inside].max()<2
     restored = NeighbourHistory()
     restored.load_state_dict(history.state_dict())
     assert [np.isfinite(f).any() for f in restored.map.parts['feats']]==known
