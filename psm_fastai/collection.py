@@ -17,7 +17,7 @@ from PIL import ImageOps
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances, silhouette_score
 from .data import item_picture, train_image
-from .evaluate import batch_features, image_table, learner_encoder
+from .evaluate import batch_features, image_table, knn_votes, learner_encoder
 from .encoder import evaluating, load_encoder
 from .files import atomic_write, run_file, say, short_name, shown
 from .folders import read_table
@@ -325,13 +325,13 @@ def outliers(self:Collection,
 
 # %% ../nbs/07c_collection.ipynb #61a06bc0
 @patch
-def _votes(self:Collection, rows, codes, near, temp=.1):
+def _votes(self:Collection, rows, codes, near):
     "`[n, C]`, the shares of labels in the votes of the nearest images of `rows`. Copies of an image have no vote on it"
     kind,_ = pd.factorize(self.table.pixels.iloc[rows])
     _,first = np.unique(kind, return_index=True)            # one image votes for all of its copies
     unit = self.unit[rows]
     sims,idx = nearest_images(unit[first], min(near, len(first)-1), unit, torch.from_numpy(kind))
-    votes = torch.zeros(len(rows), int(codes.max())+1).scatter_add_(1, codes[first][idx], ((sims-1)/temp).exp())
+    votes = knn_votes(sims, codes[first][idx], int(codes.max())+1)
     return votes/votes.sum(1, keepdim=True)
 
 # %% ../nbs/07c_collection.ipynb #e7e70f0d
@@ -342,7 +342,8 @@ def _doubted(table, ncols):
 def _check_labels(labels, pixels, n_images):
     if not len(labels): raise ValueError(f"None of {n_images:,} images has a label, so there is none to doubt")
     if pixels.nunique()==1: raise ValueError("All images with a label have the same pixels, so none has a neighbour to ask")
-    if labels.nunique()==1: raise ValueError(f"All {len(labels):,} labels are {shown(labels.iloc[0])!r}. Labels are compared with others: it takes two")
+    if labels.nunique()==1: raise ValueError(
+        f"All {len(labels):,} labels are {shown(labels.iloc[0])!r}. Labels are compared with others: it takes two")
 
 @patch
 def label_issues(self:Collection,
@@ -603,12 +604,17 @@ def _check_encoder(folder):
 
 # %% ../nbs/07c_collection.ipynb #487bdf6a
 @patch
-def _nearest(self:Collection, encoder, images, n):
+def _nearest(self:Collection, images, n):
+    "The answer of `nearest`, and the encoder that was asked"
+    check_number('n', n, 1, whole=True)
+    _check_encoder(self.folder)
+    encoder = load_encoder(self.folder)
     feats = np.stack(image_features(encoder, images).features)
     sims,idx = top_rows(F.normalize(torch.tensor(feats), dim=1) @ self.unit.T, min(n, len(self)))
     n_images,k = idx.shape
-    return self.answer(idx.flatten().tolist(), query=np.arange(n_images).repeat(k), rank=np.tile(np.arange(k)+1, n_images),
+    table = self.answer(idx.flatten().tolist(), query=np.arange(n_images).repeat(k), rank=np.tile(np.arange(k)+1, n_images),
         similarity=sims.flatten().numpy())
+    return table,encoder
 
 @patch
 def nearest(self:Collection,
@@ -616,9 +622,7 @@ def nearest(self:Collection,
     n:int=8, # Neighbours of each
 )->Answer: # `file`, `query` (place in the list), `rank`, `similarity`
     "The images of the collection that are nearest to new ones, by cosine. Needs the encoder that `psm_pretrain` left next to the features"
-    check_number('n', n, 1, whole=True)
-    _check_encoder(self.folder)
-    return self._nearest(load_encoder(self.folder), as_list(image), n)
+    return self._nearest(as_list(image), n)[0]
 
 @patch
 def show_nearest(self:Collection,
@@ -627,10 +631,9 @@ def show_nearest(self:Collection,
     size:float=1.3, # Width of an image, in inches
 ):
     "Draw new images, and right of each its `nearest`, cut as training would cut them"
-    check_number('n', n, 1, whole=True)
-    _check_encoder(self.folder)
-    images,encoder = as_list(image),load_encoder(self.folder)
-    table,read = self._nearest(encoder, images, n),encoder_reader(encoder)
+    images = as_list(image)
+    table,encoder = self._nearest(images, n)
+    read = encoder_reader(encoder)
     def drawn(r): return self._as_read(read, r.row),f'{r.similarity:.2f} {short_file(r.file, 12)}'
     found = [[drawn(r) for r in t.itertuples()] for _,t in table.groupby('query')]
     _draw_nearest([as_picture(read.pixels(o)) for o in images], found, size)

@@ -193,7 +193,8 @@ def _check_opened(
 def _check_images_first(b):
     x = b[0] if is_listy(b) and len(b) else None
     if not isinstance(x, Tensor) or x.ndim!=4: raise TypeError(f"{_images_first}. Got {_described(b)}")
-    if x.shape[3]<=4<min(x.shape[1:3]): raise TypeError(f"{_images_first}. Got channels last, {list(x.shape)}: permute(2, 0, 1) puts them first")
+    if x.shape[3]<=4<min(x.shape[1:3]): raise TypeError(
+        f"{_images_first}. Got channels last, {list(x.shape)}: permute(2, 0, 1) puts them first")
 
 def _check_one_input(dl, b):
     n = getattr(dl, 'n_inp', 1)

@@ -212,10 +212,11 @@ def _read_part(read, items, at, n):
 # %% ../nbs/07a_transfer.ipynb #08c1a3ab
 def image_features(
     encoder, # The folder of a finished run of `psm_pretrain`, an encoder file, or an encoder from `load_encoder`
-    images, # A folder, or what `ReadImage` reads, one or several: files, PIL images, arrays `[H, W]` or `[H, W, C]`. Of a stack `[N, H, W]` pass `list(stack)`
+    images, # A folder, or what `ReadImage` reads, one or several: files, PIL images, arrays `[H, W]` or `[H, W, C]`
     bs:int=64, # Images at a time
 )->pd.DataFrame: # `file` (None for images that are no files) and `features`, an array `[F]` of float32
-    "Features of new images, read as the encoder's own images were. Raises `ValueError` that names the images that can't be read"
+    """Features of new images, read as the encoder's own images were. An array `[N, H, W]` is one image, and `list(array)` are several.
+    Raises `ValueError` that names the images that can't be read"""
     m = encoder if isinstance(encoder, nn.Module) else load_encoder(encoder)
     read,device = encoder_reader(m),next(m.parameters()).device
     items = _items(images)
